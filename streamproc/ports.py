@@ -1,0 +1,313 @@
+"""The log as a port: what an adapter gives to the engine, and nothing of how.
+
+What crosses the port is a **block**: one buffer of bytes plus integer columns. There is no object per message.
+The adapters (`connectors/`) and the engine know only these names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Int64s = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.uint8]
+
+
+class TopicPartition(NamedTuple):
+    """One partition of one topic."""
+
+    topic: str
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderColumn:
+    """One header over all records of a block: value bounds into the block's buffer; start -1 where a record lacks it."""
+
+    name: str
+    starts: Int64s
+    ends: Int64s
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Consecutive records of one partition: a buffer and, per record, bounds into it.
+
+    offsets     int64[n]  strictly increasing, gaps allowed; of a block that is being written: empty (the log assigns them)
+    timestamps  int64[n]  µs since 1970 UTC, the record's own time; of a block that is being written: empty (the log
+                          stamps them with its append time) or n values to keep
+    buffer      uint8[*]  values, keys and headers; bounds may lie in any order and overlap
+    value_starts, value_ends, key_starts, key_ends  int64[n]; a start of -1 means null (not the same as empty)
+
+    The arrays are never changed after construction and may be views of memory that others read too.
+    """
+
+    topic: str
+    partition: int
+    offsets: Int64s
+    timestamps: Int64s
+    buffer: Bytes
+    value_starts: Int64s
+    value_ends: Int64s
+    key_starts: Int64s
+    key_ends: Int64s
+    headers: tuple[HeaderColumn, ...] = ()
+
+    def __len__(self) -> int:
+        return self.value_starts.size
+
+    def slice(self, start: int, stop: int) -> Block:
+        """Records start..stop of the block, sharing its buffer."""
+        cut = slice(start, stop)
+        return Block(
+            self.topic, self.partition, self.offsets[cut], self.timestamps[cut], self.buffer,
+            self.value_starts[cut], self.value_ends[cut], self.key_starts[cut], self.key_ends[cut],
+            tuple(HeaderColumn(h.name, h.starts[cut], h.ends[cut]) for h in self.headers),
+        )  # fmt: skip
+
+    def value(self, row: int) -> bytes | None:
+        """One record's value as bytes: for messages and tests, not for the hot path."""
+        start = int(self.value_starts[row])
+        return None if start < 0 else self.buffer[start : int(self.value_ends[row])].tobytes()
+
+    def key(self, row: int) -> bytes | None:
+        """One record's key as bytes: for messages and tests, not for the hot path."""
+        start = int(self.key_starts[row])
+        return None if start < 0 else self.buffer[start : int(self.key_ends[row])].tobytes()
+
+    def header(self, row: int, name: str) -> bytes | None:
+        """One record's first header of that name, or None."""
+        for column in self.headers:
+            if column.name == name and column.starts[row] >= 0:
+                return self.buffer[int(column.starts[row]) : int(column.ends[row])].tobytes()
+        return None
+
+
+def block_of(
+    topic: str,
+    partition: int,
+    values: Sequence[bytes | None],
+    *,
+    keys: Sequence[bytes | None] | None = None,
+    timestamps: Sequence[int] | None = None,
+    headers: Sequence[Mapping[str, bytes]] | None = None,
+) -> Block:
+    """A block to be written, from Python values: for small things (journal entries, commands, tests).
+
+    >>> len(block_of("t", 0, [b"a", None]))
+    2
+    """
+    n = len(values)
+    names = sorted({name for row in headers or () for name in row})
+    cells: list[Sequence[bytes | None]] = [values, keys if keys is not None else [None] * n]
+    cells += [[row.get(name) for row in headers or ()] for name in names]
+    bounds: list[tuple[Int64s, Int64s]] = []
+    parts: list[bytes] = []
+    at = 0
+    for column in cells:
+        starts, ends = np.full(n, -1, np.int64), np.full(n, -1, np.int64)
+        for row, cell in enumerate(column):
+            if cell is not None:
+                starts[row], at = at, at + len(cell)
+                ends[row] = at
+                parts.append(cell)
+        bounds.append((starts, ends))
+    stamps = np.empty(0, np.int64) if timestamps is None else np.asarray(timestamps, np.int64)
+    return Block(
+        topic, partition, np.empty(0, np.int64), stamps, np.frombuffer(b"".join(parts), np.uint8), *bounds[0], *bounds[1],
+        tuple(HeaderColumn(name, *pair) for name, pair in zip(names, bounds[2:], strict=True)),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSettings:
+    """What a topic is: its partitions, and what may be deleted from it.
+
+    retention_us    records whose timestamp is older than this may go; None keeps them for ever
+    retention_bytes per partition, the oldest records beyond this size may go; None keeps them
+    compacted       of each key only the newest record must stay; a null value deletes the key
+    """
+
+    partitions: int = 1
+    retention_us: int | None = None
+    retention_bytes: int | None = None
+    compacted: bool = False
+
+
+class Membership(Protocol):
+    """A worker's place in a group that shares out the partitions of one topic (the task topic)."""
+
+    @property
+    def member(self) -> str:
+        """The member's id."""
+        ...
+
+    @property
+    def generation(self) -> int:
+        """Grows with every change of the assignment; a commit with an older one is refused with `Fenced`."""
+        ...
+
+    def poll(self) -> frozenset[int]:
+        """Renews the lease and gives the partitions that are this member's now.
+
+        A partition that moves away is no longer in the answer, and is given to its new owner only after this member
+        called `released`, or its lease ran out.
+        """
+        ...
+
+    def released(self, partitions: Iterable[int]) -> None:
+        """Says that the work on these partitions is finished and committed."""
+        ...
+
+    def leave(self) -> None:
+        """Gives everything back at once."""
+        ...
+
+
+class Transaction(Protocol):
+    """Appends and offset commits that become visible together or not at all."""
+
+    def append(self, block: Block) -> None:
+        """Adds records to the end of the block's partition (visible after `commit`)."""
+        ...
+
+    def commit_offsets(self, group: str, offsets: Mapping[TopicPartition, int], *, membership: Membership | None = None,
+                       owned: Iterable[int] = ()) -> None:
+        """Commits next offsets to read for a group.
+
+        With a membership, the commit holds only if its generation is current and the member owns every task partition
+        in `owned`: else `commit` raises `Fenced` and nothing becomes visible.
+        """
+        ...
+
+    def commit(self) -> dict[TopicPartition, tuple[int, int]]:
+        """Makes all of it durable and visible; gives the half-open offset range that each partition's appends got.
+
+        Raises Fenced if a newer producer has this transactional id, or the membership is stale: then nothing happened.
+        """
+        ...
+
+    def abort(self) -> None:
+        """Leaves no trace."""
+        ...
+
+
+class Producer(Protocol):
+    """Writes under a stable transactional id; a newer producer of the same id fences this one."""
+
+    def begin(self) -> Transaction:
+        """A new transaction; only one is open at a time."""
+        ...
+
+    def close(self) -> None:
+        """Aborts an open transaction and lets go."""
+        ...
+
+
+Isolation = Literal["read_committed", "read_uncommitted"]
+
+
+class Log(Protocol):
+    """Topics of partitions of records, with transactions and groups."""
+
+    def topics(self) -> dict[str, TopicSettings]:
+        """Every topic by name."""
+        ...
+
+    def create_topic(self, topic: str, settings: TopicSettings) -> None:
+        """Creates the topic; the same settings twice are fine, other ones raise LogError."""
+        ...
+
+    def delete_topic(self, topic: str) -> None:
+        """Removes topic, records and committed offsets; raises UnknownTopic."""
+        ...
+
+    def delete_records(self, partition: TopicPartition, before: int) -> None:
+        """Removes whole stored blocks below an offset; `start_offset` becomes `before`."""
+        ...
+
+    def start_offset(self, partition: TopicPartition) -> int:
+        """The first offset that the log promises to hold."""
+        ...
+
+    def end_offset(self, partition: TopicPartition) -> int:
+        """One past the last committed record (the last stable offset)."""
+        ...
+
+    def offset_at(self, partition: TopicPartition, timestamp: int) -> int:
+        """The first offset whose record timestamp is >= `timestamp` (µs), or the end offset."""
+        ...
+
+    def read(self, partition: TopicPartition, offset: int, *, max_records: int = 65_536, max_bytes: int = 16 << 20) -> Block:
+        """Committed records from `offset` on: as many as the bounds allow, at least one if there is one, else none.
+
+        Raises OffsetOutOfRange below the start or beyond the end, CorruptLog for a damaged block, UnknownTopic.
+        """
+        ...
+
+    def wait(self, partitions: Mapping[TopicPartition, int], timeout_us: int) -> bool:
+        """Waits until one of the partitions has a record at or after its offset; False at the time-out."""
+        ...
+
+    def producer(self, transactional_id: str) -> Producer:
+        """Opens the producer and fences every older one of the same id."""
+        ...
+
+    def join(self, group: str, topic: str, member: str, *, lease_us: int = 10_000_000) -> Membership:
+        """Joins the group that shares out the partitions of `topic`."""
+        ...
+
+    def committed(self, group: str) -> dict[TopicPartition, int]:
+        """The group's committed next offsets."""
+        ...
+
+    def groups(self) -> list[str]:
+        """Names of all groups that committed an offset."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of files and connections."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointManifest:
+    """One checkpoint of one task: which blocks make each array of its state, and the journal step that it stands on.
+
+    arrays maps "operator/array" to (dtype text, shape, content ids of consecutive blocks).
+    """
+
+    task: str
+    step: int
+    chain: str
+    fingerprint: str
+    head: Mapping[str, object] = field(default_factory=dict)
+    arrays: Mapping[str, tuple[str, tuple[int, ...], tuple[str, ...]]] = field(default_factory=dict)
+
+
+class CheckpointStore(Protocol):
+    """Where checkpoints lie. Blocks are content-addressed; a manifest is written last."""
+
+    def put_blocks(self, blocks: Mapping[str, bytes]) -> int:
+        """Stores the blocks that are not there yet, durably; gives how many bytes were new."""
+        ...
+
+    def get_block(self, content_id: str) -> bytes:
+        """A block whose bytes match its id; raises CorruptSnapshot otherwise, or if it is missing."""
+        ...
+
+    def put_manifest(self, manifest: CheckpointManifest) -> None:
+        """Publishes a checkpoint, durably and atomically."""
+        ...
+
+    def manifests(self, task: str) -> list[CheckpointManifest]:
+        """The task's readable manifests, newest step first; damaged ones are left out."""
+        ...
+
+    def discard(self, task: str, *, keep_steps: Iterable[int]) -> None:
+        """Deletes the task's other manifests, then blocks that no manifest names and that are older than an hour."""
+        ...
