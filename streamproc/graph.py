@@ -1,0 +1,93 @@
+"""A stream is a recipe: a source, or a step over other streams. Frozen values, joined with `|`; nothing runs here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from streamproc.contracts.model import Contract
+from streamproc.errors import DefinitionError
+from streamproc.event_time import Span, span_us
+from streamproc.operator import Operator
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A topic that a topology reads.
+
+    contract           "payment" (the newest version), "payment.v2", or a Contract
+    lateness_us        how far behind the running maximum of its partition a row may be without being late
+    max_future_skew_us how far beyond its record's own timestamp an event time may be; beyond that it is a dead letter
+    idle_after_us      a partition that gave nothing for so long no longer holds time back; None: it always does
+    event_time         the column of event time where the contract names none
+    """
+
+    topic: str
+    contract: str | Contract
+    lateness_us: int = 0
+    max_future_skew_us: int = 300_000_000
+    idle_after_us: int | None = None
+    event_time: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What stands right of a `|`: an operator, the other streams that it reads, and the author's name for it."""
+
+    operator: Operator
+    others: tuple[Stream, ...] = ()
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stream:
+    """An unevaluated recipe for rows.
+
+    origin  the source, or the operator
+    inputs  the streams that the operator reads, left first
+    port    "rows", or "late" for the rows that came too late for the operator
+    """
+
+    origin: Source | Operator
+    inputs: tuple[Stream, ...] = ()
+    name: str = ""
+    port: str = "rows"
+
+    def __or__(self, step: Step) -> Stream:
+        if not isinstance(step, Step):
+            raise DefinitionError(
+                f"the right side of | is {type(step).__name__}, not a step",
+                hint="call the verb: stream | sp.where(pl.col('amount') > 0)",
+            )
+        return Stream(step.operator, (self, *step.others), step.name)
+
+    @property
+    def late(self) -> Stream:
+        """The rows that came too late for this step, as a stream of their own (they go to `<topology>.late` anyway)."""
+        if isinstance(self.origin, Source):
+            raise DefinitionError(f"source '{self.origin.topic}' has no late stream", hint="timed steps have one: windows, joins, dedupe, ordered")
+        return replace(self, port="late")
+
+
+def source(
+    topic: str,
+    *,
+    contract: str | Contract,
+    lateness: Span = "0s",
+    max_future_skew: Span = "5m",
+    idle_after: Span | None = None,
+    event_time: str = "",
+) -> Stream:
+    """A stream of the records of a topic.
+
+    A row is late if its event time is less than the running maximum of event time in its partition minus `lateness`.
+    Raises InputError for a malformed span; the contract is looked up when the topology is planned.
+
+    >>> source("payments", contract="payment.v2", lateness="10m").origin.lateness_us
+    600000000
+    """
+    if not topic:
+        raise DefinitionError("a source needs the name of a topic", hint="sp.source('payments', contract='payment.v2')")
+    return Stream(
+        Source(topic, contract, span_us(lateness), span_us(max_future_skew),
+               None if idle_after is None else span_us(idle_after), event_time)
+    )  # fmt: skip
