@@ -91,6 +91,10 @@ class Contract:
     schema       the columns
     event_time   name of the field with role event_time, "" if none
     key          names of the fields with role key, in schema order
+    retention_us how long the data may be kept, None for ever
+    key_encoding how the record key is made of them: "utf8", "int64", "composite", or "" without a key
+    partitioner  who placed the records: "murmur2", "crc32", "fnv1a", or "unknown" (the engine then repartitions)
+    compatibility the mode that a next version must keep
     """
 
     name: str
@@ -105,6 +109,9 @@ class Contract:
     retention_us: int | None = None
     sla: Mapping[str, object] = field(default_factory=dict)
     doc: str = ""
+    key_encoding: str = ""
+    partitioner: str = "unknown"
+    compatibility: str = "BACKWARD_TRANSITIVE"
 
     def __str__(self) -> str:
         return f"{self.name}.v{self.version}"
