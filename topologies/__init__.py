@@ -1,0 +1,1 @@
+"""Topologies that ship with streamproc: they use nothing but its public names."""
