@@ -1,0 +1,1 @@
+"""The verbs: every operator that a topology is made of."""

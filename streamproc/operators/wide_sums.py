@@ -1,0 +1,143 @@
+"""Fixed-point sums wide enough for every float64 and its square: where an expansion of a few floats does not reach.
+
+A *wide sum* is a row of `LIMBS` int64 numbers, each of which stands for 32 bits of a binary number whose lowest bit is
+2**-2240 and whose highest is above 2**2100. Adding touches two or three limbs and carries nothing; a limb has room for
+2**30 additions before `carry` must bring it back below 2**32. The value is exact at every moment, so it cannot depend on
+order, and only `round_half_even` loses anything, once.
+
+Source: the small superaccumulator of R. M. Neal, "Fast exact summation using small and large superaccumulators" (2015).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numba as nb
+import numpy as np
+import numpy.typing as npt
+
+from streamproc.ports import Int64s
+
+LIMBS: Final = 140
+LOWEST_BIT: Final = 2240
+"""Bit 0 of limb 0 has the value 2**-LOWEST_BIT."""
+_LOW32: Final = np.uint64(0xFFFFFFFF)
+_MANTISSA: Final = np.int64((1 << 52) - 1)
+
+Float64s = npt.NDArray[np.float64]
+
+
+@nb.njit(cache=True)  # type: ignore[untyped-decorator]  # numba ships no types
+def _add_bits(limbs: Int64s, magnitude: np.uint64, bit: int, sign: int) -> None:
+    """Adds sign * magnitude * 2**(bit - LOWEST_BIT) to the row."""
+    at = bit >> 5
+    shift = np.uint64(bit & 31)
+    low = (magnitude & _LOW32) << shift
+    high = (magnitude >> np.uint64(32)) << shift
+    limbs[at] += sign * np.int64(low & _LOW32)
+    limbs[at + 1] += sign * np.int64((low >> np.uint64(32)) + (high & _LOW32))
+    limbs[at + 2] += sign * np.int64(high >> np.uint64(32))
+
+
+@nb.njit(cache=True)  # type: ignore[untyped-decorator]
+def add_wide(limbs: Int64s, x: float, sign: int) -> None:
+    """Adds sign * x, a finite float, to the row."""
+    bits = np.float64(x).view(np.int64)
+    exponent = (bits >> 52) & 0x7FF
+    mantissa = bits & _MANTISSA
+    if exponent:
+        mantissa |= np.int64(1) << 52
+    else:
+        exponent = np.int64(1)
+    _add_bits(limbs, np.uint64(mantissa), exponent - 1075 + LOWEST_BIT, -sign if bits < 0 else sign)
+
+
+@nb.njit(cache=True)  # type: ignore[untyped-decorator]
+def add_wide_square(limbs: Int64s, x: float, sign: int) -> None:
+    """Adds sign * x * x, of a finite float, exactly to the row."""
+    bits = np.float64(x).view(np.int64)
+    exponent = (bits >> 52) & 0x7FF
+    mantissa = bits & _MANTISSA
+    if exponent:
+        mantissa |= np.int64(1) << 52
+    else:
+        exponent = np.int64(1)
+    bit = 2 * (exponent - 1075) + LOWEST_BIT
+    high = np.uint64(mantissa) >> np.uint64(32)
+    low = np.uint64(mantissa) & _LOW32
+    _add_bits(limbs, low * low, bit, sign)
+    _add_bits(limbs, np.uint64(2) * high * low, bit + 32, sign)
+    _add_bits(limbs, high * high, bit + 64, sign)
+
+
+@nb.njit(cache=True)  # type: ignore[untyped-decorator]
+def carry(limbs: Int64s) -> None:
+    """Brings every limb but the highest into 0..2**32-1; the highest carries the sign."""
+    over = np.int64(0)
+    for at in range(LIMBS - 1):
+        value = limbs[at] + over
+        limbs[at] = value & np.int64(0xFFFFFFFF)
+        over = value >> 32
+    limbs[LIMBS - 1] += over
+
+
+@nb.njit(cache=True)  # type: ignore[untyped-decorator]
+def round_half_even(limbs: Int64s) -> float:
+    """The float64 nearest to the row's value, ties to even; zero is +0.0, what is out of range an infinity.
+
+    The row is carried in passing, which does not change its value.
+    """
+    carry(limbs)
+    sign = 1.0
+    work = limbs
+    if limbs[LIMBS - 1] < 0:
+        work = -limbs
+        carry(work)
+        sign = -1.0
+    top = LIMBS - 1
+    while top >= 0 and work[top] == 0:
+        top -= 1
+    if top < 0:
+        return 0.0
+    length = np.int64(0)
+    while work[top] >> length:
+        length += 1
+    highest = np.int64(top) * 32 + length - 1  # the bit number of the leading one
+    # The last bit that the result can hold: 52 below the leading one, but never below 2**-1074.
+    last = max(highest - 52, np.int64(LOWEST_BIT - 1074))
+    mantissa = np.int64(0)
+    for at in range(top, -1, -1):
+        low_bit = np.int64(at) * 32
+        if low_bit >= last:
+            mantissa |= work[at] << (low_bit - last)
+        else:
+            if low_bit + 32 > last:
+                mantissa |= work[at] >> (last - low_bit)
+            break
+    half_at = last - 1
+    half = (work[half_at >> 5] >> (half_at & 31)) & 1
+    if half:
+        rest = (work[half_at >> 5] & ((np.int64(1) << (half_at & 31)) - 1)) != 0
+        at = (half_at >> 5) - 1
+        while not rest and at >= 0:
+            rest = work[at] != 0
+            at -= 1
+        if rest or mantissa & 1:
+            mantissa += 1
+    # mantissa <= 2**53 is exact as a float and already stands on the result's grid: nothing is rounded again here.
+    return sign * math.ldexp(np.float64(mantissa), last - LOWEST_BIT)
+
+
+def integer(limbs: Int64s) -> int:
+    """The row's value times 2**LOWEST_BIT, as a Python integer: for what happens a few times a step.
+
+    >>> row = np.zeros(LIMBS, np.int64)
+    >>> add_wide(row, 0.5, 1)
+    >>> integer(row) == 2**(LOWEST_BIT - 1)
+    True
+    """
+    total = 0
+    for at in range(LIMBS - 1, -1, -1):
+        total = (total << 32) + int(limbs[at])
+    return total
