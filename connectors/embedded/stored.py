@@ -1,0 +1,159 @@
+"""Stored blocks of the file: the rows that hold them, their checksums, and finding them."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import xxhash
+import zstandard
+
+from connectors.embedded.database import Database
+from connectors.embedded.layout import Encoded, decode
+from streamproc.errors import CorruptLog, UnknownTopic, did_you_mean
+from streamproc.ports import Block, TopicPartition
+
+_PLACE: Final = struct.Struct("<7q")
+_SMALL_PAYLOAD: Final = 16_384
+_COLUMNS: Final = "id, base, next, count, raw_bytes, append_time, newest, high_time, checksum, length(payload)"
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionRow:
+    """What the file knows of one partition.
+
+    start, end    the half-open range of offsets that it promises
+    append_time   the last time that the log stamped: stamps never go back
+    high_time     the greatest timestamp so far
+    compacted_to  tombstones below this offset were seen by a compaction, so the next one removes them
+    """
+
+    partition: TopicPartition
+    id: int
+    start: int
+    end: int
+    append_time: int
+    high_time: int
+    compacted_to: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRow:
+    """What the file knows of one stored block, without its payload.
+
+    base, next    the half-open range of offsets that it covers; compaction leaves gaps, but the range stays
+    append_time   timestamp of the records that have none of their own
+    newest        the block's greatest timestamp
+    high_time     the greatest timestamp of the partition up to here
+    size          bytes of the stored payload
+    """
+
+    id: int
+    base: int
+    next: int
+    count: int
+    raw_bytes: int
+    append_time: int
+    newest: int
+    high_time: int
+    checksum: bytes
+    size: int
+
+
+def partition_row(database: Database, partition: TopicPartition) -> PartitionRow:
+    """The partition; raises UnknownTopic."""
+    row = database.execute(
+        "SELECT p.id, p.start_offset, p.end_offset, p.append_time, p.high_time, p.compacted_to "
+        "FROM topic t JOIN partition p ON p.topic_id = t.id WHERE t.name = ? AND p.number = ?",
+        (partition.topic, partition.partition),
+    ).fetchone()
+    if row is None:
+        raise unknown(database, partition.topic, partition.partition)
+    return PartitionRow(partition, *row)
+
+
+def unknown(database: Database, topic: str, partition: int) -> UnknownTopic:
+    """The error for a topic or a partition that is not there."""
+    known = dict(database.execute("SELECT name, partitions FROM topic"))
+    if topic in known:
+        return UnknownTopic(
+            f"the topic '{topic}' has no partition {partition}",
+            hint=f"its partitions are 0 to {known[topic] - 1}",
+        )
+    return UnknownTopic(f"the log '{database.path}' has no topic '{topic}'", hint=did_you_mean(topic, known))
+
+
+def checksum_of(partition: TopicPartition, row: tuple[int, int, int, int, int, int, int], payload: bytes) -> bytes:
+    """xxh3_128 over the payload and all that its row says, so that an edited or exchanged row shows as well."""
+    digest = xxhash.xxh3_128(payload)
+    digest.update(_PLACE.pack(*row))
+    digest.update(f"{partition.partition}:{partition.topic}".encode())
+    return digest.digest()
+
+
+def insert(database: Database, partition: PartitionRow, encoded: Encoded, *, base: int, end: int, append_time: int,
+           high_time: int) -> int:
+    """Stores a block over the offsets base..end; gives the partition's greatest timestamp after it."""
+    newest = append_time if encoded.newest is None else encoded.newest
+    high_time = max(high_time, newest)
+    row = (base, end, encoded.count, encoded.raw_bytes, append_time, newest, high_time)
+    database.execute(
+        "INSERT INTO block(partition_id, base, next, count, raw_bytes, append_time, newest, high_time, checksum, payload)"
+        " VALUES(?,?,?,?,?,?,?,?,?,?)",
+        (partition.id, *row, checksum_of(partition.partition, row, encoded.payload), encoded.payload),
+    )
+    return high_time
+
+
+def block_rows(database: Database, partition: PartitionRow, offset: int) -> Iterator[tuple[BlockRow, bytes | None]]:
+    """Rows of the blocks that end beyond the offset, in order; small payloads come along.
+
+    Raises CorruptLog if the rows leave a hole.
+    """
+    expected = None
+    cursor = database.execute(
+        f"SELECT {_COLUMNS}, CASE WHEN length(payload) < {_SMALL_PAYLOAD} THEN payload END "
+        "FROM block WHERE partition_id = ? AND next > ? ORDER BY next",
+        (partition.id, offset),
+    )
+    for *cells, payload in cursor:
+        row = BlockRow(*cells)
+        if row.base != expected and (expected is not None or row.base > offset):
+            raise damaged(database, partition.partition, expected or offset, "a stored block is missing")
+        expected = row.next
+        yield row, payload
+
+
+def read_block(database: Database, partition: TopicPartition, row: BlockRow, payload: bytes | None = None) -> Block:
+    """The records of a stored block; raises CorruptLog if its checksum does not match."""
+    if payload is None:
+        found = database.execute("SELECT payload FROM block WHERE id = ?", (row.id,)).fetchone()
+        if found is None:
+            raise damaged(database, partition, row.base, "a stored block is missing")
+        payload = found[0]
+    told = (row.base, row.next, row.count, row.raw_bytes, row.append_time, row.newest, row.high_time)
+    if not isinstance(payload, bytes) or checksum_of(partition, told, payload) != row.checksum:
+        raise damaged(database, partition, row.base, "the checksum of a stored block does not match its bytes")
+    try:
+        block = decode(
+            payload, row.raw_bytes, topic=partition.topic, partition=partition.partition, base=row.base,
+            append_time=row.append_time,
+        )  # fmt: skip
+    except (zstandard.ZstdError, ValueError, struct.error) as error:
+        raise damaged(database, partition, row.base, f"a stored block cannot be read ({error})") from error
+    if len(block) != row.count:
+        raise damaged(database, partition, row.base, f"a stored block has {len(block)} records, not {row.count}")
+    return block
+
+
+def damaged(database: Database, partition: TopicPartition, offset: int, what: str) -> CorruptLog:
+    """The error for a damaged block, with the place and the way out."""
+    return CorruptLog(
+        f"{what}: topic '{partition.topic}', partition {partition.partition}, offset {offset} in '{database.path}'",
+        hint="restore the log from a copy, produce the topic again, or give up the records up to the next whole block "
+        "with delete_records; 'streamproc verify' lists all damaged blocks",
+    )
+
+
