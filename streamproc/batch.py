@@ -73,15 +73,20 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """The payload that each row came in, as long as no step has changed it: bounds into a buffer, Confluent header included."""
+    """The record that each row came in, as long as no step has changed it: bounds of value and key into a buffer.
+
+    The value's bounds include its Confluent header; a key start of -1 is a null key.
+    """
 
     buffer: Bytes
     starts: Int64s
     ends: Int64s
+    key_starts: Int64s
+    key_ends: Int64s
 
     def take(self, index: Int64s) -> Raw:
-        """The payloads of these rows, sharing the buffer."""
-        return Raw(self.buffer, self.starts[index], self.ends[index])
+        """The records of these rows, sharing the buffer."""
+        return Raw(self.buffer, self.starts[index], self.ends[index], self.key_starts[index], self.key_ends[index])
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +166,8 @@ def _concat_raw(parts: Sequence[Raw]) -> Raw:
         buffer,
         np.concatenate([part.starts + shift for part, shift in zip(parts, shifts, strict=True)]),
         np.concatenate([part.ends + shift for part, shift in zip(parts, shifts, strict=True)]),
+        np.concatenate([np.where(part.key_starts < 0, -1, part.key_starts + shift) for part, shift in zip(parts, shifts, strict=True)]),
+        np.concatenate([np.where(part.key_starts < 0, -1, part.key_ends + shift) for part, shift in zip(parts, shifts, strict=True)]),
     )
 
 
@@ -195,10 +202,11 @@ def merge(ports: Sequence[Batch]) -> Batch:
 
 def position_order(meta: Meta) -> Int64s:
     """The stable order of rows by position (ROW, DUE, RANK)."""
-    return np.lexsort((meta[:, RANK], meta[:, DUE], meta[:, ROW])).astype(np.int64, copy=False)
+    order: Int64s = np.lexsort((meta[:, RANK], meta[:, DUE], meta[:, ROW])).astype(np.int64, copy=False)
+    return order
 
 
-@nb.njit(cache=True)  # type: ignore[untyped-decorator]  # numba ships no types
+@nb.njit(cache=True)
 def first_reaching(time: Int64s, moment: int) -> int:
     """The first input row of a step at which the stage's time is >= `moment`; the number of rows if none is.
 
@@ -214,4 +222,4 @@ def first_reaching(time: Int64s, moment: int) -> int:
             low = middle + 1
         else:
             high = middle
-    return low
+    return int(low)

@@ -93,11 +93,13 @@ class StepTime:
 class Output:
     """What an operator makes of one batch: rows in position order, and rows that came too late for it.
 
-    late      input rows (the input's columns) that the operator could not use any more, or None
+    late      input rows (the first input's columns) that the operator could not use any more, or None
+    rejected  input rows that broke a rule, each with the rule's name: they go to the dead-letter topic
     """
 
     rows: Batch
     late: Batch | None = None
+    rejected: tuple[tuple[str, Batch], ...] = ()
 
 
 @runtime_checkable
@@ -133,13 +135,16 @@ class Operator(Protocol):
 class StreamType:
     """What the plan knows of a stream: its columns, its key, and whether rows come in order of event time.
 
-    keyed_by  columns that form the key of each row; None where the stream has no key yet. `()` is one key for all rows
-    ordered   rows come in order of event time, and so do their watermarks
+    keyed_by   columns that form the key of each row; None where the stream has no key yet. `()` is one key for all rows
+    ordered    rows come in order of event time, and so do their watermarks
+    placed_by  columns whose bytes already chose the partition of each row (murmur2), as a source's contract declares;
+               a `key_by` of the same columns then moves nothing
     """
 
     schema: Schema
     keyed_by: tuple[str, ...] | None = None
     ordered: bool = False
+    placed_by: tuple[str, ...] | None = None
 
     def require_key(self, step: str) -> tuple[str, ...]:
         """The key columns, or DefinitionError that says how to get some."""
