@@ -95,11 +95,13 @@ class Output:
 
     late      input rows (the first input's columns) that the operator could not use any more, or None
     rejected  input rows that broke a rule, each with the rule's name: they go to the dead-letter topic
+    late_others  per input from the second on: what `late` is for the first; () where nothing came too late there
     """
 
     rows: Batch
     late: Batch | None = None
     rejected: tuple[tuple[str, Batch], ...] = ()
+    late_others: tuple[Batch | None, ...] = ()
 
 
 @runtime_checkable
