@@ -47,14 +47,10 @@ class FolderRegistry:
     def __init__(self, folders: Sequence[Path]) -> None:
         if not folders:
             raise InputError("a folder registry without a folder", hint="name at least one")
-        self._folders = tuple(folders)
+        self._folders = tuple({folder.resolve(): folder for folder in folders}.values())
         self._broken: dict[str, ContractError] = {}
         self._files: dict[str, Path] = {}
         self._shadowed: list[Finding] = []
-        self._load()
-
-    def _load(self) -> None:
-        self._broken, self._files, self._shadowed = {}, {}, []
         contracts: dict[str, Contract] = {}
         ids: dict[str, int] = {}
         for folder in reversed(self._folders):
@@ -94,14 +90,12 @@ class FolderRegistry:
         Raises UnknownContract, or InvalidSchema if the file that would be it cannot be used.
         """
         subject, version = split_name(name)
-        broken = {split_name(file)[1] or 0: file for file in self._broken if split_name(file)[0] == subject}
-        newest = (
-            version is None and broken and max(broken) > max(self._memory.versions(subject), default=0)
-            if subject in self._memory.subjects()
-            else version is None and bool(broken)
-        )
-        if name in self._broken or newest:
-            raise self._broken[name if name in self._broken else broken[max(broken)]]
+        file = name
+        if version is None:
+            files = [(split_name(known)[1] or 0, known) for known in self._files if split_name(known)[0] == subject]
+            file = max(files, default=(0, name))[1]
+        if file in self._broken:
+            raise self._broken[file]
         return self._memory.contract(name)
 
     def id_of(self, contract: Contract) -> int:
@@ -134,9 +128,9 @@ class FolderRegistry:
             if str(contract) not in self._files:
                 _replace(path, avsc_text(contract))
                 self._files[str(contract)] = path
+            # What another process registered meanwhile is read first: its lines stay and its ids are taken.
+            self._memory.learn(own := read_ids(folder / _IDS))
             schema_id = self._memory.register(contract, mode=mode)
-            # Another process may have registered meanwhile: its lines stay, and a shared id shows up at the next load.
-            own = read_ids(folder / _IDS)
             if fingerprint(contract.avro) not in own:
                 _replace(folder / _IDS, ids_text(own | {fingerprint(contract.avro): schema_id}))
         except OSError as error:
@@ -149,12 +143,12 @@ class FolderRegistry:
     def register_all(self) -> dict[str, int]:
         """Gives every contract in the folders that has no id one; the new ids by contract name, in name order.
 
-        Raises the first finding that `check_all` would report, before anything is written.
+        Raises ContractError with all else that `check_all` finds, before anything is written.
         """
         missing = [name for name in sorted(self._files) if name not in self._broken and not self._has_id(name)]
         problems = [finding for finding in self.check_all() if finding.what != _NO_ID]
         if problems:
-            raise ContractError(str(problems[0]))
+            raise ContractError("the contracts cannot be registered:\n" + "\n".join(f"  - {item}" for item in problems))
         ordered = sorted(missing, key=lambda name: (split_name(name)[0], split_name(name)[1] or 0))
         return {name: self.register(self._memory.contract(name)) for name in ordered}
 

@@ -167,8 +167,8 @@ def _branch(reader: list[object], writer: object, path: str) -> Iterator[_Reason
         names = ", ".join(branch_name(branch) for branch in reader)
         why = "null was allowed" if written == "null" else f"no branch of ({names}) reads {branch_name(writer)}"
         yield _Reason(path, why, "keep the branch in the union")
-    # Decoders differ: some take the first branch that matches, some prefer the same type. Each choice must be right.
-    for branch in [*same[:1], *wider[:1]]:
+    # Decoders differ: some take the first branch that matches, some prefer the same type. Each choice must do.
+    for branch in [*same, *wider[:1]]:
         yield from _differences(branch, writer, path)
 
 
@@ -239,7 +239,12 @@ def _record(reader: Mapping[str, object], writer: Mapping[str, object], path: st
         name = str(item["name"])
         below = f"{path}.{name}" if path else name
         before = _old_name(item, written)
-        if before:
+        aliases = item.get("aliases", [])
+        assert isinstance(aliases, list)
+        if twice := [alias for alias in aliases if alias in old and alias != before]:
+            why = f"'{before}' and '{twice[0]}' were both written, and both are its names"
+            yield _Reason(below, why, f"drop the alias '{twice[0]}'")
+        elif before:
             yield from _differences(item["type"], old[before]["type"], below)
             unit, old_unit = item.get("sp:unit", ""), old[before].get("sp:unit", "")
             if unit and old_unit and unit != old_unit:

@@ -91,7 +91,8 @@ class MemoryRegistry:
 
     >>> from streamproc.contracts.avro_schema import parse_contract
     >>> registry = MemoryRegistry()
-    >>> registry.register(parse_contract('{"type": "record", "name": "tick", "fields": [{"name": "n", "type": "int"}]}'))
+    >>> tick = parse_contract('{"type": "record", "name": "tick", "fields": [{"name": "n", "type": "int"}]}')
+    >>> registry.register(tick)
     1
     >>> str(registry.contract("tick"))
     'tick.v1'
@@ -170,18 +171,27 @@ class MemoryRegistry:
     def check(self, contract: Contract, *, mode: str | None = None) -> None:
         """Raises IncompatibleEvolution if `register` would refuse the contract."""
         known = self._contracts.get(contract.name, {})
-        if contract.version in known:
-            if fingerprint(known[contract.version].avro) != fingerprint(contract.avro):
-                raise IncompatibleEvolution(
-                    f"{contract} is registered already, with another schema",
-                    hint=f'a version never changes: give this one "sp:version": {max(known) + 1}',
-                )
-            return
-        if known and contract.version < max(known):
+        print_ = fingerprint(contract.avro)
+        newest = max(known, default=0)
+        if contract.version in known and fingerprint(known[contract.version].avro) != print_:
             raise IncompatibleEvolution(
-                f"{contract} comes after {contract.name}.v{max(known)}", hint=f'give it "sp:version": {max(known) + 1}'
+                f"{contract} is registered already, with another schema",
+                hint=f'a version never changes: give this one "sp:version": {newest + 1}',
             )
-        require_evolution(contract, list(known.values()), mode=mode)
+        if contract.version in known and print_ in self._ids:
+            return
+        if contract.version not in known and contract.version < newest:
+            raise IncompatibleEvolution(
+                f"{contract} comes after {contract.name}.v{newest}", hint=f'give it "sp:version": {newest + 1}'
+            )
+        history = [old for version, old in sorted(known.items()) if version < contract.version]
+        require_evolution(contract, history, mode=mode)
+
+    def learn(self, ids: Mapping[str, int]) -> None:
+        """Takes ids that were allocated elsewhere; raises ContractError if one of them stands for another schema here."""
+        merged = self._ids | ids
+        check_ids(merged)
+        self._ids = merged
 
     def next_id(self) -> int:
         """The id that the next new schema gets: above every one that was ever allocated."""
@@ -223,6 +233,6 @@ def check_ids(ids: Mapping[str, int]) -> None:
         if schema_id in owners:
             raise ContractError(
                 f"the schemas {owners[schema_id]} and {print_} share the id {schema_id}",
-                hint="two branches allocated it: remove the line of the one that wrote no data yet and register it again",
+                hint="two branches allocated it: remove the line of the one that wrote no data yet, and register that again",
             )
         owners[schema_id] = print_
