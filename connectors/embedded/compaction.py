@@ -11,13 +11,13 @@ A record without key always stays, and so does the partition's last record: a re
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from connectors.embedded.database import Database
 from connectors.embedded.layout import BLOCK_BYTES, BLOCK_RECORDS, cells_of, encode, joined
@@ -110,15 +110,19 @@ def _chunks(blocks: list[BlockRow]) -> Iterator[list[BlockRow]]:
         yield chunk[::-1]
 
 
+def _arrow() -> Any:
+    """PyArrow, which has no types of its own and is slow to import."""
+    return importlib.import_module("pyarrow")
+
+
 def _key_frame(block: Block, place: int, partition: PartitionRow) -> pl.DataFrame:
     """Key, place, row, whether it is a tombstone to go, and whether it is the partition's last record."""
     cells = cells_of(block.buffer, block.key_starts, block.key_ends)
     bounds = np.concatenate([[0], np.cumsum(cells.lengths)])
     valid = np.packbits(cells.codes > 0, bitorder="little")
-    keys = pa.LargeBinaryArray.from_buffers(
-        pa.large_binary(), len(block),
-        [pa.py_buffer(valid.tobytes()), pa.py_buffer(bounds.tobytes()), pa.py_buffer(cells.data.tobytes())],
-    )  # fmt: skip
+    arrow = _arrow()
+    buffers = [arrow.py_buffer(part.tobytes()) for part in (valid, bounds, cells.data)]
+    keys = arrow.LargeBinaryArray.from_buffers(arrow.large_binary(), len(block), buffers)
     below_start = block.offsets < partition.start
     return pl.DataFrame(
         {

@@ -174,7 +174,7 @@ def _opened(path: Path, *, create: bool, busy_us: int) -> sqlite3.Connection:
     if path.is_dir():
         raise InputError(f"'{path}' is a folder, not an embedded log", hint="name a file in it, such as 'log.db'")
     if not path.parent.is_dir():
-        raise InputError(f"there is no folder '{path.parent}' for the log '{path.name}'", hint="create the folder first")
+        raise InputError(f"there is no folder '{path.parent}' for the log '{path.name}'", hint="create it first")
     if not path.exists() and not create:
         raise InputError(f"there is no log '{path}'", hint="look at the path; 'streamproc produce' creates a log")
     if path.exists() and not os.access(path, os.R_OK | os.W_OK):

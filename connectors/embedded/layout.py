@@ -28,7 +28,7 @@ import numpy as np
 import zstandard
 
 from streamproc.errors import LogError
-from streamproc.ports import Block, Bytes, HeaderColumn, Int64s
+from streamproc.ports import Block, Bytes, HeaderColumn, Int64s, TopicPartition
 
 BLOCK_RECORDS = 65_536
 """A stored block has at most this many records."""
@@ -105,7 +105,7 @@ def _bounds(codes: Int64s, at: int) -> tuple[Int64s, Int64s, int]:
     return starts, ends, stop
 
 
-def _block(like: Block, offsets: Int64s, timestamps: Int64s, buffer: Bytes, codes: Sequence[Int64s],
+def _block(place: TopicPartition, offsets: Int64s, timestamps: Int64s, *, buffer: Bytes, codes: Sequence[Int64s],
            names: Sequence[str]) -> Block:
     """The block whose columns (values, keys, headers) lie one after another in the buffer."""
     at, bounds = 0, []
@@ -113,7 +113,7 @@ def _block(like: Block, offsets: Int64s, timestamps: Int64s, buffer: Bytes, code
         starts, ends, at = _bounds(column, at)
         bounds.append((starts, ends))
     headers = tuple(HeaderColumn(name, *pair) for name, pair in zip(names, bounds[2:], strict=True))
-    return Block(like.topic, like.partition, offsets, timestamps, buffer, *bounds[0], *bounds[1], headers)
+    return Block(*place, offsets, timestamps, buffer, *bounds[0], *bounds[1], headers)
 
 
 def columns_of(block: Block) -> list[Cells]:
@@ -143,9 +143,9 @@ def joined(blocks: Sequence[Block]) -> Block:
     """
     names: list[str] = []
     for block in blocks:
-        mine = [header.name for header in block.headers]
-        for name in mine:
-            names += [name] * (mine.count(name) - names.count(name))
+        named = [header.name for header in block.headers]
+        for name in named:
+            names += [name] * (named.count(name) - names.count(name))
     columns = [columns_of(block) for block in blocks]
     lined_up = [[mine[0] for mine in columns], [mine[1] for mine in columns]]
     for rank, name in enumerate(names):
@@ -159,10 +159,10 @@ def joined(blocks: Sequence[Block]) -> Block:
     buffer = np.concatenate([cells.data for line in lined_up for cells in line])
     codes = [np.concatenate([cells.codes for cells in line]) for line in lined_up]
     return _block(
-        blocks[0],
+        TopicPartition(blocks[0].topic, blocks[0].partition),
         np.concatenate([block.offsets for block in blocks]),
         np.concatenate([block.timestamps for block in blocks]),
-        buffer, codes, names,
+        buffer=buffer, codes=codes, names=names,
     )  # fmt: skip
 
 
@@ -200,7 +200,7 @@ def _pack(values: Int64s) -> list[bytes]:
 
 def _unpack(raw: Bytes, at: int, n: int) -> tuple[Int64s, int]:
     """The integers that `_pack` wrote at `at`, and where they end."""
-    width, least = _INTS.unpack_from(raw, at)
+    width, least = _INTS.unpack_from(raw.data, at)
     at += _INTS.size
     if width == 0:
         return np.full(n, least, np.int64), at
@@ -241,6 +241,8 @@ def encode(block: Block, *, base: int | None = None) -> Encoded:
     parts += _pack(columns[1].codes)
     for header, cells in zip(block.headers, columns[2:], strict=True):
         name = header.name.encode()
+        if len(name) >= 1 << 16:
+            raise LogError(f"the name of a header has {len(name)} bytes", hint="use names below 65,536 bytes")
         parts += [_NAME.pack(len(name)), name, *_pack(cells.codes)]
     parts += [np.ascontiguousarray(cells.data).data for cells in columns if cells.data.size]
     raw = b"".join(parts)
@@ -253,7 +255,7 @@ def encode(block: Block, *, base: int | None = None) -> Encoded:
 def decode(payload: bytes, raw_bytes: int, *, topic: str, partition: int, base: int, append_time: int) -> Block:
     """The block of a stored form whose checksum was found right; its buffer views the decompressed bytes."""
     raw = np.frombuffer(_DECOMPRESSOR.decompress(payload, max_output_size=raw_bytes), np.uint8)
-    layout, flags, headers, n = _HEAD.unpack_from(raw)
+    layout, flags, headers, n = _HEAD.unpack_from(raw.data)
     if layout != _LAYOUT:
         raise LogError(f"a block of '{topic}' has layout {layout}", hint="read it with a newer version of streamproc")
     at = _HEAD.size
@@ -271,10 +273,10 @@ def decode(payload: bytes, raw_bytes: int, *, topic: str, partition: int, base: 
     keys, at = _unpack(raw, at, n)
     codes, names = [values, keys], []
     for _ in range(headers):
-        (length,) = _NAME.unpack_from(raw, at)
+        (length,) = _NAME.unpack_from(raw.data, at)
         at += _NAME.size
         names.append(raw[at : at + length].tobytes().decode())
         column, at = _unpack(raw, at + length, n)
         codes.append(column)
-    like = Block(topic, partition, offsets, timestamps, raw, _NONE, _NONE, _NONE, _NONE)
-    return _block(like, offsets, timestamps, raw[at:], codes, names)
+    place = TopicPartition(topic, partition)
+    return _block(place, offsets, timestamps, buffer=raw[at:], codes=codes, names=names)

@@ -170,7 +170,8 @@ class EmbeddedLog:
         hits = np.flatnonzero((block.timestamps >= timestamp) & (block.offsets >= start))
         return int(block.offsets[hits[0]]) if hits.size else None
 
-    def read(self, partition: TopicPartition, offset: int, *, max_records: int = 65_536, max_bytes: int = 16 << 20) -> Block:
+    def read(self, partition: TopicPartition, offset: int, *, max_records: int = 65_536,
+             max_bytes: int = 16 << 20) -> Block:
         """Committed records from `offset` on: as many as the bounds allow, at least one if there is one, else none.
 
         `max_bytes` bounds the bytes as stored before compression.  Each stored block's checksum is verified.

@@ -184,7 +184,8 @@ def _expelled(group: str, member: str) -> Fenced:
 
 
 def _incarnation(database: Database, group_id: int, member: str) -> int | None:
-    row = database.execute("SELECT incarnation FROM member WHERE group_id = ? AND name = ?", (group_id, member)).fetchone()
+    query = "SELECT incarnation FROM member WHERE group_id = ? AND name = ?"
+    row = database.execute(query, (group_id, member)).fetchone()
     return None if row is None else int(row[0])
 
 

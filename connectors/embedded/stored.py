@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Final
 
@@ -100,14 +100,23 @@ def insert(database: Database, partition: PartitionRow, encoded: Encoded, *, bas
     high_time = max(high_time, newest)
     row = (base, end, encoded.count, encoded.raw_bytes, append_time, newest, high_time)
     database.execute(
-        "INSERT INTO block(partition_id, base, next, count, raw_bytes, append_time, newest, high_time, checksum, payload)"
-        " VALUES(?,?,?,?,?,?,?,?,?,?)",
+        "INSERT INTO block(partition_id, base, next, count, raw_bytes, append_time, newest, high_time, checksum, "
+        "payload) VALUES(?,?,?,?,?,?,?,?,?,?)",
         (partition.id, *row, checksum_of(partition.partition, row, encoded.payload), encoded.payload),
     )
     return high_time
 
 
-def block_rows(database: Database, partition: PartitionRow, offset: int) -> Iterator[tuple[BlockRow, bytes | None]]:
+def next_row(database: Database, partition: PartitionRow, offset: int) -> BlockRow | None:
+    """The first block that ends beyond the offset, wherever it starts."""
+    cells = database.execute(
+        f"SELECT {_COLUMNS} FROM block WHERE partition_id = ? AND next > ? ORDER BY next LIMIT 1",
+        (partition.id, offset),
+    ).fetchone()
+    return None if cells is None else BlockRow(*cells)
+
+
+def block_rows(database: Database, partition: PartitionRow, offset: int) -> Generator[tuple[BlockRow, bytes | None]]:
     """Rows of the blocks that end beyond the offset, in order; small payloads come along.
 
     Raises CorruptLog if the rows leave a hole.

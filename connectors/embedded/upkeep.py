@@ -16,7 +16,9 @@ def topic_settings(database: Database) -> dict[str, TopicSettings]:
     rows = database.execute(
         "SELECT name, partitions, retention_us, retention_bytes, compacted FROM topic ORDER BY name"
     )
-    return {name: TopicSettings(*cells, compacted=bool(compacted)) for name, *cells, compacted in rows}
+    return {
+        name: TopicSettings(partitions, age, size, bool(compacted)) for name, partitions, age, size, compacted in rows
+    }
 
 
 def remove_before(database: Database, partition: PartitionRow, before: int) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from connectors.embedded.database import Database
-from connectors.embedded.stored import BlockRow, partition_row, read_block
+from connectors.embedded.stored import BlockRow, next_row, partition_row, read_block
 from connectors.embedded.upkeep import topic_settings
 from streamproc.errors import CorruptLog, UnknownTopic
 from streamproc.ports import TopicPartition
@@ -53,22 +53,18 @@ def _of_partition(database: Database, place: TopicPartition) -> Iterator[Finding
                 row = partition_row(database, place)
                 # Retention may have removed what was to come next: then that is no hole.
                 expected = row.start if reached is None else max(reached, row.start)
-                cells = database.execute(
-                    "SELECT id, base, next, count, raw_bytes, append_time, newest, high_time, checksum, length(payload) "
-                    "FROM block WHERE partition_id = ? AND next > ? ORDER BY next LIMIT 1",
-                    (row.id, expected),
-                ).fetchone()
-                if cells is None:
+                stored = next_row(database, row, expected)
+                if stored is None:
                     if expected < row.end:
                         found.append(_hole(place, expected, row.end))
                     stop = row.end
                 else:
-                    stored = BlockRow(*cells)
                     stop = stored.next
                     if stored.base > expected:
                         found.append(_hole(place, expected, stored.base))
                     elif stored.base < expected and reached is not None and expected == reached:
-                        found.append(Finding(*place, stored.base, expected, f"{_name(place)}: two blocks hold offset {stored.base}"))
+                        text = f"{_name(place)}: two blocks hold offset {stored.base}"
+                        found.append(Finding(*place, stored.base, expected, text))
                     found += _of_block(database, place, stored)
         except UnknownTopic:
             return  # deleted while we walked
@@ -76,7 +72,7 @@ def _of_partition(database: Database, place: TopicPartition) -> Iterator[Finding
             yield Finding(*place, reached or 0, reached or 0, str(error))
             return
         yield from found
-        if cells is None:
+        if stored is None:
             return
         reached = stop
 
@@ -92,7 +88,7 @@ def _of_block(database: Database, place: TopicPartition, stored: BlockRow) -> li
     )
     if fine:
         return []
-    text = f"{_name(place)}: the offsets of the block at {stored.base} do not rise within {stored.base} to {stored.next}"
+    text = f"{_name(place)}: the offsets of a block do not rise within {stored.base} to {stored.next}"
     return [Finding(*place, stored.base, stored.next, text)]
 
 
