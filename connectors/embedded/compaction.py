@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -21,7 +21,15 @@ import polars as pl
 
 from connectors.embedded.database import Database
 from connectors.embedded.layout import BLOCK_BYTES, BLOCK_RECORDS, cells_of, encode, joined
-from connectors.embedded.stored import BlockRow, PartitionRow, block_rows, insert, partition_row, read_block
+from connectors.embedded.stored import (
+    BlockRow,
+    PartitionRow,
+    block_rows,
+    insert,
+    partition_row,
+    read_block,
+    store_partition,
+)
 from streamproc.ports import Block, HeaderColumn, Int64s, TopicPartition
 
 _SCAN_BYTES: Final = 64 << 20
@@ -67,9 +75,8 @@ def _compact(database: Database, partition: PartitionRow, blocks: list[BlockRow]
         if (before != after or len(group) > 1) and _rewrite(database, partition, group, keep):
             removed += before - after
     with database.writing():
-        database.execute(
-            "UPDATE partition SET compacted_to = ? WHERE id = ?", (partition.end, partition.id)
-        )
+        # Others appended meanwhile, so the row is read again.
+        store_partition(database, replace(partition_row(database, partition.partition), compacted_to=partition.end))
     return removed
 
 

@@ -15,7 +15,8 @@ from streamproc.errors import CorruptLog, InputError, LogBusy, LogError
 APPLICATION_ID = 0x53504C47  # "SPLG": tells our files from other SQLite files
 FORMAT_VERSION = 1
 _PAGE_BYTES = 8192
-_WAL_PAGES = 4096
+WAL_PAGES = 4096
+"""A commit that makes the WAL longer than this many pages moves them to the main file."""
 _BUSY_PAUSE_S = 0.001
 
 _TABLES = """
@@ -25,7 +26,7 @@ CREATE TABLE topic(
 CREATE TABLE partition(
   id INTEGER PRIMARY KEY AUTOINCREMENT, topic_id INTEGER NOT NULL, number INTEGER NOT NULL,
   start_offset INTEGER NOT NULL, end_offset INTEGER NOT NULL, append_time INTEGER NOT NULL, high_time INTEGER NOT NULL,
-  compacted_to INTEGER NOT NULL, UNIQUE(topic_id, number));
+  compacted_to INTEGER NOT NULL, checksum BLOB NOT NULL, UNIQUE(topic_id, number));
 CREATE TABLE block(
   id INTEGER PRIMARY KEY, partition_id INTEGER NOT NULL, base INTEGER NOT NULL, next INTEGER NOT NULL,
   count INTEGER NOT NULL, raw_bytes INTEGER NOT NULL, append_time INTEGER NOT NULL, newest INTEGER NOT NULL,
@@ -212,7 +213,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
                 connection.execute("ROLLBACK")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")  # in WAL mode: fsync at every commit
-    connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
     connection.execute("PRAGMA journal_size_limit = 134217728")
 
 

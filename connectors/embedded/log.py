@@ -14,7 +14,7 @@ from connectors.embedded.compaction import compact_topic
 from connectors.embedded.database import Database
 from connectors.embedded.membership import EmbeddedMembership
 from connectors.embedded.reading import Reader
-from connectors.embedded.stored import BlockRow, block_rows, partition_row, read_block, unknown
+from connectors.embedded.stored import BlockRow, block_rows, create_partition, partition_row, read_block, unknown
 from connectors.embedded.upkeep import Upkeep, enforce_retention, remove_before, topic_settings
 from connectors.embedded.verifying import Finding, findings
 from connectors.embedded.writing import EmbeddedProducer
@@ -101,11 +101,7 @@ class EmbeddedLog:
                 (topic, settings.partitions, settings.retention_us, settings.retention_bytes, settings.compacted),
             )
             for number in range(settings.partitions):
-                self._database.execute(
-                    "INSERT INTO partition(topic_id, number, start_offset, end_offset, append_time, high_time, "
-                    "compacted_to) VALUES(?, ?, 0, 0, ?, ?, 0)",
-                    (made.lastrowid, number, -(2**62), -(2**62)),
-                )
+                create_partition(self._database, made.lastrowid or 0, TopicPartition(topic, number))
 
     def delete_topic(self, topic: str) -> None:
         """Removes topic, records, committed offsets and memberships; raises UnknownTopic."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import xxhash
 import zstandard
@@ -13,9 +13,11 @@ import zstandard
 from connectors.embedded.database import Database
 from connectors.embedded.layout import Encoded, decode
 from streamproc.errors import CorruptLog, UnknownTopic, did_you_mean
+from streamproc.event_time import MIN_TIME
 from streamproc.ports import Block, TopicPartition
 
 _PLACE: Final = struct.Struct("<7q")
+_PARTITION: Final = struct.Struct("<6q")
 _SMALL_PAYLOAD: Final = 16_384
 _COLUMNS: Final = "id, base, next, count, raw_bytes, append_time, newest, high_time, checksum, length(payload)"
 
@@ -63,15 +65,49 @@ class BlockRow:
 
 
 def partition_row(database: Database, partition: TopicPartition) -> PartitionRow:
-    """The partition; raises UnknownTopic."""
+    """The partition; raises UnknownTopic, and CorruptLog if its row was changed by anyone but us."""
     row = database.execute(
-        "SELECT p.id, p.start_offset, p.end_offset, p.append_time, p.high_time, p.compacted_to "
+        "SELECT p.checksum, p.id, p.start_offset, p.end_offset, p.append_time, p.high_time, p.compacted_to "
         "FROM topic t JOIN partition p ON p.topic_id = t.id WHERE t.name = ? AND p.number = ?",
         (partition.topic, partition.partition),
     ).fetchone()
     if row is None:
         raise unknown(database, partition.topic, partition.partition)
-    return PartitionRow(partition, *row)
+    checksum, *cells = row
+    if not _all_integers(cells) or checksum != _partition_checksum(partition, cells):
+        raise damaged(database, partition, 0, "the checksum of the partition's own row does not match it")
+    return PartitionRow(partition, *cells)
+
+
+def create_partition(database: Database, topic_id: int, partition: TopicPartition) -> None:
+    """Adds an empty partition."""
+    made = database.execute(
+        "INSERT INTO partition(topic_id, number, start_offset, end_offset, append_time, high_time, compacted_to, "
+        "checksum) VALUES(?, ?, 0, 0, 0, 0, 0, x'')",
+        (topic_id, partition.partition),
+    )
+    store_partition(database, PartitionRow(partition, made.lastrowid or 0, 0, 0, MIN_TIME, MIN_TIME, 0))
+
+
+def store_partition(database: Database, row: PartitionRow) -> None:
+    """Writes the partition's row; call it inside the transaction that read it."""
+    cells = (row.id, row.start, row.end, row.append_time, row.high_time, row.compacted_to)
+    database.execute(
+        "UPDATE partition SET start_offset = ?, end_offset = ?, append_time = ?, high_time = ?, compacted_to = ?, "
+        "checksum = ? WHERE id = ?",
+        (*cells[1:], _partition_checksum(row.partition, cells), row.id),
+    )
+
+
+def _partition_checksum(partition: TopicPartition, cells: Sequence[int]) -> bytes:
+    digest = xxhash.xxh3_128(_PARTITION.pack(*cells))
+    digest.update(f"{partition.partition}:{partition.topic}".encode())
+    return digest.digest()
+
+
+def _all_integers(cells: Sequence[object]) -> bool:
+    # A damaged page may turn a number into anything that SQLite knows.
+    return all(type(cell) is int for cell in cells)
 
 
 def unknown(database: Database, topic: str, partition: int) -> UnknownTopic:
@@ -113,7 +149,14 @@ def next_row(database: Database, partition: PartitionRow, offset: int) -> BlockR
         f"SELECT {_COLUMNS} FROM block WHERE partition_id = ? AND next > ? ORDER BY next LIMIT 1",
         (partition.id, offset),
     ).fetchone()
-    return None if cells is None else BlockRow(*cells)
+    return None if cells is None else _block_row(database, partition, cells)
+
+
+def _block_row(database: Database, partition: PartitionRow, cells: Sequence[Any]) -> BlockRow:
+    *numbers, checksum, size = cells
+    if not _all_integers((*numbers, size)):
+        raise damaged(database, partition.partition, partition.start, "the row of a stored block is not what we wrote")
+    return BlockRow(*numbers, checksum, size)
 
 
 def block_rows(database: Database, partition: PartitionRow, offset: int) -> Generator[tuple[BlockRow, bytes | None]]:
@@ -128,7 +171,7 @@ def block_rows(database: Database, partition: PartitionRow, offset: int) -> Gene
         (partition.id, offset),
     )
     for *cells, payload in cursor:
-        row = BlockRow(*cells)
+        row = _block_row(database, partition, cells)
         if row.base != expected and (expected is not None or row.base > offset):
             raise damaged(database, partition.partition, expected or offset, "a stored block is missing")
         expected = row.next

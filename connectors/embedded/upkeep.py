@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from connectors.embedded.compaction import compact_topic, is_worth_compacting
 from connectors.embedded.database import Database
-from connectors.embedded.stored import PartitionRow, partition_row
+from connectors.embedded.stored import PartitionRow, partition_row, store_partition
 from streamproc.errors import CorruptLog, LogBusy, OffsetOutOfRange
 from streamproc.ports import TopicPartition, TopicSettings
 
@@ -35,7 +36,7 @@ def remove_before(database: Database, partition: PartitionRow, before: int) -> i
         "SELECT coalesce(sum(count), 0) FROM block WHERE partition_id = ? AND next <= ?", (partition.id, before)
     ).fetchone()
     database.execute("DELETE FROM block WHERE partition_id = ? AND next <= ?", (partition.id, before))
-    database.execute("UPDATE partition SET start_offset = ? WHERE id = ?", (before, partition.id))
+    store_partition(database, replace(partition, start=before))
     return int(removed)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from connectors.embedded.database import Database
 from connectors.embedded.membership import EmbeddedMembership, Standing, check_standing
 from connectors.embedded.pending import Pending
-from connectors.embedded.stored import insert, partition_row
+from connectors.embedded.stored import insert, partition_row, store_partition
 from connectors.embedded.upkeep import Upkeep
 from streamproc.errors import Fenced, LogBusy, LogError
 from streamproc.ports import Block, Membership, TopicPartition
@@ -101,10 +102,7 @@ class EmbeddedTransaction:
             high_time = insert(
                 self._database, row, encoded, base=base, end=end, append_time=now, high_time=high_time
             )
-        self._database.execute(
-            "UPDATE partition SET end_offset = ?, append_time = ?, high_time = ? WHERE id = ?",
-            (end, stamped, high_time, row.id),
-        )
+        store_partition(self._database, replace(row, end=end, append_time=stamped, high_time=high_time))
         return row.end, end
 
     def _write_offsets(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
