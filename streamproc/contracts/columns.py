@@ -10,7 +10,7 @@ The mapping (the codec follows the same one):
     local-timestamp-*       Datetime without zone   duration Struct{months, days, millis: Int64}
     [null, T] and [T, null] a nullable T
     wider unions            Struct with one nullable field a branch, named by the branch's type (short name for
-                            records, enums and fixed); exactly one field is set, none for null
+                            records, enums and fixed, full where short ones clash); exactly one is set, none for null
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _PRIMITIVE: Final[dict[str, pl.DataType]] = {
     "null": pl.Null(), "boolean": pl.Boolean(), "int": pl.Int32(), "long": pl.Int64(), "float": pl.Float32(),
     "double": pl.Float64(), "bytes": pl.Binary(), "string": pl.String(),
 }  # fmt: skip
+DURATION: Final = pl.Struct({"months": pl.Int64(), "days": pl.Int64(), "millis": pl.Int64()})
 _LOGICAL: Final[dict[tuple[str, str], pl.DataType]] = {
     ("int", "date"): pl.Date(),
     ("int", "time-millis"): pl.Time(),
@@ -37,8 +38,9 @@ _LOGICAL: Final[dict[tuple[str, str], pl.DataType]] = {
     ("long", "local-timestamp-micros"): pl.Datetime("us"),
     ("long", "local-timestamp-nanos"): pl.Datetime("ns"),
     ("string", "uuid"): pl.String(),
+    ("fixed", "uuid"): pl.String(),
+    ("fixed", "duration"): DURATION,
 }
-DURATION: Final = pl.Struct({"months": pl.Int64(), "days": pl.Int64(), "millis": pl.Int64()})
 MAX_PRECISION: Final = 38
 
 
@@ -62,10 +64,10 @@ def logical_of(node: object) -> str:
     if not isinstance(node, Mapping) or not isinstance(name := node.get("logicalType"), str):
         return ""
     kind = kind_of(node)
-    if (kind, name) in _LOGICAL:
+    if kind != "fixed" and (kind, name) in _LOGICAL:
         return name
-    if name == "duration":
-        return name if kind == "fixed" and node.get("size") == 12 else ""
+    if kind == "fixed" and (name, node.get("size")) in (("duration", 12), ("uuid", 16)):
+        return name
     if name == "decimal" and kind in ("bytes", "fixed"):
         precision, scale = node.get("precision"), node.get("scale", 0)
         if type(precision) is int and type(scale) is int and precision > 0 and 0 <= scale <= precision:
@@ -90,10 +92,19 @@ def branch_name(node: object) -> str:
     return kind_of(node)
 
 
+def branch_names(values: list[object]) -> list[str]:
+    """The names of a wide union's fields: short names, full ones where short ones clash."""
+    short = [branch_name(branch) for branch in values]
+    return [
+        str(branch["name"]) if isinstance(branch, Mapping) and "name" in branch and short.count(name) > 1 else name
+        for branch, name in zip(values, short, strict=True)
+    ]
+
+
 def polars_type(avro_type: object, *, path: str = "") -> tuple[pl.DataType, bool]:
     """The Polars type of an Avro type and whether it is nullable; takes a node of an expanded schema.
 
-    Raises InvalidSchema for decimals of more than 38 digits, empty unions, and unions with two branches of one name.
+    Raises InvalidSchema for decimals of more than 38 digits, and empty unions.
 
     >>> polars_type(["null", {"type": "int", "logicalType": "date"}])
     (Date, True)
@@ -113,7 +124,7 @@ def polars_type(avro_type: object, *, path: str = "") -> tuple[pl.DataType, bool
                     path, f"a decimal of {precision} digits does not fit in a column", "use at most 38, or plain bytes"
                 )
             return pl.Decimal(precision, scale), False
-        return (DURATION if logical == "duration" else _LOGICAL[kind, logical]), False
+        return _LOGICAL[kind, logical], False
     if kind in _PRIMITIVE:
         return _PRIMITIVE[kind], False
     if not isinstance(avro_type, Mapping):
@@ -144,10 +155,6 @@ def _union(branches: list[object], path: str) -> tuple[pl.DataType, bool]:
         return pl.Null(), True
     if len(values) == 1:
         return polars_type(values[0], path=path)[0], nullable
-    names = [branch_name(branch) for branch in values]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise refuse(
-            path, f"two branches of a union are both called '{twice[0]}'", "give the types different short names"
-        )
+    names = branch_names(values)
     members = {name: polars_type(branch, path=f"{path}.{name}")[0] for name, branch in zip(names, values, strict=True)}
     return pl.Struct(members), nullable

@@ -135,7 +135,7 @@ def _differences(reader: object, writer: object, path: str) -> Iterator[_Reason]
         yield _Reason(path, _mismatch(kind, written), _mend(kind, written))
         return
     meaning, meant = logical_of(reader), logical_of(writer)
-    if meaning != meant and (meaning, meant) != ("", "uuid"):
+    if meaning != meant and (meaning, meant, written) != ("", "uuid", "string"):
         yield _Reason(
             path, f"{meant or written} became {meaning or kind}: the same bytes, another meaning", _NEW_SUBJECT
         )
@@ -159,17 +159,17 @@ def _mend(kind: str, written: str) -> str:
 
 
 def _branch(reader: list[object], writer: object, path: str) -> Iterator[_Reason]:
-    """A union reads a value if the branch that a decoder picks does: the same kind, or the first that can hold it."""
+    """A union reads by one branch, as the codec picks it: the same type by name, by alias, or the first wider."""
     written = kind_of(writer)
-    same = [branch for branch in reader if kind_of(branch) == written and _same_name(branch, writer)]
+    kin = [branch for branch in reader if kind_of(branch) == written and _same_name(branch, writer)]
+    kin.sort(key=lambda branch: branch_name(branch) != branch_name(writer))
     wider = [branch for branch in reader if kind_of(branch) in _PROMOTIONS.get(written, ())]
-    if not same and not wider:
+    if kin or wider:
+        yield from _differences((kin or wider)[0], writer, path)
+    else:
         names = ", ".join(branch_name(branch) for branch in reader)
         why = "null was allowed" if written == "null" else f"no branch of ({names}) reads {branch_name(writer)}"
         yield _Reason(path, why, "keep the branch in the union")
-    # Decoders differ: some take the first branch that matches, some prefer the same type. Each choice must do.
-    for branch in [*same, *wider[:1]]:
-        yield from _differences(branch, writer, path)
 
 
 def _same_name(reader: object, writer: object) -> bool:

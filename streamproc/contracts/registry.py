@@ -188,8 +188,8 @@ class MemoryRegistry:
         require_evolution(contract, history, mode=mode)
 
     def learn(self, ids: Mapping[str, int]) -> None:
-        """Takes ids that were allocated elsewhere; raises ContractError if one of them stands for another schema here."""
-        merged = self._ids | ids
+        """Takes ids that were allocated elsewhere; raises ContractError if one stands for another schema here."""
+        merged = {**self._ids, **ids}
         check_ids(merged)
         self._ids = merged
 
@@ -233,6 +233,6 @@ def check_ids(ids: Mapping[str, int]) -> None:
         if schema_id in owners:
             raise ContractError(
                 f"the schemas {owners[schema_id]} and {print_} share the id {schema_id}",
-                hint="two branches allocated it: remove the line of the one that wrote no data yet, and register that again",
+                hint="two branches allocated it: remove the line of the one that wrote no data yet, register it again",
             )
         owners[schema_id] = print_
