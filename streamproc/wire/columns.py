@@ -10,7 +10,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from streamproc.wire.layout import ENDS, FLAG, TEXT, WIDE, Layout, Slot, polars_type
+from streamproc.wire.layout import ENDS, FLAG, TEXT, WIDE, Layout, Slot
 from streamproc.wire.types import AvroType
 
 Int64s = npt.NDArray[np.int64]
@@ -49,7 +49,7 @@ def new_arena(layout: Layout, capacity: Int64s) -> Arena:
     arena = Arena(
         np.empty(words, np.int64), np.empty(flags, np.uint8), columns, np.zeros(layout.scope_count, np.int64), capacity
     )
-    for c in np.flatnonzero(columns[1] == ENDS):
+    for c in np.flatnonzero(columns[1] == ENDS).tolist():
         arena.words[columns[0, c]] = 0
     return arena
 
@@ -77,7 +77,7 @@ def frame_of(layout: Layout, arena: Arena, data: Sequence[Bytes]) -> pl.DataFram
     The Arrow types come from Polars itself, so that enums and views arrive as what they are.
     """
     root = layout.root
-    schema = {column.name: polars_type(column.type) for column in root.avro.fields}
+    schema = {column.name: column.dtype for column in root.avro.fields}
     target = pl.DataFrame(schema=schema).to_arrow(compat_level=pl.CompatLevel.newest()).schema
     maker = _Maker(arena, [pa.py_buffer(part) for part in data])
     arrays = [maker.array(slot, target.field(i).type) for i, slot in enumerate(root.children)]

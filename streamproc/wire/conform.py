@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 import pyarrow as pa
+from polars._typing import PolarsDataType
 
 from streamproc.errors import TypeMismatch
 
@@ -46,8 +47,8 @@ def _may_become(have: pl.DataType, want: pl.DataType) -> bool:
     return False
 
 
-def _instance(dtype: pl.DataType | type[pl.DataType]) -> pl.DataType:
-    return dtype() if isinstance(dtype, type) else dtype
+def _instance(dtype: PolarsDataType) -> pl.DataType:
+    return dtype if isinstance(dtype, pl.DataType) else dtype()
 
 
 def _cast(series: pl.Series, dtype: pl.DataType) -> pl.Series:

@@ -15,14 +15,13 @@ import numpy.typing as npt
 from streamproc.wire import opcodes as op
 from streamproc.wire.kernel import kernel
 from streamproc.wire.layout import ENDS, FLAG, WORD
-from streamproc.wire.types import MAX_DEPTH
+from streamproc.wire.types import STACK
 
 Int64s = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 
 _TOP_CLEAR = 0x7FFFFFFFFFFFFFFF
 _HIGH_BITS = -0x7F7F7F7F7F7F7F80  # 0x80 in every byte
-_STACK = MAX_DEPTH + 2
 
 
 @kernel
@@ -47,7 +46,8 @@ def _word_at(buf: Bytes, p: int) -> int:
     """Eight bytes, little-endian; the compiler makes one load of it."""
     return (
         np.int64(buf[p]) | np.int64(buf[p + 1]) << 8 | np.int64(buf[p + 2]) << 16 | np.int64(buf[p + 3]) << 24
-        | np.int64(buf[p + 4]) << 32 | np.int64(buf[p + 5]) << 40 | np.int64(buf[p + 6]) << 48 | np.int64(buf[p + 7]) << 56
+        | np.int64(buf[p + 4]) << 32 | np.int64(buf[p + 5]) << 40 | np.int64(buf[p + 6]) << 48
+        | np.int64(buf[p + 7]) << 56
     )  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def _utf8(buf: Bytes, p: int, e: int) -> bool:
 
 @kernel
 def _put_view(words: Int64s, at: int, buf: Bytes, p: int, size: int) -> int:
-    """Writes Arrow's 16-byte view of the bytes at p and gives the OR of what it saw of them (bytes beyond 12: unseen)."""
+    """Writes Arrow's 16-byte view of the bytes at p and gives the OR of them, -1 if they are more than 12."""
     if p + 12 <= buf.size:
         word = _word_at(buf, p)
         first = word & 0xFFFFFFFF
@@ -156,8 +156,8 @@ def decode_rows(
     bits = np.empty(1, np.int64)
     as_double = bits.view(np.float64)
     as_float = bits.view(np.float32)
-    left = np.empty(_STACK, np.int64)
-    block_ends = np.empty(_STACK, np.int64)
+    left = np.empty(STACK, np.int64)
+    block_ends = np.empty(STACK, np.int64)
     saved = counts.copy()
     nested = counts.size > 1
     for row in range(first, starts.size):

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from streamproc.errors import InputError, InvalidSchema, UnknownColumn, did_you_mean
+from streamproc.errors import InputError, UnknownColumn, did_you_mean
 from streamproc.wire import opcodes as op
 from streamproc.wire.columns import Arena, Bytes, Int64s, frame_of, grown, new_arena, reduced
 from streamproc.wire.decode import decode_rows
@@ -48,7 +48,7 @@ class Decoder:
     """Reads payloads of one writer's schema as the reader's columns.
 
     `columns` names the reader's fields that somebody reads: the others are stepped over, not decoded, and their
-    UTF-8, decimals and times of day are not looked at.  Text columns point into the payload buffer, which they keep alive.
+    UTF-8, decimals and times of day are not looked at.  Text columns point into the payload buffer and keep it alive.
 
     Raises InvalidSchema, or IncompatibleEvolution where the reader's schema cannot read the writer's.
 
@@ -67,11 +67,6 @@ class Decoder:
     ) -> None:
         writer = parse(writer_schema)
         reader = writer if reader_schema is None else parse(reader_schema)
-        for avro in (writer, reader):
-            if avro.kind != "record":
-                raise InvalidSchema(
-                    f"the schema is a {avro.kind}, not a record", hint="put the value into a record's field"
-                )
         if columns is not None:
             known = [column.name for column in reader.fields]
             for name in columns:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from streamproc.wire import opcodes as op
 from streamproc.wire.kernel import kernel
-from streamproc.wire.types import MAX_DEPTH
+from streamproc.wire.types import STACK
 
 Int64s = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
@@ -37,7 +37,6 @@ _NAN = 0x7FF8000000000000
 _INFINITY = 0x7FF0000000000000
 _NAN32 = 0x7FC00000
 _INFINITY32 = 0x7F800000
-_STACK = MAX_DEPTH + 2
 
 
 @kernel
@@ -103,7 +102,7 @@ def encode_rows(
     header  uint8[*]  precedes each body;  out has room for the longest possible encoding
     """
     at_of = np.zeros(scopes, np.int64)
-    last = np.empty(_STACK, np.int64)
+    last = np.empty(STACK, np.int64)
     q = 0
     for row in range(starts.size):
         starts[row] = q

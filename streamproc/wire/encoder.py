@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from streamproc.errors import InputError, InvalidSchema, TypeMismatch, UnknownColumn, did_you_mean
+from streamproc.errors import InputError, TypeMismatch, UnknownColumn, did_you_mean
 from streamproc.wire import encode as kernels
 from streamproc.wire import opcodes as op
 from streamproc.wire.conform import conformed
-from streamproc.wire.layout import Layout, Slot, layout_of, polars_type
+from streamproc.wire.layout import Layout, Slot, layout_of
 from streamproc.wire.source import Bytes, Int64s, Source
 from streamproc.wire.types import AvroType, parse
 
@@ -58,10 +58,6 @@ class Encoder:
 
     def __init__(self, schema: Mapping[str, object]) -> None:
         avro = parse(schema)
-        if avro.kind != "record":
-            raise InvalidSchema(
-                f"the schema is a {avro.kind}, not a record", hint="put the value into a record's field"
-            )
         self._layout: Layout = layout_of(avro)
         compiler = _Compiler()
         compiler.root(avro, self._layout.root)
@@ -87,16 +83,17 @@ class Encoder:
             if column.name not in frame.columns:
                 hint = did_you_mean(column.name, frame.columns)
                 raise UnknownColumn(f"the frame to encode has no column '{column.name}'", hint=hint)
-            source.add(slot, self._numbers, conformed(frame[column.name], polars_type(column.type)))
+            source.add(slot, self._numbers, conformed(frame[column.name], column.dtype))
         code = self._code.copy()
         code[:, op.BASE] = source.bases[code[:, op.BASE]]
         code[:, op.VALID] = source.valids[code[:, op.VALID]]
         out = np.empty(source.most + header.size * n + 16, np.uint8)
         starts, ends, failure = np.empty(n, np.int64), np.empty(n, np.int64), np.zeros(3, np.int64)
+        words, flags = np.concatenate(source.words), np.concatenate(source.flags)
+        data = np.concatenate(source.data)
         done = kernels.encode_rows(
-            code, self._aux, source.valids, np.concatenate([*source.words, np.zeros(1, np.int64)]),
-            np.concatenate([*source.flags, np.zeros(1, np.uint8)]), np.concatenate([*source.data, np.zeros(1, np.uint8)]),
-            header.copy(), self._layout.scope_count, out, starts, ends, failure,
+            code, self._aux, source.valids, words, flags, data, header.copy(), self._layout.scope_count, out, starts,
+            ends, failure,
         )  # fmt: skip
         if not done:
             raise self._failure(frame, *failure.tolist())

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-import polars as pl
-
 from streamproc.wire.types import AvroType
 
 FLAG: Final = 0
@@ -65,58 +63,7 @@ def layout_of(avro: AvroType) -> Layout:
     return Layout(root, tuple(builder.kinds), tuple(builder.scopes), tuple(builder.inner), builder.scope_count)
 
 
-def is_wide(avro: AvroType) -> bool:
-    """Whether it is a union of two or more types besides null."""
-    return avro.kind == "union" and len(avro.values) > 1
-
-
-def branch_names(avro: AvroType) -> tuple[str, ...]:
-    """The struct field names of a wide union's branches: short type names, full ones where short ones clash."""
-    short = [branch.label for branch in avro.values]
-    return tuple(
-        branch.name if branch.name and short.count(label) > 1 else label
-        for branch, label in zip(avro.values, short, strict=True)
-    )
-
-
-def polars_type(avro: AvroType) -> pl.DataType:
-    """The Polars type of the values of a schema.
-
-    >>> polars_type(AvroType("array", items=AvroType("long")))
-    List(Int64)
-    """
-    if avro.kind == "union":
-        if not avro.values:
-            return pl.Null()
-        if len(avro.values) == 1:
-            return polars_type(avro.values[0])
-        pairs = zip(branch_names(avro), avro.values, strict=True)
-        return pl.Struct({name: polars_type(branch) for name, branch in pairs})
-    if avro.kind == "record":
-        return pl.Struct({column.name: polars_type(column.type) for column in avro.fields})
-    if avro.kind == "enum":
-        return pl.Enum(avro.symbols)
-    if avro.items is not None:
-        item = polars_type(avro.items)
-        return pl.List(item if avro.kind == "array" else pl.Struct({"key": pl.String(), "value": item}))
-    if avro.logical == "decimal":
-        return pl.Decimal(avro.precision, avro.scale)
-    if avro.logical == "duration":
-        return pl.Struct({name: pl.Int64() for name in DURATION_PARTS})
-    return _LOGICAL.get(avro.logical) or _PLAIN[avro.kind]
-
-
 DURATION_PARTS: Final = ("months", "days", "millis")
-_PLAIN: Final[dict[str, pl.DataType]] = {
-    "null": pl.Null(), "boolean": pl.Boolean(), "int": pl.Int32(), "long": pl.Int64(), "float": pl.Float32(),
-    "double": pl.Float64(), "bytes": pl.Binary(), "string": pl.String(), "fixed": pl.Binary(),
-}  # fmt: skip
-_LOGICAL: Final[dict[str, pl.DataType]] = {
-    "date": pl.Date(), "time-millis": pl.Time(), "time-micros": pl.Time(), "uuid": pl.String(),
-    "timestamp-millis": pl.Datetime("ms", "UTC"), "timestamp-micros": pl.Datetime("us", "UTC"),
-    "timestamp-nanos": pl.Datetime("ns", "UTC"), "local-timestamp-millis": pl.Datetime("ms"),
-    "local-timestamp-micros": pl.Datetime("us"), "local-timestamp-nanos": pl.Datetime("ns"),
-}  # fmt: skip
 
 
 class _Builder:
@@ -136,7 +83,7 @@ class _Builder:
         """A node's slot; `nullable` says that null may stand here for another reason than a union with null."""
         first = len(self.kinds)
         nullable = nullable or (avro.kind == "union" and avro.null_index >= 0)
-        if avro.kind == "union" and not is_wide(avro):
+        if avro.kind == "union" and not avro.is_wide:
             avro = avro.values[0] if avro.values else AvroType("null")
         valid = self.column(FLAG, scope) if nullable and avro.kind != "null" else -1
         column = inner = -1
@@ -146,8 +93,7 @@ class _Builder:
                 self.slot(f.type, f"{path}.{f.name}".lstrip("."), scope, nullable=False) for f in avro.fields
             )
         elif avro.kind == "union":
-            names = branch_names(avro)
-            pairs = zip(names, avro.values, strict=True)
+            pairs = zip(avro.value_names, avro.values, strict=True)
             children = tuple(self.slot(branch, f"{path}.{name}", scope, nullable=True) for name, branch in pairs)
         elif avro.logical == "duration":
             long = AvroType("long")

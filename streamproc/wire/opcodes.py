@@ -4,7 +4,7 @@ An instruction is a row of ten int64:
 
     OP  TAG  BASE  VALID  SCOPE  A  B  JUMP  WIDTH  INNER
 
-    TAG    PLAIN, NULL_FIRST or NULL_SECOND (a union index precedes the value), PRESENT (only says that there is a value)
+    TAG    PLAIN, NULL_FIRST or NULL_SECOND (a union index precedes the value), PRESENT (there is a value)
     BASE   the data column and VALID the flag column, as column numbers in a program and as addresses in the kernel
     WIDTH  how many words a null leaves in BASE: see ZERO_*
 """

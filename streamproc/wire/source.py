@@ -24,12 +24,12 @@ class Source:
 
     bases: Int64s
     valids: Int64s
-    words: list[Int64s] = field(default_factory=list)
-    flags: list[Bytes] = field(default_factory=list)
-    data: list[Bytes] = field(default_factory=list)
-    word_count: int = 0
-    flag_count: int = 0
-    data_count: int = 0
+    words: list[Int64s] = field(default_factory=lambda: [np.zeros(1, np.int64)])
+    flags: list[Bytes] = field(default_factory=lambda: [np.zeros(1, np.uint8)])
+    data: list[Bytes] = field(default_factory=lambda: [np.zeros(1, np.uint8)])
+    word_count: int = 1
+    flag_count: int = 1
+    data_count: int = 1
     most: int = 0
 
     def add(self, slot: Slot, numbers: dict[int, int], array: pa.Array) -> None:
@@ -45,7 +45,7 @@ class Source:
             for i, child in enumerate(slot.children):
                 self.add(child, numbers, array.field(i))
         elif slot.avro.items is not None:
-            bounds = _numbers(array, 1, np.int64, 1)
+            bounds = _bounds(array)
             self.bases[me] = self.add_words(bounds - bounds[0])
             self.most += n
             items = array.values.slice(int(bounds[0]), int(bounds[-1] - bounds[0]))
@@ -64,9 +64,9 @@ class Source:
         avro = slot.avro
         if avro.logical == "decimal":
             self.most += 17 * len(array) + avro.size * len(array)
-            return self.add_words(_numbers(array, 1, np.int64, 0, width=2))
+            return self.add_words(_numbers(array, "i8", width=2))
         if avro.kind in {"string", "bytes", "fixed"}:
-            bounds = _numbers(array, 1, np.int64, 1)
+            bounds = _bounds(array)
             raw = np.empty(0, np.uint8) if array.buffers()[2] is None else np.frombuffer(array.buffers()[2], np.uint8)
             raw = raw[int(bounds[0]) : int(bounds[-1])]
             bounds = bounds - bounds[0]
@@ -80,9 +80,7 @@ class Source:
         if avro.kind == "enum":
             return self.add_words(_symbols(avro.symbols, array))
         width = array.type.bit_width // 8
-        return self.add_words(
-            _numbers(array, 1, {4: np.uint32 if avro.kind == "float" else np.int32, 8: np.int64}[width], 0)
-        )
+        return self.add_words(_numbers(array, "u4" if avro.kind == "float" else f"i{width}"))
 
     def add_words(self, values: npt.NDArray[np.generic]) -> int:
         """Appends numbers as words; gives their address."""
@@ -105,27 +103,29 @@ def _bits(buffer: pa.Buffer, offset: int, n: int) -> Bytes:
     return np.unpackbits(np.frombuffer(buffer, np.uint8), count=offset + n, bitorder="little")[offset:]
 
 
-def _numbers(
-    array: pa.Array, buffer: int, dtype: type[np.generic], extra: int, *, width: int = 1
-) -> npt.NDArray[np.generic]:
-    """One of the array's buffers as numbers, from the array's own offset on, `extra` more than it has rows."""
+def _numbers(array: pa.Array, dtype: str, *, extra: int = 0, width: int = 1) -> npt.NDArray[np.generic]:
+    """The array's first value buffer from the array's own offset on: `width` numbers a row, `extra` more at the end."""
     start, n = array.offset * width, len(array) * width + extra
-    held = array.buffers()[buffer]
+    held = array.buffers()[1]
     if held is None or held.size == 0:
         return np.zeros(n, dtype)
     return np.frombuffer(held, dtype)[start : start + n]
 
 
+def _bounds(array: pa.Array) -> Int64s:
+    """Where each row's bytes or items begin, and where the last one ends."""
+    return _numbers(array, "i8", extra=1).astype(np.int64, copy=False)
+
+
 def _symbols(symbols: tuple[str, ...], array: pa.Array) -> Int64s:
     """Indices into the schema's symbols, whatever order the array's dictionary has."""
     indices = array.indices
-    dtype = {1: np.uint8, 2: np.uint16, 4: np.uint32}[indices.type.bit_width // 8]
-    raw = _numbers(indices, 1, dtype, 0)
+    raw = _numbers(indices, f"u{indices.type.bit_width // 8}").astype(np.int64)
     known = array.dictionary.to_pylist()
     if tuple(known) == symbols[: len(known)]:
-        return raw.astype(np.int64)
+        return raw
     place = {symbol: i for i, symbol in enumerate(symbols)}
-    return np.array([*(place[s] for s in known), 0], np.int64)[np.minimum(raw, len(known))]
+    return np.take(np.array([*(place[s] for s in known), 0], np.int64), np.minimum(raw, len(known)))
 
 
 _NIBBLE = np.full(256, 255, np.uint8)
