@@ -48,7 +48,7 @@ def is_worth_compacting(database: Database, topic: str) -> bool:
 
 
 def compact_topic(database: Database, topic: str) -> int:
-    """Compacts every partition of the topic; gives how many records went.
+    """Compacts every partition of the topic; gives how many records went from the file.
 
     Memory: the distinct keys of one partition.  Raises UnknownTopic, and CorruptLog without having changed the
     damaged block or one behind it.

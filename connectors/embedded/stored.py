@@ -19,7 +19,10 @@ from streamproc.ports import Block, TopicPartition
 _PLACE: Final = struct.Struct("<7q")
 _PARTITION: Final = struct.Struct("<6q")
 _SMALL_PAYLOAD: Final = 16_384
-_COLUMNS: Final = "id, base, next, count, raw_bytes, append_time, newest, high_time, checksum, length(payload)"
+# A damaged page may call bytes a text, which Python would then try to decode: the casts keep them bytes.
+_COLUMNS: Final = (
+    "id, base, next, count, raw_bytes, append_time, newest, high_time, CAST(checksum AS BLOB), length(payload)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +70,8 @@ class BlockRow:
 def partition_row(database: Database, partition: TopicPartition) -> PartitionRow:
     """The partition; raises UnknownTopic, and CorruptLog if its row was changed by anyone but us."""
     row = database.execute(
-        "SELECT p.checksum, p.id, p.start_offset, p.end_offset, p.append_time, p.high_time, p.compacted_to "
-        "FROM topic t JOIN partition p ON p.topic_id = t.id WHERE t.name = ? AND p.number = ?",
+        "SELECT CAST(p.checksum AS BLOB), p.id, p.start_offset, p.end_offset, p.append_time, p.high_time, "
+        "p.compacted_to FROM topic t JOIN partition p ON p.topic_id = t.id WHERE t.name = ? AND p.number = ?",
         (partition.topic, partition.partition),
     ).fetchone()
     if row is None:
@@ -153,10 +156,10 @@ def next_row(database: Database, partition: PartitionRow, offset: int) -> BlockR
 
 
 def _block_row(database: Database, partition: PartitionRow, cells: Sequence[Any]) -> BlockRow:
-    *numbers, checksum, size = cells
+    *numbers, _, size = cells
     if not _all_integers((*numbers, size)):
         raise damaged(database, partition.partition, partition.start, "the row of a stored block is not what we wrote")
-    return BlockRow(*numbers, checksum, size)
+    return BlockRow(*cells)
 
 
 def block_rows(database: Database, partition: PartitionRow, offset: int) -> Generator[tuple[BlockRow, bytes | None]]:
@@ -166,7 +169,7 @@ def block_rows(database: Database, partition: PartitionRow, offset: int) -> Gene
     """
     expected = None
     cursor = database.execute(
-        f"SELECT {_COLUMNS}, CASE WHEN length(payload) < {_SMALL_PAYLOAD} THEN payload END "
+        f"SELECT {_COLUMNS}, CASE WHEN length(payload) < {_SMALL_PAYLOAD} THEN CAST(payload AS BLOB) END "
         "FROM block WHERE partition_id = ? AND next > ? ORDER BY next",
         (partition.id, offset),
     )
@@ -181,7 +184,7 @@ def block_rows(database: Database, partition: PartitionRow, offset: int) -> Gene
 def read_block(database: Database, partition: TopicPartition, row: BlockRow, payload: bytes | None = None) -> Block:
     """The records of a stored block; raises CorruptLog if its checksum does not match."""
     if payload is None:
-        found = database.execute("SELECT payload FROM block WHERE id = ?", (row.id,)).fetchone()
+        found = database.execute("SELECT CAST(payload AS BLOB) FROM block WHERE id = ?", (row.id,)).fetchone()
         if found is None:
             raise damaged(database, partition, row.base, "a stored block is missing")
         payload = found[0]
