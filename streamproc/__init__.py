@@ -1,0 +1,75 @@
+"""streamproc: joins the events of several business processes while they happen.
+
+A stream is a recipe for columns; a topology is a named set of streams that leave; the engine is a function from
+(state, batch) to (state, batches).
+
+    import polars as pl
+    import streamproc as sp
+
+    orders = sp.source("sales.orders", contract="sales_order")
+    busy = orders | sp.key_by("customer_id") | sp.tumbling("1d", orders=sp.count(), spend=sp.total("gross"))
+    daily = sp.Topology("daily", sinks={"spend": busy})
+
+Names are loaded when they are first used: importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, Final
+
+__version__ = "0.1.0"
+
+_HOMES: Final = {
+    "Sink": "streamproc.planning.topology",
+    "Sla": "streamproc.planning.topology",
+    "StreamprocError": "streamproc.errors",
+    "Topology": "streamproc.planning.topology",
+    "approx_distinct": "streamproc.operators.aggregates",
+    "as_of": "streamproc.operators.as_of",
+    "count": "streamproc.operators.aggregates",
+    "custom": "streamproc.operators.custom",
+    "dedupe": "streamproc.operators.dedupe",
+    "distinct": "streamproc.operators.aggregates",
+    "drop": "streamproc.operators.columns",
+    "explode": "streamproc.operators.explode",
+    "first": "streamproc.operators.aggregates",
+    "key_by": "streamproc.operators.key_by",
+    "last": "streamproc.operators.aggregates",
+    "lookback": "streamproc.operators.lookback",
+    "max": "streamproc.operators.aggregates",
+    "mean": "streamproc.operators.aggregates",
+    "min": "streamproc.operators.aggregates",
+    "ordered": "streamproc.operators.ordered",
+    "rename": "streamproc.operators.columns",
+    "require": "streamproc.operators.require",
+    "select": "streamproc.operators.columns",
+    "session": "streamproc.operators.windows",
+    "sink": "streamproc.planning.topology",
+    "sliding": "streamproc.operators.windows",
+    "source": "streamproc.graph",
+    "stateless": "streamproc.operators.stateless",
+    "top_k": "streamproc.operators.aggregates",
+    "total": "streamproc.operators.aggregates",
+    "tumbling": "streamproc.operators.windows",
+    "union": "streamproc.operators.union",
+    "var": "streamproc.operators.aggregates",
+    "where": "streamproc.operators.columns",
+    "with_columns": "streamproc.operators.columns",
+    "within": "streamproc.operators.within",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'streamproc' has no name '{name}'; it has: {', '.join(__all__)}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,231 @@
+"""A stage made ready to run: codecs and intakes built once per process, none of it state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from streamproc.contracts.derive import contract_of
+from streamproc.engine.intake import EdgeIntake, Intake, SourceIntake
+from streamproc.engine.ledger import Ledger
+from streamproc.engine.rejects import REJECTED
+from streamproc.event_time import MIN_TIME
+from streamproc.graph import Source
+from streamproc.planning.plan import Edge, Plan, PlannedSink, Stage
+from streamproc.ports import Int64s, TopicPartition
+from streamproc.wire import Encoder
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One log partition that a task reads: which input of its stage it feeds, and from which upstream task."""
+
+    inlet: int
+    upstream: int
+    place: TopicPartition
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Names of everything that a topology version owns in the log."""
+
+    topology: str
+    version: int
+
+    @property
+    def tasks(self) -> str:
+        """The task topic, which is the journal."""
+        return f"{self.topology}.v{self.version}.tasks"
+
+    @property
+    def late(self) -> str:
+        """Where late rows go."""
+        return f"{self.topology}.late"
+
+    @property
+    def dead_letters(self) -> str:
+        """Where unusable records go."""
+        return f"{self.topology}.dlq"
+
+    def edge(self, name: str) -> str:
+        """The internal topic of an edge."""
+        return f"{self.topology}.v{self.version}.edge.{name}"
+
+    def group(self, stage: int) -> str:
+        """The consumer group that holds a stage's input offsets."""
+        return f"{self.topology}.v{self.version}.s{stage}"
+
+    @property
+    def workers(self) -> str:
+        """The group that shares out the tasks."""
+        return f"{self.topology}.v{self.version}.workers"
+
+
+@dataclass(frozen=True, slots=True)
+class SinkWriter:
+    """A sink with its codec.
+
+    forwards  rows that no step changed leave as the bytes that they came in: the sink's contract is the source's
+    """
+
+    sink: PlannedSink
+    encoder: Encoder
+    schema_id: int
+    partitions: int
+    forwards: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeWriter:
+    """An edge with its codec."""
+
+    edge: Edge
+    encoder: Encoder
+    topic: str
+    downstream: int
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledStage:
+    """All that the steps of a stage need beside their state.
+
+    tasks  the number of tasks of each stage of the plan
+    """
+
+    plan: Plan
+    stage: Stage
+    names: Names
+    tasks: tuple[int, ...]
+    intakes: tuple[Intake, ...]
+    types: tuple[Any, ...]
+    sinks: tuple[SinkWriter, ...]
+    edges: tuple[EdgeWriter, ...]
+    rejected: Encoder
+    rejected_id: int
+
+    def channels(self, task: int, partitions: Mapping[str, int]) -> tuple[Channel, ...]:
+        """What a task reads, in the order in which channels are numbered."""
+        out: list[Channel] = []
+        for number, inlet in enumerate(self.stage.inputs):
+            if inlet.source is not None and isinstance(inlet.source.origin, Source):
+                topic = inlet.source.origin.topic
+                mine = range(partitions[topic]) if self.stage.single else range(task, min(task + 1, partitions[topic]))
+                out += [Channel(number, 0, TopicPartition(topic, p)) for p in mine]
+            elif inlet.edge is not None:
+                # A partition of an internal topic has one writer and one reader, so each is a channel of its own.
+                upstream = self.tasks[inlet.edge.from_stage]
+                topic = self.names.edge(inlet.edge.name)
+                out += [Channel(number, u, TopicPartition(topic, task * upstream + u)) for u in range(upstream)]
+        return tuple(out)
+
+    def open_state(self, channels: tuple[Channel, ...]) -> TaskState:
+        """The state of a task that has seen nothing."""
+        c = len(channels)
+        states = {
+            node.name: node.operator.open(*kinds)
+            for node, kinds in zip(self.stage.nodes, self.types, strict=True)
+            if not isinstance(node.origin, Source)
+        }
+        return TaskState(
+            watermark=MIN_TIME,
+            channel_watermark=np.full(c, MIN_TIME, np.int64),
+            channel_idle=np.zeros(c, np.int64),
+            positions=np.zeros((c, 2), np.int64),
+            ledger=Ledger(np.zeros((len(self.stage.inputs), 5), np.int64)),
+            operators=states,
+            chains=dict.fromkeys(self.outlets, b""),
+            sums=dict.fromkeys(self.outlets, (0, 0)),
+            written=dict.fromkeys(self.outlets, 0),
+            steps=0,
+        )
+
+    @property
+    def outlets(self) -> tuple[str, ...]:
+        """Topics that the stage writes, in a fixed order."""
+        own = [writer.sink.topic for writer in self.sinks] + [writer.topic for writer in self.edges]
+        return (*own, self.names.late, self.names.dead_letters)
+
+
+@dataclass(slots=True)
+class TaskState:
+    """Everything that a task remembers between steps; `streamproc.state` exports it.
+
+    positions  int64[c, 2]  per channel: the next offset to read, and how many units of that record are consumed already
+    chains     per topic written: the 128-bit hash chain over what this task wrote
+    sums       per topic written: the sum of row hashes modulo 2^128, which does not depend on order
+    written    per topic written: rows
+    """
+
+    watermark: int
+    channel_watermark: Int64s
+    channel_idle: Int64s
+    positions: Int64s
+    ledger: Ledger
+    operators: dict[str, Any]
+    chains: dict[str, bytes]
+    sums: dict[str, tuple[int, int]]
+    written: dict[str, int]
+    steps: int
+
+
+def compile_stage(
+    plan: Plan,
+    stage: Stage,
+    names: Names,
+    *,
+    partitions: Mapping[str, int],
+    lookup: Callable[[int], Mapping[str, object] | None],
+    schema_id: Callable[[Any], int],
+) -> CompiledStage:
+    """Builds the codecs of a stage.
+
+    partitions  partition counts of the sources' topics and of the sinks'
+    lookup      the writer's schema of an id, None if the registry says that there is none
+    schema_id   the id under which a contract is written
+    """
+    tasks = plan.tasks_of(partitions)
+    intakes: list[Intake] = [
+        SourceIntake(inlet, lookup) if inlet.source is not None else EdgeIntake(inlet) for inlet in stage.inputs
+    ]
+    types = tuple(tuple(_input_type(plan, stage, port) for port in node.inputs) for node in stage.nodes)
+    sinks = []
+    for sink in stage.sinks:
+        source = plan.nodes[sink.port[0]]
+        forwards = (
+            any(node.contract == sink.contract for node in plan.sources)
+            and source.type.schema.names == sink.contract.schema.names
+        )
+        sinks.append(
+            SinkWriter(sink, Encoder(sink.contract.avro), schema_id(sink.contract), partitions[sink.topic], forwards)
+        )
+    edges = [
+        EdgeWriter(
+            edge, Encoder(contract_of("edge", edge.type.schema).avro), names.edge(edge.name), tasks[edge.to_stage]
+        )
+        for edge in stage.edges
+    ]
+    return CompiledStage(
+        plan,
+        stage,
+        names,
+        tasks,
+        tuple(intakes),
+        types,
+        tuple(sinks),
+        tuple(edges),
+        Encoder(REJECTED.avro),
+        schema_id(REJECTED),
+    )
+
+
+def _input_type(plan: Plan, stage: Stage, port: tuple[int, str]) -> Any:
+    for inlet in stage.inputs:
+        if inlet.port == port:
+            return inlet.type
+    node = plan.nodes[port[0]]
+    if port[1] == "rows":
+        return node.type
+    return replace(plan.nodes[node.inputs[0][0]].type, ordered=False)

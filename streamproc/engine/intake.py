@@ -1,0 +1,269 @@
+"""From blocks of the log to units: what a task reads of one channel, decoded, before any order or state.
+
+All of it is a function of the block alone, so a worker may decode ahead, and a replay decodes to the same units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+
+from streamproc.batch import C0, C1, EVENT_TIME, WATERMARK, WIDTH, Meta, Raw
+from streamproc.batch import LATE as ROW_LATE
+from streamproc.contracts.derive import contract_of
+from streamproc.engine.edges import CARRIED, IDLE, read_edge
+from streamproc.engine.timeline import BAD, MARK, ROW
+from streamproc.errors import CorruptLog
+from streamproc.event_time import MIN_TIME
+from streamproc.graph import Source
+from streamproc.hashing import record_hashes
+from streamproc.planning.plan import StageInput
+from streamproc.ports import Block, Int64s
+from streamproc.wire import Decoder, Reader
+
+KIND: Final = 0
+ADVANCE: Final = 1
+"""The watermark that the unit implies for its channel, µs."""
+TIME: Final = 2
+LATE: Final = 3
+OFFSET: Final = 4
+ORDINAL: Final = 5
+"""Which unit of its record this is."""
+INDEX: Final = 6
+"""Row of the frame, or of `reasons` for a record that could not be read; -1 for marks."""
+DIGEST: Final = 7
+"""64-bit hash of the record (key and value), as int64; on the record's first unit, else 0."""
+STAMP: Final = 8
+"""The record's own timestamp, µs."""
+UNIT_WIDTH: Final = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """Units of one channel in offset order.
+
+    units    int64[n, UNIT_WIDTH], see the constants
+    frame    the rows; meta int64[k, WIDTH] with event time and coordinate set (late flag and watermark on internal channels)
+    records  each unit's record: bounds of value and key in a buffer (int64[n, 4] and the buffer), for dead letters
+    reasons  why records could not be read, indexed by INDEX
+    idle     whether the sender of an internal channel said at the end that it is idle
+    """
+
+    units: Int64s
+    frame: pl.DataFrame
+    meta: Meta
+    raw: Raw | None
+    buffer: np.ndarray[Any, np.dtype[np.uint8]]
+    records: Int64s
+    reasons: tuple[str, ...] = ()
+    idle: bool = False
+
+    def __len__(self) -> int:
+        return self.units.shape[0]
+
+    def slice(self, start: int, stop: int) -> Units:
+        """Units start..stop; shares all buffers."""
+        if start == 0 and stop == len(self):
+            return self
+        units = self.units[start:stop]
+        rows = units[units[:, KIND] == ROW, INDEX]
+        first, count = (int(rows[0]), rows.size) if rows.size else (0, 0)
+        moved = units.copy()
+        moved[moved[:, KIND] == ROW, INDEX] -= first
+        raw = self.raw
+        if raw is not None:
+            cut = slice(first, first + count)
+            raw = Raw(raw.buffer, raw.starts[cut], raw.ends[cut], raw.key_starts[cut], raw.key_ends[cut])
+        return replace(
+            self,
+            units=moved,
+            frame=self.frame.slice(first, count),
+            meta=self.meta[first : first + count],
+            raw=raw,
+            records=self.records[start:stop],
+            idle=self.idle and stop == len(self),
+        )
+
+
+class SourceIntake:
+    """Reads the partitions of one source topic."""
+
+    def __init__(self, inlet: StageInput, lookup: Callable[[int], Mapping[str, object] | None]) -> None:
+        node = inlet.source
+        if node is None or not isinstance(node.origin, Source) or node.contract is None:
+            raise TypeError(f"'{inlet.name}' is no source")
+        self._source = node.origin
+        self._rank = node.rank
+        self._schema = node.type.schema
+        self._wanted = [name for name in node.type.schema.names if name in node.columns]
+        self._reader = Reader(node.contract.avro, lookup, columns=self._wanted)
+
+    def units(self, block: Block) -> Units:
+        """The block's records as units: rows, and records that could not be read, with the reason.
+
+        A record without event time is bad; so is one stamped further in the future than its record's own timestamp plus the
+        allowed skew: it must never move time.
+        """
+        n = len(block)
+        decoded = self._reader.decode(block.buffer, block.value_starts, block.value_ends)
+        units = np.zeros((n, UNIT_WIDTH), np.int64)
+        units[:, OFFSET] = block.offsets
+        units[:, STAMP] = block.timestamps
+        units[:, DIGEST] = record_hashes(
+            block.buffer, block.key_starts, block.key_ends, block.value_starts, block.value_ends
+        ).view(np.int64)
+        units[:, ADVANCE] = MIN_TIME
+        rows = decoded.rows
+        reasons: list[str] = []
+        bad_reason = np.full(n, -1, np.int64)
+        bad_reason[decoded.bad] = np.arange(decoded.bad.size)
+        reasons.extend(why for _, why in decoded.why())
+        frame = decoded.frame
+        times = event_times(frame[self._source.event_time])
+        event_time = times.fill_null(MIN_TIME).to_numpy()
+        missing = times.is_null().to_numpy()
+        future = event_time > block.timestamps[rows] + self._source.max_future_skew_us
+        wrong = missing | future
+        if wrong.any():
+            for row in np.flatnonzero(wrong).tolist():
+                bad_reason[rows[row]] = len(reasons)
+                reasons.append("no event time" if missing[row] else "future")
+            keep = np.flatnonzero(~wrong)
+            rows, event_time, frame = rows[keep], event_time[keep], frame[keep]
+        units[rows, KIND] = ROW
+        units[rows, TIME] = event_time
+        units[rows, ADVANCE] = event_time - self._source.lateness_us
+        units[rows, INDEX] = np.arange(rows.size)
+        bad = units[:, KIND] == BAD
+        units[bad, INDEX] = bad_reason[bad]
+        meta = np.zeros((rows.size, WIDTH), np.int64)
+        meta[:, EVENT_TIME] = event_time
+        meta[:, C0] = (self._rank << 32) | block.partition
+        meta[:, C1] = block.offsets[rows]
+        records = np.stack((block.value_starts, block.value_ends, block.key_starts, block.key_ends), axis=1)
+        raw = Raw(block.buffer, *(np.ascontiguousarray(records[rows, column]) for column in range(4)))
+        return Units(units, frame.select(self._wanted), meta, raw, block.buffer, records, tuple(reasons))
+
+
+class EdgeIntake:
+    """Reads the partitions of one internal topic."""
+
+    def __init__(self, inlet: StageInput) -> None:
+        self._schema = inlet.type.schema
+        self._decoder = Decoder(contract_of("edge", inlet.type.schema).avro)
+
+    def units(self, block: Block) -> Units:
+        """The records' rows as units, each record followed by the mark of its sender's watermark."""
+        rows, marks, flags, carried, record, starts, ends = read_edge(block)
+        decoded = self._decoder.decode(block.buffer, starts, ends)
+        if decoded.bad.size:
+            where = int(block.offsets[record[decoded.bad[0]]])
+            raise CorruptLog(
+                f"a row of {block.topic}-{block.partition}@{where} cannot be read: {decoded.why()[0][1]}",
+                hint="run 'streamproc verify'; if the log is sound, the reader's build differs from the writer's",
+            )
+        k, r = carried.shape[0], len(block)
+        units = np.zeros((k + r, UNIT_WIDTH), np.int64)
+        at_row = np.arange(k) + record
+        at_mark = np.cumsum(rows) + np.arange(r)
+        first = at_mark - rows
+        units[:, OFFSET] = np.repeat(block.offsets, rows + 1)
+        units[:, STAMP] = np.repeat(block.timestamps, rows + 1)
+        units[:, ORDINAL] = np.arange(k + r) - np.repeat(first, rows + 1)
+        units[first, DIGEST] = record_hashes(
+            block.buffer, block.key_starts, block.key_ends, block.value_starts, block.value_ends
+        ).view(np.int64)
+        units[at_row, KIND] = ROW
+        units[at_row, TIME] = carried[:, 0]
+        units[at_row, ADVANCE] = carried[:, 1]
+        units[at_row, LATE] = carried[:, 2]
+        units[at_row, INDEX] = np.arange(k)
+        units[at_mark, KIND] = MARK
+        units[at_mark, ADVANCE] = marks
+        units[at_mark, INDEX] = -1
+        meta = np.zeros((k, WIDTH), np.int64)
+        meta[:, CARRIED] = carried
+        meta[:, WATERMARK] = carried[:, 1]
+        meta[:, ROW_LATE] = carried[:, 2]
+        records = np.full((k + r, 4), -1, np.int64)
+        idle = bool(r and flags[-1] & IDLE)
+        return Units(units, decoded.frame, meta, None, block.buffer, records, (), idle)
+
+
+Intake = SourceIntake | EdgeIntake
+
+
+def event_times(column: pl.Series) -> pl.Series:
+    """Event time in µs since 1970 UTC, from a timestamp of any unit, a date, or an integer of µs.
+
+    >>> event_times(pl.Series([1], dtype=pl.Datetime("ms", "UTC"))).to_list()
+    [1000]
+    """
+    match column.dtype:
+        case pl.Datetime(time_unit="us"):
+            return column.to_physical()
+        case pl.Datetime(time_unit="ms"):
+            return column.to_physical() * 1_000
+        case pl.Datetime():
+            return column.to_physical() // 1_000
+        case pl.Date():
+            return column.to_physical().cast(pl.Int64) * 86_400_000_000
+    return column.cast(pl.Int64)
+
+
+def joined_units(parts: Sequence[Units]) -> Units:
+    """Consecutive units of one channel as one."""
+    if len(parts) == 1:
+        return parts[0]
+    units: list[Int64s] = []
+    reasons: list[str] = []
+    row, size = 0, 0
+    records: list[Int64s] = []
+    for part in parts:
+        moved = part.units.copy()
+        moved[moved[:, KIND] == ROW, INDEX] += row
+        moved[moved[:, KIND] == BAD, INDEX] += len(reasons)
+        units.append(moved)
+        reasons.extend(part.reasons)
+        row += part.frame.height
+        records.append(np.where(part.records < 0, -1, part.records + size))
+        size += part.buffer.size
+    raws = [part.raw for part in parts]
+    offsets = np.cumsum([0, *(part.buffer.size for part in parts[:-1])]).tolist()
+    buffer = np.concatenate([part.buffer for part in parts])
+    raw = None
+    if all(r is not None for r in raws):
+        shifted = [(r, shift) for r, shift in zip(raws, offsets, strict=True) if r is not None]
+        raw = Raw(
+            buffer,
+            np.concatenate([r.starts + shift for r, shift in shifted]),
+            np.concatenate([r.ends + shift for r, shift in shifted]),
+            np.concatenate([np.where(r.key_starts < 0, -1, r.key_starts + shift) for r, shift in shifted]),
+            np.concatenate([np.where(r.key_starts < 0, -1, r.key_ends + shift) for r, shift in shifted]),
+        )
+    return Units(
+        np.concatenate(units),
+        pl.concat([part.frame for part in parts], rechunk=True),
+        np.concatenate([part.meta for part in parts]),
+        raw,
+        buffer,
+        np.concatenate(records),
+        tuple(reasons),
+        parts[-1].idle,
+    )
+
+
+def no_units() -> Units:
+    """Nothing of a channel."""
+    return Units(
+        np.empty((0, UNIT_WIDTH), np.int64),
+        pl.DataFrame(),
+        np.empty((0, WIDTH), np.int64),
+        None,
+        np.empty(0, np.uint8),
+        np.empty((0, 4), np.int64),
+    )

@@ -1,0 +1,463 @@
+"""One step: recorded input and state in, state and blocks out. Pure: no clock, no random source, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+
+from streamproc.batch import ACCOUNT, C0, C1, EVENT_TIME, LATE, ROW, WATERMARK, Batch, empty_batch, merge
+from streamproc.engine import intake as unit
+from streamproc.engine.compiled import Channel, CompiledStage, EdgeWriter, SinkWriter, TaskState
+from streamproc.engine.edges import write_edge
+from streamproc.engine.intake import Units
+from streamproc.engine.ledger import StepFates
+from streamproc.engine.rejects import Rejects, row_json
+from streamproc.engine.timeline import BAD, run_time
+from streamproc.engine.timeline import ROW as IS_ROW
+from streamproc.event_time import MAX_TIME
+from streamproc.graph import Source
+from streamproc.hashing import chain, partitions_of, row_hashes, sum128
+from streamproc.keys import NULL_KEY, keys_of
+from streamproc.operator import Fates, StepTime
+from streamproc.ports import Block, Int64s
+
+IDLE: Final = 1
+"""A mark: the channel no longer holds time back."""
+CLOSE: Final = 2
+"""A mark: the channel has ended for good, and time with it."""
+
+_NONE: Final = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class StepInput:
+    """What a step consumes, as the journal records it.
+
+    units  per channel, exactly what is consumed
+    runs   int64[r, 2] (channel, count): the order in which it is consumed
+    marks  (channel, IDLE or CLOSE), after the runs
+    clock  µs, of a tick, else None
+    """
+
+    units: tuple[Units, ...]
+    runs: Int64s
+    marks: tuple[tuple[int, int], ...] = ()
+    clock: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """What a step leaves behind, to be committed as one.
+
+    blocks    what is appended to the log
+    digests   per topic written in this step: rows, and the chain after it
+    frames    per sink: the rows that left, where the caller asked to keep them
+    """
+
+    state: TaskState
+    blocks: tuple[Block, ...]
+    digests: Mapping[str, tuple[int, bytes]]
+    frames: Mapping[str, pl.DataFrame]
+
+
+def run_step(
+    stage: CompiledStage,
+    task: int,
+    channels: Sequence[Channel],
+    state: TaskState,
+    given: StepInput,
+    *,
+    keep: bool = False,
+) -> StepOutput:
+    """Runs one step of a task. The state is consumed: use the one in the answer.
+
+    keep  also give the rows of each sink as frames
+    """
+    return _Step(stage, task, channels, state, given).run(keep=keep)
+
+
+class _Step:
+    """The parts of one step, in the order in which they run."""
+
+    def __init__(
+        self, stage: CompiledStage, task: int, channels: Sequence[Channel], state: TaskState, given: StepInput
+    ) -> None:
+        self.stage = stage
+        self.task = task
+        self.channels = channels
+        self.state = state
+        self.given = given
+        self.first_account = state.ledger.next_account
+        self.blocks: list[Block] = []
+        self.digests: dict[str, tuple[int, bytes]] = {}
+        self.rejects = Rejects()
+
+    def run(self, *, keep: bool) -> StepOutput:
+        before = self.state.watermark
+        self._advance()
+        batches = self._batches()
+        self._unreadable()
+        moved = self.time.size and (int(self.time[-1]) > before)
+        outputs = self._operators(batches, awake=bool(moved) or self.given.clock is not None)
+        frames: dict[str, pl.DataFrame] = {}
+        for writer in self.stage.sinks:
+            batch = outputs[writer.sink.port]
+            self.fates.emitted.append(batch.meta[:, ACCOUNT])
+            frame = self._write_sink(writer, batch)
+            if keep:
+                frames[writer.sink.name] = frame
+        for edge in self.stage.edges:
+            batch = outputs[edge.edge.port]
+            self.fates.emitted.append(batch.meta[:, ACCOUNT])
+            self._write_edge(edge, batch, moved=int(self.state.watermark) > before)
+        self._write_rejects(frames if keep else None)
+        # Rows that operators refuse are counted here too, so the ledger is settled last.
+        self.state.ledger = self.fates.settle(self.state.ledger, self.operator_fates.held, self.operator_fates.released)
+        self.state.steps += 1
+        return StepOutput(self.state, tuple(self.blocks), self.digests, frames)
+
+    # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _advance(self) -> None:
+        """The stage's time at each unit, in the recorded order, then at each mark."""
+        parts = [part.units for part in self.given.units]
+        joined = np.concatenate(parts) if parts else np.empty((0, unit.UNIT_WIDTH), np.int64)
+        sizes = np.array([part.shape[0] for part in parts], np.int64)
+        starts = np.cumsum(sizes) - sizes
+        sourced = np.array([self.stage.stage.inputs[c.inlet].source is not None for c in self.channels], np.int64)
+        n = joined.shape[0]
+        time, unit_of = np.empty(n, np.int64), np.empty(n, np.int64)
+        late = joined[:, unit.LATE].copy()
+        state = self.state
+        state.watermark = run_time(
+            np.ascontiguousarray(self.given.runs),
+            joined[:, unit.ADVANCE].copy(),
+            joined[:, unit.TIME].copy(),
+            joined[:, unit.KIND].copy(),
+            sourced,
+            starts,
+            state.channel_watermark,
+            state.channel_idle,
+            state.watermark,
+            time,
+            late,
+            unit_of,
+        )
+        marks = []
+        for channel, kind in self.given.marks:
+            if kind == IDLE:
+                state.channel_idle[channel] = 1
+            else:
+                state.channel_watermark[channel] = MAX_TIME
+            awake = state.channel_watermark[state.channel_idle == 0]
+            if awake.size:
+                state.watermark = max(state.watermark, int(awake.min()))
+            marks.append(state.watermark)
+        self.time = np.concatenate([time, np.array(marks, np.int64)])
+        self.late = late
+        self.starts = starts
+        self.units = joined
+        # Where each unit stands in the order: the number of its input row in this step.
+        self.order = np.empty(n, np.int64)
+        self.order[unit_of] = np.arange(n)
+        self.unit_of = unit_of
+        channel = np.repeat(np.arange(len(parts)), sizes)
+        self.unit_channel = channel
+        inlets = np.array([c.inlet for c in self.channels], np.int64)
+        self.fates = StepFates(
+            self.first_account, inlets[channel[unit_of]] if n else _NONE, joined[unit_of, unit.KIND] if n else _NONE
+        )
+        self.operator_fates = Fates()
+        for number, part in enumerate(self.given.units):
+            if len(part):
+                last = part.units[-1]
+                # A record of an internal topic ends with its mark; before that, some of its rows are still to come.
+                inside = sourced[number] == 0 and last[unit.KIND] == IS_ROW
+                self.state.positions[number] = (
+                    (last[unit.OFFSET], last[unit.ORDINAL] + 1) if inside else (last[unit.OFFSET] + 1, 0)
+                )
+
+    # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _batches(self) -> dict[tuple[int, str], Batch]:
+        """The rows of each input, in the recorded order."""
+        found: dict[int, list[Batch]] = {}
+        for number, part in enumerate(self.given.units):
+            if not part.meta.shape[0]:
+                continue
+            rows = np.flatnonzero(part.units[:, unit.KIND] == IS_ROW)
+            at = self.order[self.starts[number] + rows]
+            meta = part.meta.copy()
+            meta[:, ROW] = 2 * at + 1
+            meta[:, WATERMARK] = self.time[at]
+            meta[:, ACCOUNT] = self.first_account + at
+            meta[:, LATE] = self.late[self.starts[number] + rows]
+            found.setdefault(self.channels[number].inlet, []).append(Batch(part.frame, meta, None, part.raw))
+        out: dict[tuple[int, str], Batch] = {}
+        for number, inlet in enumerate(self.stage.stage.inputs):
+            parts = found.get(number)
+            if parts:
+                batch = merge(parts)
+            else:
+                names = inlet.source.columns if inlet.source is not None else frozenset(inlet.type.schema.names)
+                batch = empty_batch(pl.Schema({f.name: f.dtype for f in inlet.type.schema if f.name in names}))
+            if inlet.type.keyed_by is not None:
+                batch = batch.with_keys(keys_of(batch.frame, inlet.type.keyed_by))
+            out[inlet.port] = batch
+        return out
+
+    def _operators(self, batches: dict[tuple[int, str], Batch], *, awake: bool) -> dict[tuple[int, str], Batch]:
+        outputs = dict(batches)
+        for node in self.stage.stage.nodes:
+            if isinstance(node.origin, Source):
+                continue
+            inputs = tuple(outputs[port] for port in node.inputs)
+            step_time = StepTime(self.time, node.rank, self.operator_fates, self.given.clock)
+            if not awake and not any(len(batch) for batch in inputs):
+                # Nothing came and time stands still: the operator has nothing to do.
+                outputs[node.rank, "rows"] = empty_batch(node.type.schema.polars())
+                outputs[node.rank, "late"] = inputs[0].take(_NONE)
+                continue
+            self.state.operators[node.name], out = node.operator.process(
+                self.state.operators[node.name], inputs, step_time
+            )
+            outputs[node.rank, "rows"] = out.rows
+            outputs[node.rank, "late"] = inputs[0].take(_NONE) if out.late is None else out.late
+            for late in (out.late, *out.late_others):
+                if late is not None and len(late):
+                    self.fates.late.append(late.meta[:, ACCOUNT])
+                    if self.stage.plan.topology.late == "topic":
+                        self._reject(late, fate="late", reason="late", step=node.name)
+            for reason, refused in out.rejected:
+                if len(refused):
+                    self.fates.dead.append(refused.meta[:, ACCOUNT])
+                    self._reject(refused, fate="dead_lettered", reason=reason, step=node.name)
+        self.fates.emitted.extend(self.operator_fates.absorbed)
+        return outputs
+
+    # ── what leaves ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _write_sink(self, writer: SinkWriter, batch: Batch) -> pl.DataFrame:
+        sink = writer.sink
+        if not len(batch):
+            return batch.frame
+        raw = batch.raw
+        if raw is not None and writer.forwards:
+            buffer, starts, ends = raw.buffer, raw.starts, raw.ends
+        else:
+            encoded = writer.encoder.encode(
+                _conformed(batch.frame, sink.contract.schema.polars()), schema_id=writer.schema_id
+            )
+            buffer, starts, ends = encoded.buffer, encoded.starts, encoded.ends
+        self._digest(sink.topic, buffer, starts + 5, ends)
+        keys = keys_of(batch.frame, sink.key) if sink.key is not None else batch.keys
+        if keys is not None:
+            null = (keys.ends - keys.starts == len(NULL_KEY)) & (_first_bytes(keys.buffer, keys.starts) == NULL_KEY[0])
+            key_starts, key_ends, key_buffer = (
+                np.where(null, -1, keys.starts),
+                np.where(null, -1, keys.ends),
+                keys.buffer,
+            )
+            if sink.key == () or (sink.key is None and not sink.type.keyed_by):
+                key_starts = key_ends = np.full(len(batch), -1, np.int64)
+        elif raw is not None:
+            key_starts, key_ends, key_buffer = raw.key_starts, raw.key_ends, raw.buffer
+        else:
+            key_starts = key_ends = np.full(len(batch), -1, np.int64)
+            key_buffer = buffer
+        if writer.partitions == 1:
+            where = np.zeros(len(batch), np.int64)
+        elif keys is None:
+            # Rows without a key of their own stay in the partition that they came from.
+            where = np.full(len(batch), self.task % writer.partitions, np.int64)
+        else:
+            where = partitions_of(key_buffer, key_starts, key_ends, writer.partitions)
+            where = np.where(where < 0, (batch.meta[:, C0] & 0xFFFFFFFF) % writer.partitions, where)
+        if key_buffer is not buffer:
+            key_starts, key_ends = (
+                np.where(key_starts < 0, -1, key_starts + buffer.size),
+                np.where(key_starts < 0, -1, key_ends + buffer.size),
+            )
+            buffer = np.concatenate([buffer, key_buffer])
+        for partition in np.unique(where).tolist():
+            mine = (
+                slice(None)
+                if writer.partitions == 1 or (where == partition).all()
+                else np.flatnonzero(where == partition)
+            )
+            self.blocks.append(
+                Block(
+                    sink.topic,
+                    partition,
+                    _NONE,
+                    _NONE,
+                    buffer,
+                    np.ascontiguousarray(starts[mine]),
+                    np.ascontiguousarray(ends[mine]),
+                    np.ascontiguousarray(key_starts[mine]),
+                    np.ascontiguousarray(key_ends[mine]),
+                )
+            )
+        return batch.frame
+
+    def _write_edge(self, writer: EdgeWriter, batch: Batch, *, moved: bool) -> None:
+        if not len(batch) and not moved:
+            return
+        upstream, down = self.stage.tasks[writer.edge.from_stage], writer.downstream
+        if not writer.edge.rekeyed:
+            where = np.full(len(batch), self.task % down, np.int64)
+        elif batch.keys is None or down == 1:
+            where = np.zeros(len(batch), np.int64)
+        else:
+            where = partitions_of(batch.keys.buffer, batch.keys.starts, batch.keys.ends, down)
+        order = np.argsort(where, kind="stable")
+        sorted_batch = batch if down == 1 else batch.take(order)
+        encoded = writer.encoder.encode(sorted_batch.frame.select(writer.edge.type.schema.names), schema_id=None)
+        if len(batch):
+            self._digest(writer.topic, encoded.buffer, encoded.starts, encoded.ends)
+        bounds = np.searchsorted(where[order], np.arange(down + 1))
+        for reader in range(down):
+            cut = slice(int(bounds[reader]), int(bounds[reader + 1]))
+            if not moved and cut.start == cut.stop:
+                continue
+            values = list(
+                write_edge(
+                    sorted_batch.meta[cut],
+                    encoded.buffer,
+                    encoded.starts[cut],
+                    encoded.ends[cut],
+                    watermark=self.state.watermark,
+                )
+            )
+            place = reader * upstream + self.task
+            self.blocks.append(_small_block(writer.topic, place, values))
+
+    def _write_rejects(self, frames: dict[str, pl.DataFrame] | None) -> None:
+        if not len(self.rejects):
+            return
+        for fate, frame in self.rejects.frames().items():
+            if frame.height:
+                topic = self.stage.names.late if fate == "late" else self.stage.names.dead_letters
+                encoded = self.stage.rejected.encode(frame, schema_id=self.stage.rejected_id)
+                # Of late rows and dead letters only source, payload and reason are hashed: the rest may differ between runs.
+                hashed = self.stage.rejected.encode(
+                    frame.with_columns(
+                        step=pl.lit(""),
+                        partition=pl.lit(0, pl.Int32),
+                        offset=pl.lit(0, pl.Int64),
+                        recorded_at=pl.lit(None, pl.Datetime("us", "UTC")),
+                        key=pl.lit(None, pl.Binary),
+                    ),
+                    schema_id=None,
+                )
+                self._digest(topic, hashed.buffer, hashed.starts, hashed.ends)
+                null = np.full(frame.height, -1, np.int64)
+                self.blocks.append(
+                    Block(topic, 0, _NONE, _NONE, encoded.buffer, encoded.starts, encoded.ends, null, null)
+                )
+                if frames is not None:
+                    frames[fate] = frame
+
+    def _digest(self, topic: str, buffer: Any, starts: Int64s, ends: Int64s) -> None:
+        hashes = row_hashes(buffer, starts, ends)
+        state = self.state
+        state.chains[topic] = chain(state.chains[topic], hashes)
+        state.sums[topic] = sum128(hashes, start=state.sums[topic])
+        state.written[topic] += hashes.shape[0]
+        rows = self.digests.get(topic, (0, b""))[0] + hashes.shape[0]
+        self.digests[topic] = (rows, state.chains[topic])
+
+    # ── what is refused ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _unreadable(self) -> None:
+        """Records that gave no row: each goes to the dead-letter topic with its reason."""
+        for number, part in enumerate(self.given.units):
+            if not part.reasons:
+                continue
+            bad = np.flatnonzero(part.units[:, unit.KIND] == BAD)
+            self.fates.dead.append(self.first_account + self.order[self.starts[number] + bad])
+            inlet = self.stage.stage.inputs[self.channels[number].inlet]
+            for row in bad.tolist():
+                self._refuse_record(
+                    part,
+                    row,
+                    number,
+                    fate="dead_lettered",
+                    reason=part.reasons[int(part.units[row, unit.INDEX])],
+                    step=inlet.name,
+                    event_time=None,
+                )
+
+    def _refuse_record(
+        self, part: Units, row: int, number: int, *, fate: str, reason: str, step: str, event_time: int | None
+    ) -> None:
+        place = self.channels[number].place
+        value_start, value_end, key_start, key_end = part.records[row].tolist()
+        self.rejects.add(
+            fate=fate,
+            reason=reason,
+            step=step,
+            topic=place.topic,
+            partition=place.partition,
+            offset=int(part.units[row, unit.OFFSET]),
+            recorded_at=int(part.units[row, unit.STAMP]),
+            event_time=event_time,
+            key=None if key_start < 0 else part.buffer[key_start:key_end].tobytes(),
+            payload=None if value_start < 0 else part.buffer[value_start:value_end].tobytes(),
+            encoding="record",
+        )
+
+    def _reject(self, batch: Batch, *, fate: str, reason: str, step: str) -> None:
+        """Refused rows: as the record they came in if that record is of this step, else as JSON."""
+        accounts = batch.meta[:, ACCOUNT] - self.first_account
+        texts: list[bytes] | None = None
+        for row, account in enumerate(accounts.tolist()):
+            event_time = int(batch.meta[row, EVENT_TIME])
+            if 0 <= account < self.unit_of.size:
+                index = int(self.unit_of[account])
+                number = int(self.unit_channel[index])
+                part = self.given.units[number]
+                local = index - int(self.starts[number])
+                if part.records[local, 0] >= 0:
+                    self._refuse_record(part, local, number, fate=fate, reason=reason, step=step, event_time=event_time)
+                    continue
+            if texts is None:
+                texts = row_json(batch.frame)
+            rank, partition = divmod(int(batch.meta[row, C0]), 1 << 32)
+            self.rejects.add(
+                fate=fate,
+                reason=reason,
+                step=step,
+                topic=self.stage.plan.nodes[rank].name,
+                partition=partition,
+                offset=int(batch.meta[row, C1]),
+                recorded_at=None,
+                event_time=event_time,
+                key=batch.keys.get(row) if batch.keys is not None else None,
+                payload=texts[row],
+                encoding="json",
+            )
+
+
+def _conformed(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
+    """The frame in a contract's columns: absent optional ones are null."""
+    if frame.columns == list(schema):
+        return frame
+    return frame.select(
+        pl.col(name) if name in frame.columns else pl.lit(None, dtype).alias(name) for name, dtype in schema.items()
+    )
+
+
+def _first_bytes(buffer: Any, starts: Int64s) -> Any:
+    return buffer[np.minimum(starts, buffer.size - 1)] if buffer.size else np.zeros(starts.size, np.uint8)
+
+
+def _small_block(topic: str, partition: int, values: list[bytes]) -> Block:
+    ends = np.cumsum([len(value) for value in values])
+    starts = ends - np.array([len(value) for value in values], np.int64)
+    null = np.full(len(values), -1, np.int64)
+    return Block(topic, partition, _NONE, _NONE, np.frombuffer(b"".join(values), np.uint8), starts, ends, null, null)

@@ -1,0 +1,153 @@
+"""The order in which a step takes its inputs, and time along that order.
+
+A task reads several *channels*: partition p of each source, and one partition per upstream task of each internal topic.
+What a channel gives is a sequence of *units*: rows, records that could not be read, and watermark marks. Every unit has an
+`advance`, the watermark that it implies for its channel (event time minus lateness; the sender's watermark; nothing).
+
+`choose_runs` merges channels by their running watermark, the one that lags first, so that live and historical runs see
+nearly the same order; `run_time` walks the chosen order and writes down the stage's time at each unit.
+"""
+
+from __future__ import annotations
+
+import numba as nb
+import numpy as np
+
+from streamproc.event_time import MAX_TIME, MIN_TIME
+from streamproc.ports import Int64s
+
+ROW = 1
+BAD = 0
+MARK = 2
+
+
+@nb.njit(cache=True)
+def choose_runs(advance: Int64s, starts: Int64s, ends: Int64s, watermark: Int64s, waits: Int64s) -> Int64s:
+    """Runs of units in merged order, as rows (channel, count).
+
+    advance    int64[n]  of all channels' waiting units, one channel after the other
+    starts, ends int64[c] bounds of each channel in it
+    watermark  int64[c]  each channel's watermark so far
+    waits      int64[c]  1 where more may come from the channel: the order ends where such a channel has nothing left
+
+    The next unit is that of the channel whose watermark, after it, is least; of equals the first channel's.
+    Returns int64[r, 2].  Cost O(n c) at worst, O(n) where channels advance in long runs.
+    """
+    channels = starts.size
+    at = starts.copy()
+    current = watermark.copy()
+    key = np.empty(channels, np.int64)
+    for c in range(channels):
+        if at[c] < ends[c]:
+            key[c] = max(current[c], advance[at[c]])
+        else:
+            key[c] = MAX_TIME + 1
+    capacity = 64
+    runs = np.empty((capacity, 2), np.int64)
+    count = 0
+    while True:
+        best = -1
+        second = MAX_TIME + 1
+        second_at = channels
+        blocked = False
+        for c in range(channels):
+            if at[c] >= ends[c]:
+                if waits[c] == 1:
+                    blocked = True
+                continue
+            if best < 0 or key[c] < key[best]:
+                if best >= 0:
+                    second, second_at = key[best], best
+                best = c
+            elif key[c] < second:
+                second, second_at = key[c], c
+        if best < 0 or blocked:
+            break
+        begin = at[best]
+        # The run goes on while this channel stays least (equal keys: the smaller number wins).
+        while True:
+            current[best] = key[best]
+            at[best] += 1
+            if at[best] >= ends[best]:
+                key[best] = MAX_TIME + 1
+                break
+            following = advance[at[best]]
+            key[best] = following if following > current[best] else current[best]
+            if key[best] > second or (key[best] == second and second_at < best):
+                break
+        if count == capacity:
+            grown = np.empty((capacity * 2, 2), np.int64)
+            grown[:capacity] = runs
+            runs = grown
+            capacity *= 2
+        runs[count, 0] = best
+        runs[count, 1] = at[best] - begin
+        count += 1
+    return runs[:count].copy()
+
+
+@nb.njit(cache=True)
+def run_time(
+    runs: Int64s,
+    advance: Int64s,
+    event_time: Int64s,
+    kinds: Int64s,
+    sourced: Int64s,
+    starts: Int64s,
+    watermark: Int64s,
+    idle: Int64s,
+    stage: int,
+    time: Int64s,
+    late: Int64s,
+    unit_of: Int64s,
+) -> int:
+    """Walks the units in the order of `runs` and writes down time; returns the stage's watermark at the end.
+
+    runs        int64[r, 2]  (channel, count)
+    advance, event_time, kinds  int64[n] of the channels' units, one channel after the other from `starts`
+    sourced     int64[c]     1 for the partition of a source (lateness is judged), 0 for an internal channel
+    watermark   int64[c]     in and out: each channel's watermark
+    idle        int64[c]     in and out: 1 while the channel does not hold time back; a unit ends it
+    stage       the stage's watermark before; it never goes back
+    time        int64[m]     out: the stage's watermark at each unit, in order
+    late        int64[n]     in and out: set to 1 for rows of sources that come later than the lateness allows
+    unit_of     int64[m]     out: index (into advance) of each unit, in order
+
+    A row is late if its event time is below its own channel's watermark before it: that is the running maximum of event
+    time minus lateness, row by row, so no cut of the input can change it.
+    """
+    channels = starts.size
+    at = starts.copy()
+    m = 0
+    for r in range(runs.shape[0]):
+        c = runs[r, 0]
+        for _ in range(runs[r, 1]):
+            u = at[c]
+            at[c] += 1
+            moved = idle[c] == 1
+            idle[c] = 0
+            if kinds[u] == 1 and sourced[c] == 1 and event_time[u] < watermark[c]:
+                late[u] = 1
+            if kinds[u] != 0 and advance[u] > watermark[c]:
+                watermark[c] = advance[u]
+                moved = True
+            if moved:
+                least = MAX_TIME
+                for k in range(channels):
+                    if idle[k] == 0 and watermark[k] < least:
+                        least = watermark[k]
+                stage = max(stage, least)
+            time[m] = stage
+            unit_of[m] = u
+            m += 1
+    return int(stage)
+
+
+def least_watermark(watermark: Int64s, idle: Int64s) -> int:
+    """The least watermark of the channels that are not idle; the beginning of time if all are.
+
+    >>> least_watermark(np.array([7, 5]), np.array([0, 1]))
+    7
+    """
+    awake = watermark[idle == 0]
+    return int(awake.min()) if awake.size else MIN_TIME

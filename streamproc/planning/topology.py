@@ -1,0 +1,119 @@
+"""A topology: named streams that leave, with an owner and a version. A frozen value; nothing runs here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from streamproc.contracts.model import Contract
+from streamproc.errors import DefinitionError
+from streamproc.event_time import Span, span_us
+from streamproc.graph import Stream
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Sla:
+    """What the topology promises to those who subscribe: `p99` latency from record to decision, oldest `staleness`."""
+
+    p99: Span | None = None
+    staleness: Span | None = None
+
+    def __post_init__(self) -> None:
+        for span in (self.p99, self.staleness):
+            if span is not None:
+                span_us(span)
+
+
+@dataclass(frozen=True, slots=True)
+class Sink:
+    """A stream that leaves, and how.
+
+    contract  the schema that is written; without one the plan derives it from the stream's columns
+    topic     the topic; without one `<topology>.<name of the sink>`
+    key       columns whose bytes key the records; without them the stream's own key, else no key
+    """
+
+    stream: Stream
+    contract: str | Contract | None = None
+    topic: str = ""
+    key: tuple[str, ...] | None = None
+
+
+def sink(
+    stream: Stream, *, contract: str | Contract | None = None, topic: str = "", key: tuple[str, ...] | str | None = None
+) -> Sink:
+    """A stream that leaves under a contract, to a topic, with a key of its own.
+
+    >>> from streamproc.graph import source
+    >>> sink(source("t", contract="c"), contract="alert.v1").contract
+    'alert.v1'
+    """
+    return Sink(stream, contract, topic, (key,) if isinstance(key, str) else key)
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """Named sinks over sources.
+
+    name     lower-case letters, digits, `_` and `-`; it begins the names of all topics and groups
+    version  grows when the meaning changes; state, journal and internal topics belong to one version
+    sinks    name to stream or `sink(...)`
+    commit   how often a step is closed and committed
+    max_wait how long a step waits for an input that has nothing while others have rows
+    late     "topic": late rows go to `<topology>.late`; "count": they are only counted
+
+    Raises DefinitionError for a malformed name, version or sink; everything else is checked by the plan.
+    """
+
+    name: str
+    sinks: Mapping[str, Stream | Sink]
+    version: int = 1
+    owner: str = ""
+    scope: str = ""
+    sla: Sla | None = None
+    commit: Span = "100ms"
+    max_wait: Span = "0s"
+    late: str = "topic"
+    doc: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise DefinitionError(
+                f"'{self.name}' cannot name a topology", hint="use lower-case letters, digits, _ and -, a letter first"
+            )
+        if self.version < 1:
+            raise DefinitionError(f"topology '{self.name}' has version {self.version}", hint="versions count from 1")
+        if not self.sinks:
+            raise DefinitionError(
+                f"topology '{self.name}' has no sinks", hint="give at least one: sinks={'name': stream}"
+            )
+        if self.late not in ("topic", "count"):
+            raise DefinitionError(f"late='{self.late}' is not a policy of '{self.name}'", hint="use 'topic' or 'count'")
+        span_us(self.commit)
+        span_us(self.max_wait)
+        for name, leaves in self.sinks.items():
+            if not _NAME.fullmatch(name):
+                raise DefinitionError(
+                    f"'{name}' cannot name a sink of '{self.name}'", hint="use lower-case letters, digits, _ and -"
+                )
+            if name in ("late", "dlq"):
+                raise DefinitionError(
+                    f"sink '{name}' of '{self.name}' takes a reserved name",
+                    hint="'late' and 'dlq' are written by the engine",
+                )
+            if not isinstance(leaves, Stream | Sink):
+                raise DefinitionError(
+                    f"sink '{name}' of '{self.name}' is {type(leaves).__name__}, not a stream",
+                    hint="end the pipe in a stream, or use sp.sink(stream, contract=...)",
+                )
+        object.__setattr__(self, "sinks", MappingProxyType(dict(self.sinks)))
+
+    def sink(self, name: str) -> Sink:
+        """The sink of that name."""
+        leaves = self.sinks[name]
+        return leaves if isinstance(leaves, Sink) else Sink(leaves)

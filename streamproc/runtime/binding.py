@@ -1,0 +1,119 @@
+"""A topology bound to a log and a registry: planned, its topics in place, its stages compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from streamproc.contracts.derive import contract_of
+from streamproc.contracts.model import Contract, Schema
+from streamproc.contracts.registry import Registry
+from streamproc.engine.compiled import CompiledStage, Names, compile_stage
+from streamproc.engine.rejects import REJECTED
+from streamproc.errors import UnknownContract, UnknownTopic, did_you_mean
+from streamproc.graph import Source
+from streamproc.planning.plan import Plan, build_plan
+from streamproc.planning.topology import Topology
+from streamproc.ports import Log, TopicSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A plan with everything that it needs to run on one log.
+
+    tasks       number of tasks of each stage
+    partitions  partition counts of the topics that it reads and writes
+    """
+
+    plan: Plan
+    names: Names
+    registry: Registry
+    stages: tuple[CompiledStage, ...]
+    tasks: tuple[int, ...]
+    partitions: Mapping[str, int]
+
+    @property
+    def task_count(self) -> int:
+        """All tasks, which is the number of partitions of the task topic."""
+        return sum(self.tasks)
+
+    def task_of(self, number: int) -> tuple[CompiledStage, int]:
+        """Stage and partition of a partition of the task topic: tasks are numbered stage by stage."""
+        for stage, count in zip(self.stages, self.tasks, strict=True):
+            if number < count:
+                return stage, number
+            number -= count
+        raise IndexError(number)
+
+    def number_of(self, stage: int, task: int) -> int:
+        """The partition of the task topic that is the journal of a task."""
+        return sum(self.tasks[:stage]) + task
+
+
+def plan_topology(topology: Topology, registry: Registry) -> Plan:
+    """The plan of a topology; sinks without a contract get one derived from their columns, owned by the topology."""
+
+    def derive(name: str, schema: Schema) -> Contract:
+        return contract_of(name, schema, owner=topology.owner, scope=(topology.scope,) if topology.scope else ())
+
+    return build_plan(topology, registry.contract, derive)
+
+
+def bind(topology: Topology, log: Log, registry: Registry, *, create: bool = True) -> Binding:
+    """Plans a topology and compiles it for a log; creates the topics that it writes, unless told not to.
+
+    Raises UnknownTopic for a source that the log does not have, naming the command that fills it.
+    """
+    plan = plan_topology(topology, registry)
+    names = Names(topology.name, topology.version)
+    topics = log.topics()
+    partitions: dict[str, int] = {}
+    for node in plan.sources:
+        if not isinstance(node.origin, Source):
+            continue
+        topic = node.origin.topic
+        if topic not in topics:
+            raise UnknownTopic(
+                f"source '{topic}' of topology '{topology.name}': the log has no such topic",
+                hint=f"fill it with 'streamproc produce FILE {topic} --contract {node.contract}'; {did_you_mean(topic, [t for t in topics if '.v' not in t])}",
+            )
+        partitions[topic] = topics[topic].partitions
+    tasks = plan.tasks_of(partitions)
+    wanted: dict[str, TopicSettings] = {}
+    for stage in plan.stages:
+        for sink in stage.sinks:
+            have = topics.get(sink.topic)
+            partitions[sink.topic] = have.partitions if have is not None else tasks[stage.index]
+            retention = sink.contract.retention_us
+            wanted[sink.topic] = (
+                have if have is not None else TopicSettings(partitions[sink.topic], retention_us=retention)
+            )
+        for edge in stage.edges:
+            wanted[names.edge(edge.name)] = TopicSettings(tasks[edge.from_stage] * tasks[edge.to_stage])
+    wanted[names.late] = topics.get(names.late, TopicSettings(1))
+    wanted[names.dead_letters] = topics.get(names.dead_letters, TopicSettings(1))
+    wanted[names.tasks] = TopicSettings(sum(tasks))
+    if create:
+        for topic, settings in wanted.items():
+            if topics.get(topic) != settings:
+                log.create_topic(topic, settings)
+    else:
+        missing = sorted(set(wanted) - set(topics))
+        if missing:
+            raise UnknownTopic(
+                f"topology '{topology.name}' writes topics that the log does not have: {', '.join(missing)}",
+                hint="create them, or run without --no-create",
+            )
+
+    def lookup(schema_id: int) -> Mapping[str, object] | None:
+        try:
+            return registry.schema_of(schema_id)
+        except UnknownContract:
+            return None
+
+    registry.adopt(REJECTED)
+    stages = tuple(
+        compile_stage(plan, stage, names, partitions=partitions, lookup=lookup, schema_id=registry.adopt)
+        for stage in plan.stages
+    )
+    return Binding(plan, names, registry, stages, tasks, partitions)

@@ -1,0 +1,45 @@
+"""A task's state to a checkpoint store and back: arrays, cut into blocks that are stored once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from streamproc.engine.compiled import TaskState
+from streamproc.errors import CorruptSnapshot
+from streamproc.ports import CheckpointManifest, CheckpointStore
+from streamproc.state import blocks_of, export_state, import_state
+
+
+def save_state(
+    store: CheckpointStore, state: TaskState, *, task: str, step: int, chain: str, fingerprint: str, journal_offset: int
+) -> int:
+    """Stores the blocks that are new, then the manifest; gives the number of new bytes.
+
+    The step must be committed: a manifest that names an unknown step is ignored by every loader.
+    """
+    arrays: dict[str, tuple[str, tuple[int, ...], tuple[str, ...]]] = {}
+    new = 0
+    for name, array in export_state(state).items():
+        blocks = blocks_of(array)
+        new += store.put_blocks(dict(blocks))
+        arrays[name] = (array.dtype.str, array.shape, tuple(content for content, _ in blocks))
+    store.put_manifest(CheckpointManifest(task, step, chain, fingerprint, {"journal_offset": journal_offset}, arrays))
+    return new
+
+
+def load_state(manifest: CheckpointManifest, empty: TaskState, store: CheckpointStore) -> TaskState:
+    """The state in a checkpoint; raises CorruptSnapshot if any part of it is missing or damaged."""
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    for name, (dtype, shape, contents) in manifest.arrays.items():
+        data = b"".join(store.get_block(content) for content in contents)
+        try:
+            arrays[name] = np.frombuffer(bytearray(data), dtype).reshape(shape)
+        except ValueError:
+            raise CorruptSnapshot(
+                f"checkpoint {manifest.task}@{manifest.step}: array '{name}' has not its size",
+                hint="delete the checkpoint; the task is rebuilt from its journal",
+            ) from None
+    state: TaskState = import_state(empty, arrays)
+    return state

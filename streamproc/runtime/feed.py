@@ -1,0 +1,99 @@
+"""A channel's waiting units: read ahead from the log, decoded, and taken by steps."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from streamproc.engine import intake as unit
+from streamproc.engine.compiled import Channel
+from streamproc.engine.intake import Intake, Units, joined_units
+from streamproc.ports import Int64s, Log
+
+_READ_RECORDS: Final = 65_536
+_READ_BYTES: Final = 8 << 20
+
+
+class Feed:
+    """One channel of a task between the log and the step.
+
+    `stop` is the offset at which a finite run ends, None for a live one.
+    """
+
+    def __init__(self, channel: Channel, intake: Intake, *, offset: int, skip: int, stop: int | None = None) -> None:
+        self.channel = channel
+        self.stop = stop
+        self._intake = intake
+        self._next = offset
+        self._skip = skip
+        self._waiting: list[Units] = []
+        self._count = 0
+
+    @property
+    def waiting(self) -> int:
+        """Units that no step has taken."""
+        return self._count
+
+    @property
+    def next_offset(self) -> int:
+        """The first offset that was not read yet."""
+        return self._next
+
+    def fill(self, log: Log, *, wanted: int, end: int) -> None:
+        """Reads until `wanted` units wait or the log's end (or `stop`) is reached."""
+        end = end if self.stop is None else min(end, self.stop)
+        while self._count < wanted and self._next < end:
+            block = log.read(
+                self.channel.place, self._next, max_records=min(_READ_RECORDS, end - self._next), max_bytes=_READ_BYTES
+            )
+            if not len(block):
+                self._next = end
+                return
+            if int(block.offsets[-1]) >= end:
+                block = block.slice(0, int(np.searchsorted(block.offsets, end)))
+                if not len(block):
+                    self._next = end
+                    return
+            units = self._intake.units(block)
+            self._next = int(block.offsets[-1]) + 1
+            if self._skip:
+                units = units.slice(self._skip, len(units))
+                self._skip = 0
+            self._waiting.append(units)
+            self._count += len(units)
+
+    def advances(self, most: int) -> Int64s:
+        """The watermark that each of the first `most` waiting units implies."""
+        parts: list[Int64s] = []
+        for part in self._waiting:
+            if most <= 0:
+                break
+            parts.append(part.units[:most, unit.ADVANCE])
+            most -= len(part)
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def ended_reading(self, end: int) -> bool:
+        """Whether the log has nothing more for this feed (up to `stop`)."""
+        return self._next >= (end if self.stop is None else min(end, self.stop))
+
+    def ended(self, end: int) -> bool:
+        """Whether nothing waits and nothing more is in the log (up to `stop`)."""
+        return self._count == 0 and self.ended_reading(end)
+
+    def take(self, count: int) -> Units | None:
+        """The first `count` units, or None for none; they are gone from the feed."""
+        if count == 0:
+            return None
+        taken: list[Units] = []
+        self._count -= count
+        while count:
+            head = self._waiting[0]
+            if len(head) <= count:
+                taken.append(self._waiting.pop(0))
+                count -= len(head)
+            else:
+                taken.append(head.slice(0, count))
+                self._waiting[0] = head.slice(count, len(head))
+                count = 0
+        return joined_units(taken)

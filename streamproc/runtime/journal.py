@@ -1,0 +1,148 @@
+"""The journal: one record per step on the task topic, in the same transaction as all that the step wrote.
+
+An entry says what the step consumed (offset ranges with a digest each, the order of the runs, verdicts that came from a
+clock) and what came of it (rows and chain per topic, fates, watermark). So a step can be run again, anywhere, and compared.
+
+A record's value is "SPJ1", the length of a JSON head (uint32, little-endian), the head, and then two columns: the runs
+(int32 pairs) and 32 bits of each consumed record's hash (uint32), both little-endian.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import orjson
+
+from streamproc.errors import CorruptLog
+from streamproc.ports import Block, Int64s, TopicPartition, block_of
+
+MAGIC: Final = b"SPJ1"
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumedRange:
+    """What a step took from one channel.
+
+    first, skip      where it began: the offset, and how many units of that record earlier steps had taken
+    last, last_skip  where the next step begins
+    units, records   how many units and whole or begun records
+    digest           hex of a 128-bit hash over the hashes of these records
+    """
+
+    topic: str
+    partition: int
+    first: int
+    skip: int
+    last: int
+    last_skip: int
+    units: int
+    records: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One journal entry. `kind` is "start" for entry 0 of a task and "step" for all others."""
+
+    kind: str
+    step: int
+    ranges: tuple[ConsumedRange, ...] = ()
+    runs: Int64s = field(default_factory=lambda: np.empty((0, 2), np.int64))
+    records: np.ndarray[Any, np.dtype[np.uint32]] = field(default_factory=lambda: np.empty(0, np.uint32))
+    marks: tuple[tuple[int, int], ...] = ()
+    clock: int | None = None
+    outputs: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    sums: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    fates: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    watermark: int = 0
+    delivered: tuple[tuple[str, int, int, int], ...] = ()
+    head: Mapping[str, Any] = field(default_factory=dict)
+
+    def encoded(self) -> bytes:
+        """The record's value."""
+        head = orjson.dumps(
+            {
+                "kind": self.kind,
+                "step": self.step,
+                "ranges": [
+                    [r.topic, r.partition, r.first, r.skip, r.last, r.last_skip, r.units, r.records, r.digest]
+                    for r in self.ranges
+                ],
+                "runs": int(self.runs.shape[0]),
+                "marks": self.marks,
+                "clock": self.clock,
+                "outputs": self.outputs,
+                "sums": self.sums,
+                "fates": self.fates,
+                "watermark": self.watermark,
+                "delivered": self.delivered,
+                "head": self.head,
+            }
+        )
+        return b"".join(
+            (
+                MAGIC,
+                len(head).to_bytes(4, "little"),
+                head,
+                self.runs.astype("<i4").tobytes(),
+                self.records.astype("<u4").tobytes(),
+            )
+        )
+
+
+def decode_entry(value: bytes | None, where: str) -> Entry:
+    """The entry in a record; raises CorruptLog for anything else."""
+    if value is None or value[:4] != MAGIC:
+        raise CorruptLog(
+            f"{where} is no journal entry", hint="something else wrote to the task topic; run 'streamproc verify'"
+        )
+    size = int.from_bytes(value[4:8], "little")
+    head = orjson.loads(value[8 : 8 + size])
+    at = 8 + size
+    runs = np.frombuffer(value, "<i4", count=2 * head["runs"], offset=at).astype(np.int64).reshape(-1, 2)
+    records = np.frombuffer(value, "<u4", offset=at + 8 * head["runs"])
+    return Entry(
+        head["kind"],
+        head["step"],
+        tuple(ConsumedRange(*r) for r in head["ranges"]),
+        runs,
+        records,
+        tuple((c, k) for c, k in head["marks"]),
+        head["clock"],
+        {t: (n, c) for t, (n, c) in head["outputs"].items()},
+        {t: (n, c) for t, (n, c) in head["sums"].items()},
+        head["fates"],
+        head["watermark"],
+        tuple((t, p, a, b) for t, p, a, b in head["delivered"]),
+        head["head"],
+    )
+
+
+def entries_of(block: Block) -> list[tuple[int, Entry]]:
+    """Offset and entry of each record of a block of a task topic."""
+    return [
+        (
+            int(block.offsets[row]),
+            decode_entry(block.value(row), f"{block.topic}-{block.partition}@{int(block.offsets[row])}"),
+        )
+        for row in range(len(block))
+    ]
+
+
+def entry_block(topic: str, partition: int, entries: Sequence[Entry]) -> Block:
+    """Entries as a block to be written."""
+    return block_of(topic, partition, [entry.encoded() for entry in entries])
+
+
+def delivered_of(
+    ranges: Mapping[TopicPartition, tuple[int, int]], topics: Sequence[str]
+) -> tuple[tuple[str, int, int, int], ...]:
+    """The ranges of a commit that lie in these topics, as an entry notes them."""
+    return tuple(
+        (place.topic, place.partition, first, last)
+        for place, (first, last) in sorted(ranges.items())
+        if place.topic in topics
+    )

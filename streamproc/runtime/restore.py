@@ -1,0 +1,178 @@
+"""Bringing a task to where its journal ends: the newest sound checkpoint, then the recorded steps again, muted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from streamproc.engine.compiled import TaskState
+from streamproc.errors import ForeignFingerprint, LogError, ReplayDiverged
+from streamproc.ports import CheckpointManifest, CheckpointStore, Log, TopicPartition
+from streamproc.runtime.binding import Binding
+from streamproc.runtime.checkpoint import load_state
+from streamproc.runtime.fingerprints import run_head
+from streamproc.runtime.journal import Entry, entries_of
+from streamproc.runtime.task import TakenStep, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A task that stands where its journal ends.
+
+    steps    how many recorded steps were run again
+    fresh    the journal was empty: entry 0 is still to be written
+    """
+
+    task: Task
+    steps: int
+    fresh: bool
+    journal_end: int
+
+
+def journal_entries(log: Log, place: TopicPartition, offset: int, end: int) -> Iterator[tuple[int, Entry]]:
+    """Offsets and entries of a journal from an offset on."""
+    while offset < end:
+        block = log.read(place, offset, max_records=256)
+        if not len(block):
+            return
+        yield from ((at, entry) for at, entry in entries_of(block) if at < end)
+        offset = int(block.offsets[-1]) + 1
+
+
+def restore_task(
+    binding: Binding,
+    number: int,
+    log: Log,
+    checkpoints: CheckpointStore | None,
+    *,
+    stops: Mapping[TopicPartition, int] | None = None,
+    muted: bool = True,
+) -> Restored:
+    """The task with its state rebuilt from what is committed.
+
+    Digests of every step that runs again are compared with the journal's. Raises ForeignFingerprint for a journal of
+    another build, ReplayDiverged, InputChanged and InputGone where the past cannot be reproduced, LogError where journal
+    and committed offsets disagree.
+    """
+    place = TopicPartition(binding.names.tasks, number)
+    end = log.end_offset(place)
+    start = log.start_offset(place)
+    fresh_task = Task(binding, number, log, stops=stops)
+    if end == start == 0:
+        return Restored(fresh_task, 0, True, end)
+    head: Entry | None = None
+    if start == 0:
+        head = next(entry for _, entry in journal_entries(log, place, 0, 1))
+        check_head(binding, fresh_task, head.head)
+    task, after = _from_checkpoint(binding, fresh_task, log, checkpoints, place, start, end, stops)
+    if task is None:
+        if head is None:
+            raise LogError(
+                f"the journal of {fresh_task.name} begins at step {start} and no sound checkpoint reaches back to it",
+                hint="replay the topology's history under a new version",
+            )
+        task, after = Task(binding, number, log, state=_start_state(fresh_task, head), stops=stops), 1
+    steps = 0
+    last = 0
+    for _, entry in journal_entries(log, place, after, end):
+        taken, _ = task.rerun(entry)
+        compare(task, entry, taken)
+        steps += 1
+        last = entry.step
+    _check_offsets(binding, task, log, last or task.state.steps)
+    return Restored(Task(binding, number, log, state=task.state, stops=stops), steps, False, end)
+
+
+def compare(task: Task, entry: Entry, taken: TakenStep) -> None:
+    """Raises ReplayDiverged if a step that ran again wrote something else than it wrote then."""
+    now = {topic: (rows, digest.hex()) for topic, (rows, digest) in taken.output.digests.items()}
+    for topic in sorted(set(now) | set(entry.outputs)):
+        then_rows, then = entry.outputs.get(topic, (0, ""))
+        now_rows, digest = now.get(topic, (0, ""))
+        if (then_rows, then) != (now_rows, digest):
+            raise ReplayDiverged(
+                f"step {entry.step} of {task.name} now writes {now_rows} rows to '{topic}', then {then_rows}, and their digests differ",
+                hint="'streamproc replay --as-recorded' shows the first differing row; a changed topology needs a new version",
+            )
+
+
+def _start_state(task: Task, head: Entry) -> TaskState:
+    state = task.stage.open_state(task.channels)
+    for c, channel in enumerate(task.channels):
+        state.positions[c, 0] = head.head["start"][f"{channel.place.topic}-{channel.place.partition}"]
+    return state
+
+
+def start_entry(binding: Binding, task: Task) -> Entry:
+    """Entry 0 of a task: where it starts, on how many partitions, and which build wrote it."""
+    start = {f"{place.topic}-{place.partition}": offset for place, offset in task.offsets.items()}
+    return Entry("start", 0, head={**run_head(binding, task.stage), "start": start, "task": task.name})
+
+
+def check_head(binding: Binding, task: Task, head: Mapping[str, Any]) -> None:
+    """Raises ForeignFingerprint if a journal was begun by another build or on other partition counts."""
+    mine = run_head(binding, task.stage)
+    for what, way in (
+        ("partitions", "drain the old version and start a new one: version=N+1"),
+        ("logic", "give the changed topology a new version=, or run the old code"),
+        ("state", "give the changed topology a new version=, or run the old code"),
+        ("engine", "run the build that wrote the journal, or start a new version="),
+    ):
+        if head.get(what) != mine[what]:
+            detail = ""
+            if isinstance(mine[what], dict) and isinstance(head.get(what), dict):
+                names = sorted(n for n in {*mine[what], *head[what]} if mine[what].get(n) != head[what].get(n))
+                detail = f" ({', '.join(names)})"
+            raise ForeignFingerprint(f"the journal of {task.name} was written with another {what}{detail}", hint=way)
+
+
+def _from_checkpoint(
+    binding: Binding,
+    task: Task,
+    log: Log,
+    checkpoints: CheckpointStore | None,
+    place: TopicPartition,
+    start: int,
+    end: int,
+    stops: Mapping[TopicPartition, int] | None,
+) -> tuple[Task | None, int]:
+    """The task at the newest checkpoint that the committed journal vouches for, and the journal offset after it."""
+    if checkpoints is None:
+        return None, 0
+    for manifest in checkpoints.manifests(task.name):
+        offset = int(str(manifest.head.get("journal_offset", -1)))
+        if not start <= offset < end or manifest.fingerprint != binding.plan.logic:
+            continue
+        entry = next((entry for _, entry in journal_entries(log, place, offset, offset + 1)), None)
+        if entry is None or entry.step != manifest.step or chain_of(entry) != manifest.chain:
+            continue
+        state = _loaded(manifest, task, checkpoints)
+        if state is not None:
+            return Task(binding, task.number, log, state=state, stops=stops), offset + 1
+    return None, 0
+
+
+def _loaded(manifest: CheckpointManifest, task: Task, checkpoints: CheckpointStore) -> TaskState | None:
+    from streamproc.errors import CorruptSnapshot
+
+    try:
+        return load_state(manifest, task.stage.open_state(task.channels), checkpoints)
+    except CorruptSnapshot:
+        # A damaged checkpoint is never served: an older one, or the journal from its beginning, takes its place.
+        return None
+
+
+def chain_of(entry: Entry) -> str:
+    """What ties a checkpoint to its journal entry: all chains after the step."""
+    return ";".join(f"{topic}={digest}" for topic, (_, digest) in sorted(entry.outputs.items())) + f"@{entry.step}"
+
+
+def _check_offsets(binding: Binding, task: Task, log: Log, step: int) -> None:
+    committed = log.committed(binding.names.group(task.stage.stage.index))
+    for place, offset in task.offsets.items():
+        if place in committed and committed[place] != offset:
+            raise LogError(
+                f"the journal of {task.name} ends after step {step} at {place.topic}-{place.partition}@{offset}, the committed offset is {committed[place]}",
+                hint="two runs wrote this topology's group: run 'streamproc verify'",
+            )

@@ -1,0 +1,277 @@
+"""One task at work: its channels, its state, and the steps that it takes. Committing is the worker's business."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import xxhash
+
+from streamproc.engine import intake as unit
+from streamproc.engine.compiled import CompiledStage, TaskState
+from streamproc.engine.intake import Units, no_units
+from streamproc.engine.step import CLOSE, IDLE, StepInput, StepOutput, run_step
+from streamproc.engine.timeline import choose_runs
+from streamproc.errors import InputChanged, InputGone, OffsetOutOfRange, UnknownTopic
+from streamproc.event_time import MAX_TIME
+from streamproc.graph import Source
+from streamproc.hashing import record_digests
+from streamproc.ports import Int64s, Log, TopicPartition
+from streamproc.runtime.binding import Binding
+from streamproc.runtime.feed import Feed
+from streamproc.runtime.journal import ConsumedRange, Entry
+
+_NO_RUNS: Final = np.empty((0, 2), np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class TakenStep:
+    """A step that ran, and its journal entry (still without the ranges that its outputs will get)."""
+
+    output: StepOutput
+    entry: Entry
+    units: int
+
+
+class Task:
+    """A task between two commits.
+
+    number  its partition of the task topic; `stage` and `index` say which task of which stage that is
+    """
+
+    def __init__(
+        self,
+        binding: Binding,
+        number: int,
+        log: Log,
+        *,
+        state: TaskState | None = None,
+        stops: Mapping[TopicPartition, int] | None = None,
+    ) -> None:
+        self.binding = binding
+        self.number = number
+        self.stage: CompiledStage
+        self.stage, self.index = binding.task_of(number)
+        self.channels = self.stage.channels(self.index, binding.partitions)
+        self.log = log
+        self.delivered: tuple[tuple[str, int, int, int], ...] = ()
+        self.clocked = any(getattr(node.origin, "clocked", False) for node in self.stage.stage.nodes)
+        if state is None:
+            state = self.stage.open_state(self.channels)
+            for c, channel in enumerate(self.channels):
+                state.positions[c, 0] = log.start_offset(channel.place)
+        self.state = state
+        self.feeds = self._feeds(stops or {})
+
+    def _feeds(self, stops: Mapping[TopicPartition, int]) -> list[Feed]:
+        return [
+            Feed(
+                channel,
+                self.stage.intakes[channel.inlet],
+                offset=int(self.state.positions[c, 0]),
+                skip=int(self.state.positions[c, 1]),
+                stop=stops.get(channel.place),
+            )
+            for c, channel in enumerate(self.channels)
+        ]
+
+    @property
+    def name(self) -> str:
+        """What messages and checkpoints call it."""
+        return f"{self.binding.names.topology}.v{self.binding.names.version}.s{self.stage.stage.index}.t{self.index}"
+
+    @property
+    def offsets(self) -> dict[TopicPartition, int]:
+        """The next offset of each channel, as it is committed."""
+        return {channel.place: int(self.state.positions[c, 0]) for c, channel in enumerate(self.channels)}
+
+    def is_closed(self) -> bool:
+        """Whether every channel has ended for good."""
+        return bool(len(self.channels)) and bool((self.state.channel_watermark >= MAX_TIME).all())
+
+    def ended(self, ends: Mapping[TopicPartition, int]) -> bool:
+        """Whether there is nothing left to take up to these ends."""
+        return all(feed.ended(ends[feed.channel.place]) for feed in self.feeds)
+
+    def choose(self, ends: Mapping[TopicPartition, int], *, most: int, waits: bool) -> tuple[tuple[Units, ...], Int64s]:
+        """Takes up to about `most` units per channel in merged order.
+
+        ends   the log's end of each channel
+        waits  also wait for channels that are at their end (upstream has not finished); False takes what there is
+        """
+        for feed in self.feeds:
+            feed.fill(self.log, wanted=most, end=ends[feed.channel.place])
+        advances = [feed.advances(most) for feed in self.feeds]
+        sizes = np.array([part.size for part in advances], np.int64)
+        stops = np.cumsum(sizes)
+        # A channel with more in the log (or in the feed) than is looked at here must not be overtaken.
+        more = [
+            1 if waits or feed.waiting > most or not feed.ended_reading(ends[feed.channel.place]) else 0
+            for feed in self.feeds
+        ]
+        runs = choose_runs(
+            np.concatenate(advances) if advances else np.empty(0, np.int64),
+            stops - sizes,
+            stops,
+            self.state.channel_watermark,
+            np.array(more, np.int64),
+        )
+        if not runs.shape[0] and not waits and sizes.sum():
+            # Each channel that has rows waits for one that has none yet but will: take what there is.
+            runs = choose_runs(
+                np.concatenate(advances),
+                stops - sizes,
+                stops,
+                self.state.channel_watermark,
+                np.zeros(sizes.size, np.int64),
+            )
+        counts = (
+            np.bincount(runs[:, 0], weights=runs[:, 1], minlength=len(self.feeds)).astype(np.int64)
+            if runs.shape[0]
+            else np.zeros(len(self.feeds), np.int64)
+        )
+        taken = [feed.take(int(count)) for feed, count in zip(self.feeds, counts, strict=True)]
+        return tuple(no_units() if part is None else part for part in taken), runs
+
+    def run(
+        self,
+        units: tuple[Units, ...],
+        runs: Int64s,
+        *,
+        marks: tuple[tuple[int, int], ...] = (),
+        clock: int | None = None,
+        keep: bool = False,
+    ) -> TakenStep:
+        """Runs a step over what was chosen and writes its journal entry."""
+        before = self.state.positions.copy()
+        output = run_step(
+            self.stage, self.index, self.channels, self.state, StepInput(units, runs, marks, clock), keep=keep
+        )
+        self.state = output.state
+        ranges, records = consumed(self.channels, units, before, self.state.positions)
+        state = self.state
+        entry = Entry(
+            "step",
+            state.steps,
+            ranges,
+            runs,
+            records,
+            marks,
+            clock,
+            outputs={topic: (rows, digest.hex()) for topic, (rows, digest) in output.digests.items()},
+            sums={
+                topic: (state.written[topic], f"{high:016x}{low:016x}")
+                for topic, (high, low) in state.sums.items()
+                if state.written[topic]
+            },
+            fates=state.ledger.summary([inlet.name for inlet in self.stage.stage.inputs]),
+            watermark=state.watermark,
+            delivered=self.delivered,
+        )
+        return TakenStep(output, entry, int(runs[:, 1].sum()) if runs.shape[0] else 0)
+
+    def close_marks(self) -> tuple[tuple[int, int], ...]:
+        """Marks that end the task's source channels; internal channels are ended by their senders."""
+        return tuple(
+            (c, CLOSE)
+            for c, channel in enumerate(self.channels)
+            if self.stage.stage.inputs[channel.inlet].source is not None
+        )
+
+    def idle_after(self, channel: int) -> int | None:
+        """How long (µs) a source's partition may give nothing before it no longer holds time back."""
+        inlet = self.stage.stage.inputs[self.channels[channel].inlet]
+        return (
+            inlet.source.origin.idle_after_us
+            if inlet.source is not None and isinstance(inlet.source.origin, Source)
+            else None
+        )
+
+    def idle_mark(self, channel: int) -> tuple[int, int]:
+        """The verdict that a channel is idle."""
+        return channel, IDLE
+
+    def rerun(self, entry: Entry, *, keep: bool = False) -> tuple[TakenStep, tuple[Units, ...]]:
+        """Runs a recorded step again on the recorded input.
+
+        Raises InputGone if the input is no longer in the log, InputChanged if it is not what the journal saw.
+        """
+        units = tuple(self._recorded(place, entry) for place in entry.ranges)
+        _check_input(self.channels, units, entry)
+        return self.run(units, entry.runs, marks=entry.marks, clock=entry.clock, keep=keep), units
+
+    def _recorded(self, taken: ConsumedRange, entry: Entry) -> Units:
+        if taken.units == 0:
+            return no_units()
+        place = TopicPartition(taken.topic, taken.partition)
+        channel = next(channel for channel in self.channels if channel.place == place)
+        feed = Feed(channel, self.stage.intakes[channel.inlet], offset=taken.first, skip=taken.skip)
+        try:
+            feed.fill(self.log, wanted=taken.units, end=taken.last + (1 if taken.last_skip else 0))
+        except (OffsetOutOfRange, UnknownTopic) as gone:
+            raise InputGone(
+                f"step {entry.step} of {self.name} read {place.topic}-{place.partition} from {taken.first}: {gone.message}",
+                hint="replay from a later checkpoint, or from an archive of the topic",
+            ) from None
+        if feed.waiting < taken.units:
+            raise InputGone(
+                f"step {entry.step} of {self.name} read {taken.units} rows of {place.topic}-{place.partition} from offset {taken.first}; "
+                f"the log now has {feed.waiting}",
+                hint="rows were removed from the log; replay from an archive",
+            )
+        units = feed.take(taken.units)
+        return no_units() if units is None else units
+
+
+def consumed(
+    channels: Sequence[Any], units: Sequence[Units], before: Int64s, after: Int64s
+) -> tuple[tuple[ConsumedRange, ...], np.ndarray[Any, np.dtype[np.uint32]]]:
+    """What a step took from each channel, with digests, as the journal notes it."""
+    ranges: list[ConsumedRange] = []
+    digests: list[np.ndarray[Any, np.dtype[np.uint32]]] = []
+    for c, (channel, part) in enumerate(zip(channels, units, strict=True)):
+        hashes = (
+            part.units[part.units[:, unit.ORDINAL] == 0, unit.DIGEST].astype(np.uint64)
+            if len(part)
+            else np.empty(0, np.uint64)
+        )
+        ranges.append(
+            ConsumedRange(
+                channel.place.topic,
+                channel.place.partition,
+                int(before[c, 0]),
+                int(before[c, 1]),
+                int(after[c, 0]),
+                int(after[c, 1]),
+                len(part),
+                hashes.size,
+                xxhash.xxh3_128_hexdigest(hashes.tobytes()),
+            )
+        )
+        digests.append(record_digests(hashes))
+    return tuple(ranges), np.concatenate([np.empty(0, np.uint32), *digests])
+
+
+def _check_input(channels: Sequence[Any], units: Sequence[Units], entry: Entry) -> None:
+    at = 0
+    for channel, part, taken in zip(channels, units, entry.ranges, strict=True):
+        first = part.units[:, unit.ORDINAL] == 0 if len(part) else np.zeros(0, np.bool_)
+        hashes = part.units[first, unit.DIGEST].astype(np.uint64)
+        seen = entry.records[at : at + taken.records]
+        at += taken.records
+        if xxhash.xxh3_128_hexdigest(hashes.tobytes()) == taken.digest:
+            continue
+        now = record_digests(hashes)
+        offsets = part.units[first, unit.OFFSET]
+        for row in range(min(now.size, seen.size)):
+            if now[row] != seen[row]:
+                raise InputChanged(
+                    f"{channel.place.topic}-{channel.place.partition}@{int(offsets[row])} is not the record that step {entry.step} read",
+                    hint="the topic was rewritten after the run; only a fresh 'replay --by-event-time' can use it",
+                )
+        raise InputChanged(
+            f"{channel.place.topic}-{channel.place.partition} from {taken.first} to {taken.last} is not what step {entry.step} read",
+            hint="the topic was rewritten after the run",
+        )

@@ -1,0 +1,332 @@
+"""The worker: takes the tasks that the group gives it, runs their steps, commits them.
+
+One turn of the loop runs at most one step of each task and commits all of them in one transaction: outputs, journal
+entries and offsets become visible together or not at all. After any failed or unknown commit the worker believes only
+what is committed: it opens its producer anew and restores every task.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from streamproc.errors import Fenced, StreamprocError
+from streamproc.event_time import span_us
+from streamproc.ports import CheckpointStore, Log, Membership, Producer, TopicPartition
+from streamproc.runtime.binding import Binding
+from streamproc.runtime.checkpoint import save_state
+from streamproc.runtime.journal import Entry, delivered_of, entry_block
+from streamproc.runtime.restore import chain_of, restore_task, start_entry
+from streamproc.runtime.task import TakenStep, Task
+
+logger = logging.getLogger(__name__)
+
+_FIRST_STEP_UNITS = 65_536
+_MOST_STEP_UNITS = 1 << 20
+_LEAST_STEP_UNITS = 4_096
+_GROUP_POLL_S = 1.0
+_CHECKPOINT_WORK_S = 5.0
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a run did so far; the worker adds to it after each commit.
+
+    fates  per stage and input: in, emitted, held, late, filtered, dead_lettered of the tasks that this worker runs
+    """
+
+    units: int = 0
+    steps: int = 0
+    written: dict[str, int] = field(default_factory=dict)
+    restored_steps: int = 0
+    seconds: float = 0.0
+    fates: dict[str, Mapping[str, Mapping[str, int]]] = field(default_factory=dict)
+
+
+class Worker:
+    """One member of a topology's group.
+
+    until_end  None: run until stopped. Else the offsets at which the sources end: the run stops when all is read
+    close      at the end of a finite run, end time itself, so that everything still waiting is released
+    on_commit  called after each commit, with the progress so far and the share of the finite input that is read
+    """
+
+    def __init__(
+        self,
+        binding: Binding,
+        log: Log,
+        *,
+        checkpoints: CheckpointStore | None = None,
+        member: str = "worker-0",
+        until_end: Mapping[TopicPartition, int] | None = None,
+        close: bool = False,
+        wait_upstream: bool = False,
+        on_commit: Callable[[Progress], None] | None = None,
+        checkpoint_every_s: float = _CHECKPOINT_WORK_S,
+    ) -> None:
+        self.binding = binding
+        self.log = log
+        self.checkpoints = checkpoints
+        self.member = member
+        self.until_end = dict(until_end) if until_end is not None else None
+        self.close = close
+        self.wait_upstream = wait_upstream
+        self.on_commit = on_commit
+        self.checkpoint_every_s = checkpoint_every_s
+        self.progress = Progress()
+        self.tasks: dict[int, Task] = {}
+        self._fresh: set[int] = set()
+        self._journal_end: dict[int, int] = {}
+        self._work_since: dict[int, float] = {}
+        self._quiet_since: dict[tuple[int, int], float] = {}
+        self._most = _FIRST_STEP_UNITS
+        self._commit_s = span_us(binding.plan.topology.commit) / 1e6
+        self._stop = False
+
+    def stop(self) -> None:
+        """Ends the run after the current commit; may be called from a signal handler."""
+        self._stop = True
+
+    def run(self) -> Progress:
+        """Works until the end of the input, or until `stop`; gives back all tasks."""
+        began = time.monotonic()
+        collecting = gc.isenabled()
+        gc.disable()  # The cyclic collector nearly doubles the cost where objects live long; it runs at checkpoints.
+        membership = self.log.join(self.binding.names.workers, self.binding.names.tasks, self.member)
+        producer = self.log.producer(self._transactional_id())
+        try:
+            polled = 0.0
+            while not self._stop:
+                if time.monotonic() - polled >= _GROUP_POLL_S or not self.tasks:
+                    self._take_over(membership)
+                    polled = time.monotonic()
+                try:
+                    busy = self._turn(producer, membership)
+                except Fenced as fenced:
+                    logger.warning("%s lost its place: %s", self.member, fenced)
+                    producer = self._begin_again(producer, membership)
+                    polled = 0.0
+                    continue
+                if not busy:
+                    if self.until_end is not None and self._finished():
+                        break
+                    self._rest()
+                self.progress.seconds = time.monotonic() - began
+        finally:
+            self._give_back(membership)
+            producer.close()
+            if collecting:
+                gc.enable()
+            self.progress.seconds = time.monotonic() - began
+        return self.progress
+
+    # ── ownership ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _transactional_id(self) -> str:
+        names = self.binding.names
+        return f"{names.topology}.v{names.version}.live.{self.member}"
+
+    def _take_over(self, membership: Membership) -> None:
+        owned = membership.poll()
+        gone = sorted(set(self.tasks) - owned)
+        for number in gone:
+            self._save(number)
+            del self.tasks[number]
+        if gone:
+            membership.released(gone)
+        for number in sorted(owned - set(self.tasks)):
+            restored = restore_task(self.binding, number, self.log, self.checkpoints, stops=self.until_end)
+            self.tasks[number] = restored.task
+            self._journal_end[number] = restored.journal_end
+            self._work_since[number] = 0.0
+            self.progress.restored_steps += restored.steps
+            if restored.fresh:
+                self._fresh.add(number)
+            if restored.steps:
+                logger.info("%s restored: %d steps run again", restored.task.name, restored.steps)
+
+    def _begin_again(self, producer: Producer, membership: Membership) -> Producer:
+        """Believes only what is committed: a new producer, and every task from its journal."""
+        producer.close()
+        self.tasks.clear()
+        self._fresh.clear()
+        membership.poll()
+        return self.log.producer(self._transactional_id())
+
+    def _give_back(self, membership: Membership) -> None:
+        for number in sorted(self.tasks):
+            self._save(number)
+        self.tasks.clear()
+        membership.leave()
+
+    # ── one turn ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _turn(self, producer: Producer, membership: Membership) -> bool:
+        began = time.monotonic()
+        steps: list[tuple[Task, TakenStep]] = []
+        full = False
+        for number in sorted(self.tasks):
+            task = self.tasks[number]
+            taken = self._step_of(task)
+            if taken is not None:
+                steps.append((task, taken))
+                full = full or taken.units >= self._most
+                self._work_since[number] += time.monotonic() - began
+        fresh = [self.tasks[number] for number in sorted(self._fresh)]
+        if not steps and not fresh:
+            return False
+        try:
+            self._commit(producer, membership, fresh, steps)
+        except Fenced:
+            raise
+        except StreamprocError as unknown:
+            raise Fenced(f"a commit failed: {unknown.message}", hint=unknown.hint) from unknown
+        spent = time.monotonic() - began
+        self._adapt(spent, full=full)
+        for number in sorted(self.tasks):
+            if self._work_since[number] >= self.checkpoint_every_s:
+                self._save(number)
+        if self.until_end is None and not full and spent < self._commit_s:
+            time.sleep(self._commit_s - spent)
+        return bool(steps)
+
+    def _step_of(self, task: Task) -> TakenStep | None:
+        ends = {channel.place: self.log.end_offset(channel.place) for channel in task.channels}
+        units, runs = task.choose(ends, most=self._most, waits=False)
+        marks = self._idle_marks(task, units)
+        if (
+            not runs.shape[0]
+            and not marks
+            and self.until_end is not None
+            and self.close
+            and not task.is_closed()
+            and task.close_marks()
+            and task.ended(ends)
+        ):
+            marks = task.close_marks()
+        clock = time.time_ns() // 1_000 if task.clocked else None
+        if not runs.shape[0] and not marks:
+            return None
+        return task.run(units, runs, marks=marks, clock=clock)
+
+    def _idle_marks(self, task: Task, units: object) -> tuple[tuple[int, int], ...]:
+        marks: list[tuple[int, int]] = []
+        now = time.monotonic()
+        for c, feed in enumerate(task.feeds):
+            after = task.idle_after(c)
+            quiet = feed.waiting == 0
+            if after is None or self.until_end is not None:
+                continue
+            if not quiet:
+                self._quiet_since.pop((task.number, c), None)
+                continue
+            since = self._quiet_since.setdefault((task.number, c), now)
+            if (now - since) * 1e6 >= after and not task.state.channel_idle[c]:
+                marks.append(task.idle_mark(c))
+        return tuple(marks)
+
+    def _commit(
+        self, producer: Producer, membership: Membership, fresh: list[Task], steps: list[tuple[Task, TakenStep]]
+    ) -> None:
+        journal: dict[int, list[Entry]] = {}
+        transaction = producer.begin()
+        try:
+            for task in fresh:
+                journal[task.number] = [start_entry(self.binding, task)]
+            for task, taken in steps:
+                for block in taken.output.blocks:
+                    transaction.append(block)
+                journal.setdefault(task.number, []).append(taken.entry)
+            owned = sorted({task.number for task in fresh} | {task.number for task, _ in steps})
+            for number in owned:
+                transaction.append(entry_block(self.binding.names.tasks, number, journal[number]))
+                task = self.tasks[number]
+                transaction.commit_offsets(
+                    self.binding.names.group(task.stage.stage.index),
+                    task.offsets,
+                    membership=membership,
+                    owned=(number,),
+                )
+            ranges = transaction.commit()
+        except BaseException:
+            transaction.abort()
+            raise
+        for number, entries in journal.items():
+            self._journal_end[number] = ranges[TopicPartition(self.binding.names.tasks, number)][1]
+            self._fresh.discard(number)
+            del entries
+        for task, taken in steps:
+            mine = {block.topic for block in taken.output.blocks}
+            task.delivered = delivered_of(ranges, sorted(mine)) if len(steps) == 1 else ()
+            self.progress.units += taken.units
+            self.progress.steps += 1
+            for topic, (rows, _) in taken.output.digests.items():
+                self.progress.written[topic] = self.progress.written.get(topic, 0) + rows
+            self.progress.fates[task.name] = taken.entry.fates
+        if self.on_commit is not None and steps:
+            self.on_commit(self.progress)
+
+    def _adapt(self, spent: float, *, full: bool) -> None:
+        """Steps grow while commits keep up, and shrink when one takes longer than the commit interval allows."""
+        if spent > 2 * self._commit_s:
+            self._most = max(_LEAST_STEP_UNITS, self._most // 2)
+        elif full and spent < self._commit_s:
+            self._most = min(_MOST_STEP_UNITS, self._most * 2)
+
+    def _save(self, number: int) -> None:
+        """Writes a checkpoint of a task, of a step that is committed."""
+        task = self.tasks[number]
+        if self.checkpoints is None or number in self._fresh or not self._work_since.get(number):
+            return
+        offset = self._journal_end[number] - 1
+        place = TopicPartition(self.binding.names.tasks, number)
+        from streamproc.runtime.restore import journal_entries
+
+        entry = next(entry for _, entry in journal_entries(self.log, place, offset, offset + 1))
+        if entry.step != task.state.steps:
+            return
+        save_state(
+            self.checkpoints,
+            task.state,
+            task=task.name,
+            step=entry.step,
+            chain=chain_of(entry),
+            fingerprint=self.binding.plan.logic,
+            journal_offset=offset,
+        )
+        keep = [manifest.step for manifest in self.checkpoints.manifests(task.name)[:2]]
+        self.checkpoints.discard(task.name, keep_steps=keep)
+        self._work_since[number] = 0.0
+        gc.collect()
+
+    # ── the end of a finite run ──────────────────────────────────────────────────────────────────────────────────────
+
+    def _finished(self) -> bool:
+        """Whether every task of the topology, also of other workers, has read all that there is."""
+        if len(self.tasks) == self.binding.task_count:
+            return all(self._task_done(task) for task in self.tasks.values())
+        for stage, count in zip(self.binding.stages, self.binding.tasks, strict=True):
+            committed = self.log.committed(self.binding.names.group(stage.stage.index))
+            for index in range(count):
+                for channel in stage.channels(index, self.binding.partitions):
+                    end = self.log.end_offset(channel.place)
+                    if self.until_end is not None and channel.place in self.until_end:
+                        end = min(end, self.until_end[channel.place])
+                    if end > self.log.start_offset(channel.place) and committed.get(channel.place, -1) < end:
+                        return False
+        return all(self._task_done(task) for task in self.tasks.values())
+
+    def _task_done(self, task: Task) -> bool:
+        ends = {channel.place: self.log.end_offset(channel.place) for channel in task.channels}
+        return task.ended(ends) and (not self.close or not task.close_marks() or task.is_closed())
+
+    def _rest(self) -> None:
+        """Waits for something to read, at most one commit interval."""
+        waiting = {feed.channel.place: feed.next_offset for task in self.tasks.values() for feed in task.feeds}
+        if waiting:
+            self.log.wait(waiting, int(max(self._commit_s, 0.001) * 1e6))
+        else:
+            time.sleep(0.02)
