@@ -8,24 +8,22 @@ parts hold about 160 bits, enough for amounts and measurements. Where they do no
 the accumulator *spills*: it gets a row in a pool of wide sums, which hold everything, and counters for the three
 special values. So no value of the data can make a total wrong; unusual ones only make it slower.
 
-All accumulators of one aggregate lie in one `ExactSums`, indexed by slot; kernels take its arrays one by one, because
-Numba compiles once for arrays and again for each class.
+All accumulators of one aggregate lie in one `ExactSums`, indexed by slot.
 
 Cost: about 10 ns an addition, and as much for taking a number out again (two cores of 2020's make, warm cache).
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Final
+from typing import Final, NamedTuple
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from streamproc.operators.growing import grown
+from streamproc.columns import grow, next_rows
+from streamproc.hashing import kernel
 from streamproc.operators.wide_sums import LIMBS, LOWEST_BIT, add_wide, add_wide_square, carry, integer, round_half_even
 from streamproc.ports import Int64s
 
@@ -50,6 +48,17 @@ Parts = npt.NDArray[np.float64]
 Wide = npt.NDArray[np.int64]
 
 
+class SumArrays(NamedTuple):
+    """The arrays of an `ExactSums`, as kernels take them."""
+
+    parts: Parts
+    spill: Int64s
+    limbs: Wide
+    special: Wide
+    free: Int64s
+    free_count: Int64s
+
+
 @dataclass(slots=True)
 class ExactSums:
     """Exact sums by slot.
@@ -69,18 +78,23 @@ class ExactSums:
     free: Int64s
     free_count: Int64s
 
+    def arrays(self) -> SumArrays:
+        """The arrays as they are now, for kernels; stale after `grow` or an addition that enlarges the pool."""
+        return SumArrays(self.parts, self.spill, self.limbs, self.special, self.free, self.free_count)
+
     def grow(self, slots: int) -> None:
         """Makes room for slots 0..slots-1; new ones are zero."""
         if slots > self.spill.size:
-            self.parts = grown(self.parts, slots)
-            self.spill = grown(self.spill, slots, fill=NO_SPILL)
+            self.parts = grow(self.parts, slots)
+            self.spill = grow(self.spill, slots, fill=NO_SPILL)
 
-    def _grow_pool(self) -> None:
+    def grow_pool(self) -> None:
+        """Adds free rows to the pool: what kernels ask for by giving False or a row to go on from."""
         old = self.limbs.shape[0]
-        new = max(8, old + old // 2)
-        self.limbs = grown(self.limbs, new)
-        self.special = grown(self.special, new)
-        self.free = grown(self.free, new)
+        new = next_rows(old, old + 1)
+        self.limbs = grow(self.limbs, new)
+        self.special = grow(self.special, new)
+        self.free = grow(self.free, new)
         # Lowest row on top of the stack: which row a slot gets is then the same on every run.
         self.free[: new - old] = np.arange(new - 1, old - 1, -1)
         self.free_count[0] = new - old
@@ -88,41 +102,37 @@ class ExactSums:
     def add(self, slots: Int64s, values: Float64s, valid: npt.NDArray[np.uint8]) -> None:
         """Adds values[i] to slot slots[i] where valid[i]."""
         at = 0
-        while (at := _add_all(self.parts, self.spill, self.limbs, self.special, self.free, self.free_count,
-                              slots, values, valid, at)) >= 0:  # fmt: skip
-            self._grow_pool()
+        while (at := _add_all(self.arrays(), slots, values, valid, at)) >= 0:  # fmt: skip
+            self.grow_pool()
 
     def add_squares(self, slots: Int64s, values: Float64s, valid: npt.NDArray[np.uint8]) -> None:
         """Adds values[i] squared, exactly, to slot slots[i] where valid[i]."""
         at = 0
-        while (at := _add_all_squares(self.parts, self.spill, self.limbs, self.special, self.free, self.free_count,
-                                      slots, values, valid, at)) >= 0:  # fmt: skip
-            self._grow_pool()
+        while (at := _add_all_squares(self.arrays(),         slots, values, valid, at)) >= 0:  # fmt: skip
+            self.grow_pool()
 
     def add_each(self, slots: Int64s, values: Float64s, valid: npt.NDArray[np.uint8]) -> Float64s:
         """Adds like `add`, and gives the rounded sum of slots[i] right after each row i."""
         out = np.empty(slots.size)
         at = 0
-        while (at := _add_each(self.parts, self.spill, self.limbs, self.special, self.free, self.free_count,
-                               slots, values, valid, out, at)) >= 0:  # fmt: skip
-            self._grow_pool()
+        while (at := _add_each(self.arrays(),  slots, values, valid, out, at)) >= 0:  # fmt: skip
+            self.grow_pool()
         return out
 
     def merge(self, into: Int64s, source: Int64s) -> None:
         """Adds the sum of slot source[i] to slot into[i]; the sources stay as they are."""
         at = 0
-        while (at := _merge_all(self.parts, self.spill, self.limbs, self.special, self.free, self.free_count,
-                                into, source, at)) >= 0:  # fmt: skip
-            self._grow_pool()
+        while (at := _merge_all(self.arrays(),   into, source, at)) >= 0:  # fmt: skip
+            self.grow_pool()
 
     def clear(self, slots: Int64s) -> None:
         """Sets these slots to zero and gives their rows of the pool back."""
-        _clear_all(self.parts, self.spill, self.limbs, self.special, self.free, self.free_count, slots)
+        _clear_all(self.arrays(), slots)
 
     def rounded(self, slots: Int64s) -> Float64s:
         """The sums of these slots, each rounded half-even once; see `rounded_sum` for special values."""
         out = np.empty(slots.size)
-        _round_all(self.parts, self.spill, self.limbs, self.special, slots, out)
+        _round_all(self.arrays(), slots, out)
         return out
 
     def exactly(self, slot: int) -> Fraction | float:
@@ -154,27 +164,40 @@ def exact_sums(slots: int = 0) -> ExactSums:
 # Kernels. Each `add` gives False, without having changed anything, if it needs a row of the pool and none is free.
 
 
-@nb.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]  # numba ships no types
-def _two_sum(a: float, b: float) -> tuple[float, float]:
+@kernel
+def two_sum(a: float, b: float) -> tuple[float, float]:
     """a + b rounded, and the error: exactly a + b together."""
     s = a + b
     t = s - a
     return s, (a - (s - t)) + (b - t)
 
 
-@nb.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
+def product(a: float, b: float) -> tuple[float, float]:
+    """a * b rounded, and the error, by Veltkamp's splitting and Dekker's product; not near the ends of the range."""
+    scaled = 134217729.0 * a
+    a_high = scaled - (scaled - a)
+    a_low = a - a_high
+    scaled = 134217729.0 * b
+    b_high = scaled - (scaled - b)
+    b_low = b - b_high
+    p = a * b
+    return p, ((a_high * b_high - p) + a_high * b_low + a_low * b_high) + a_low * b_low
+
+
+@kernel
 def _compressed(e0: float, e1: float, e2: float, e3: float, parts: Parts, i: int) -> bool:
     """Packs four parts into the slot's three if the bits fit; False, nothing written, if they do not."""
     # Shewchuk's COMPRESS, downwards: every part becomes as large as it can be, what is left of it falls through.
-    q, r2 = _two_sum(e3, e2)
+    q, r2 = two_sum(e3, e2)
     g3 = 0.0
     if r2 != 0.0:
         g3, q = q, r2
-    q2, r1 = _two_sum(q, e1)
+    q2, r1 = two_sum(q, e1)
     g2 = 0.0
     if r1 != 0.0:
         g2, q2 = q2, r1
-    q3, r0 = _two_sum(q2, e0)
+    q3, r0 = two_sum(q2, e0)
     g1 = 0.0
     if r0 != 0.0:
         g1, q3 = q3, r0
@@ -190,24 +213,24 @@ def _compressed(e0: float, e1: float, e2: float, e3: float, parts: Parts, i: int
     return True
 
 
-@nb.njit(cache=True)  # type: ignore[untyped-decorator]
-def _spill(parts: Parts, spill: Int64s, limbs: Wide, special: Wide, free: Int64s, free_count: Int64s, i: int) -> bool:
+@kernel
+def _spill(sums: SumArrays, i: int) -> bool:
     """Gives the slot a row of the pool and moves its parts there."""
-    if free_count[0] == 0:
+    if sums.free_count[0] == 0:
         return False
-    free_count[0] -= 1
-    row = free[free_count[0]]
-    limbs[row, :] = 0
-    special[row, :] = 0
-    spill[i] = row
+    sums.free_count[0] -= 1
+    row = sums.free[sums.free_count[0]]
+    sums.limbs[row, :] = 0
+    sums.special[row, :] = 0
+    sums.spill[i] = row
     for k in range(PARTS):
-        add_wide(limbs[row], parts[i, k], 1)
-        parts[i, k] = 0.0
-    special[row, _PENDING] = PARTS
+        add_wide(sums.limbs[row], sums.parts[i, k], 1)
+        sums.parts[i, k] = 0.0
+    sums.special[row, _PENDING] = PARTS
     return True
 
 
-@nb.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def _pending(limbs: Wide, special: Wide, row: int, additions: int) -> None:
     special[row, _PENDING] += additions
     if special[row, _PENDING] >= _CARRY_AFTER:
@@ -215,101 +238,75 @@ def _pending(limbs: Wide, special: Wide, row: int, additions: int) -> None:
         special[row, _PENDING] = 1
 
 
-@nb.njit(cache=True)  # type: ignore[untyped-decorator]
-def _add_spilled(
-    parts: Parts, spill: Int64s, limbs: Wide, special: Wide, free: Int64s, free_count: Int64s, i: int, x: float, sign: int
-) -> bool:
-    if spill[i] < 0 and not _spill(parts, spill, limbs, special, free, free_count, i):
+@kernel
+def _add_spilled(sums: SumArrays, i: int, x: float, sign: int) -> bool:
+    if sums.spill[i] < 0 and not _spill(sums, i):
         return False
-    row = spill[i]
+    row = sums.spill[i]
     if np.isfinite(x):
-        add_wide(limbs[row], x, sign)
-        _pending(limbs, special, row, 1)
+        add_wide(sums.limbs[row], x, sign)
+        _pending(sums.limbs, sums.special, row, 1)
     elif np.isnan(x):
-        special[row, _NANS] += sign
+        sums.special[row, _NANS] += sign
     elif x > 0:
-        special[row, _PLUS] += sign
+        sums.special[row, _PLUS] += sign
     else:
-        special[row, _MINUS] += sign
+        sums.special[row, _MINUS] += sign
     return True
 
 
-@nb.njit(cache=True)  # type: ignore[untyped-decorator]
-def add_exact(
-    parts: Parts, spill: Int64s, limbs: Wide, special: Wide, free: Int64s, free_count: Int64s, i: int, x: float, sign: int
-) -> bool:
+@kernel
+def add_exact(sums: SumArrays, i: int, x: float, sign: int) -> bool:
     """Adds sign * x to slot i (sign -1 takes out what was added)."""
-    if spill[i] < 0 and abs(x) < _BIG:
+    if sums.spill[i] < 0 and abs(x) < _BIG:
         y = x if sign > 0 else -x
-        q, h0 = _two_sum(y, parts[i, 0])
-        q, h1 = _two_sum(q, parts[i, 1])
-        q, h2 = _two_sum(q, parts[i, 2])
+        q, h0 = two_sum(y, sums.parts[i, 0])
+        q, h1 = two_sum(q, sums.parts[i, 1])
+        q, h2 = two_sum(q, sums.parts[i, 2])
         if abs(q) < _BIG:
             if h0 == 0.0:
-                parts[i, 0], parts[i, 1], parts[i, 2] = h1, h2, q
+                sums.parts[i, 0], sums.parts[i, 1], sums.parts[i, 2] = h1, h2, q
                 return True
             if h1 == 0.0:
-                parts[i, 0], parts[i, 1], parts[i, 2] = h0, h2, q
+                sums.parts[i, 0], sums.parts[i, 1], sums.parts[i, 2] = h0, h2, q
                 return True
             if h2 == 0.0:
-                parts[i, 0], parts[i, 1], parts[i, 2] = h0, h1, q
+                sums.parts[i, 0], sums.parts[i, 1], sums.parts[i, 2] = h0, h1, q
                 return True
             if q == 0.0:
-                parts[i, 0], parts[i, 1], parts[i, 2] = h0, h1, h2
+                sums.parts[i, 0], sums.parts[i, 1], sums.parts[i, 2] = h0, h1, h2
                 return True
-            if _compressed(h0, h1, h2, q, parts, i):
+            if _compressed(h0, h1, h2, q, sums.parts, i):
                 return True
-    return _add_spilled(parts, spill, limbs, special, free, free_count, i, x, sign)  # type: ignore[no-any-return]
+    return _add_spilled(sums, i, x, sign)
 
 
-@nb.njit(cache=True)  # type: ignore[untyped-decorator]
-def add_exact_square(
-    parts: Parts, spill: Int64s, limbs: Wide, special: Wide, free: Int64s, free_count: Int64s, i: int, x: float, sign: int
-) -> bool:
+@kernel
+def add_exact_square(sums: SumArrays, i: int, x: float, sign: int) -> bool:
     """Adds sign * x * x, exactly, to slot i."""
     if x == 0.0:
         return True
-    if spill[i] < 0 and _SQUARE_SMALL < abs(x) < _SQUARE_BIG:
-        # Veltkamp's splitting and Dekker's product: square + error is exactly x * x.
-        scaled = 134217729.0 * x
-        high = scaled - (scaled - x)
-        low = x - high
-        square = x * x
-        error = ((high * high - square) + 2.0 * high * low) + low * low
+    if sums.spill[i] < 0 and _SQUARE_SMALL < abs(x) < _SQUARE_BIG:
+        square, error = product(x, x)
         # Two additions that must both happen or neither: the larger first, and undone if the smaller finds no room.
-        if not add_exact(parts, spill, limbs, special, free, free_count, i, square, sign):
+        if not add_exact(sums, i, square, sign):
             return False
-        if error == 0.0 or add_exact(parts, spill, limbs, special, free, free_count, i, error, sign):
+        if error == 0.0 or add_exact(sums, i, error, sign):
             return True
-        add_exact(parts, spill, limbs, special, free, free_count, i, square, -sign)
+        add_exact(sums, i, square, -sign)
         return False
     if not np.isfinite(x):
-        return _add_spilled(parts, spill, limbs, special, free, free_count, i, x * x, sign)  # type: ignore[no-any-return]
-    if spill[i] < 0 and not _spill(parts, spill, limbs, special, free, free_count, i):
+        return _add_spilled(sums, i, x * x, sign)
+    if sums.spill[i] < 0 and not _spill(sums, i):
         return False
-    add_wide_square(limbs[spill[i]], x, sign)
-    _pending(limbs, special, spill[i], 3)
+    add_wide_square(sums.limbs[sums.spill[i]], x, sign)
+    _pending(sums.limbs, sums.special, sums.spill[i], 3)
     return True
 
 
-@nb.njit(cache=True)  # type: ignore[untyped-decorator]
-def rounded_sum(parts: Parts, spill: Int64s, limbs: Wide, special: Wide, i: int) -> float:
-    """The sum of slot i rounded half-even once.
-
-    NaN if a NaN or both infinities are in it, else the infinity that is; +0.0 for zero; an infinity if it is out of range.
-    """
-    row = spill[i]
-    if row >= 0:
-        if special[row, _NANS] > 0 or (special[row, _PLUS] > 0 and special[row, _MINUS] > 0):
-            return np.nan
-        if special[row, _PLUS] > 0:
-            return np.inf
-        if special[row, _MINUS] > 0:
-            return -np.inf
-        value = round_half_even(limbs[row])
-        special[row, _PENDING] = 1
-        return value  # type: ignore[no-any-return]
-    a, b, c = parts[i, 0], parts[i, 1], parts[i, 2]
+@kernel
+def round_three(a: float, b: float, c: float) -> float:
+    """a + b + c, parts of an expansion from small to large with zeros anywhere, rounded half-even once."""
     if b == 0.0:
         a, b = 0.0, a
     if c == 0.0:
@@ -317,9 +314,9 @@ def rounded_sum(parts: Parts, spill: Int64s, limbs: Wide, special: Wide, i: int)
         if b == 0.0:
             a, b = 0.0, a
     # Now c is the largest part that is not zero, b the next; the rest decides only where c + b stands on a tie.
-    s, r = _two_sum(c, b)
+    s, r = two_sum(c, b)
     if r == 0.0:
-        s, r = _two_sum(s, a)
+        s, r = two_sum(s, a)
         a = 0.0
     if r != 0.0 and a != 0.0 and (r < 0.0) == (a < 0.0):
         doubled = r * 2.0
@@ -329,117 +326,134 @@ def rounded_sum(parts: Parts, spill: Int64s, limbs: Wide, special: Wide, i: int)
     return s + 0.0
 
 
-@nb.njit(cache=True)  # type: ignore[untyped-decorator]
-def merge_exact(
-    parts: Parts, spill: Int64s, limbs: Wide, special: Wide, free: Int64s, free_count: Int64s, into: int, source: int
-) -> bool:
+@kernel
+def round_parts(parts: Float64s, used: int) -> float:
+    """The sum of an expansion of `used` parts, small to large, none zero, rounded half-even once (as math.fsum)."""
+    if used == 0:
+        return 0.0
+    at = used - 1
+    s, r = float(parts[at]), 0.0
+    while at > 0 and r == 0.0:
+        at -= 1
+        s, r = two_sum(s, float(parts[at]))
+    if r != 0.0 and at > 0 and (r < 0.0) == (parts[at - 1] < 0.0):
+        doubled = r * 2.0
+        up = s + doubled
+        if up - s == doubled:
+            s = up
+    return s + 0.0
+
+
+@kernel
+def rounded_sum(sums: SumArrays, i: int) -> float:
+    """The sum of slot i rounded half-even once.
+
+    NaN if a NaN or both infinities are in it, else the infinity that is; +0.0 for zero; infinite if out of range.
+    """
+    row = sums.spill[i]
+    if row >= 0:
+        if sums.special[row, _NANS] > 0 or (sums.special[row, _PLUS] > 0 and sums.special[row, _MINUS] > 0):
+            return np.nan
+        if sums.special[row, _PLUS] > 0:
+            return np.inf
+        if sums.special[row, _MINUS] > 0:
+            return -np.inf
+        value = round_half_even(sums.limbs[row])
+        sums.special[row, _PENDING] = 1
+        return value
+    return round_three(sums.parts[i, 0], sums.parts[i, 1], sums.parts[i, 2])
+
+
+@kernel
+def merge_exact(sums: SumArrays, into: int, source: int) -> bool:
     """Adds the sum of slot `source` to slot `into`."""
-    row = spill[source]
+    row = sums.spill[source]
     if row < 0:
         # At most three additions, of which any may need the pool: make sure of a row before the first.
-        if spill[into] < 0 and free_count[0] == 0:
+        if sums.spill[into] < 0 and sums.free_count[0] == 0:
             return False
         for k in range(PARTS):
-            if parts[source, k] != 0.0:
-                add_exact(parts, spill, limbs, special, free, free_count, into, parts[source, k], 1)
+            if sums.parts[source, k] != 0.0:
+                add_exact(sums, into, sums.parts[source, k], 1)
         return True
-    if spill[into] < 0 and not _spill(parts, spill, limbs, special, free, free_count, into):
+    if sums.spill[into] < 0 and not _spill(sums, into):
         return False
-    to = spill[into]
+    to = sums.spill[into]
     for k in range(_PENDING):
-        special[to, k] += special[row, k]
-    carry(limbs[row])
-    special[row, _PENDING] = 1
+        sums.special[to, k] += sums.special[row, k]
+    carry(sums.limbs[row])
+    sums.special[row, _PENDING] = 1
     for k in range(LIMBS):
-        limbs[to, k] += limbs[row, k]
-    _pending(limbs, special, to, 1)
+        sums.limbs[to, k] += sums.limbs[row, k]
+    _pending(sums.limbs, sums.special, to, 1)
     return True
 
 
-@nb.njit(cache=True)  # type: ignore[untyped-decorator]
-def clear_exact(
-    parts: Parts, spill: Int64s, limbs: Wide, special: Wide, free: Int64s, free_count: Int64s, i: int
-) -> None:
+@kernel
+def clear_exact(sums: SumArrays, i: int) -> None:
     """Sets slot i to zero; its row of the pool is free again."""
-    parts[i, 0] = parts[i, 1] = parts[i, 2] = 0.0
-    row = spill[i]
+    sums.parts[i, 0] = sums.parts[i, 1] = sums.parts[i, 2] = 0.0
+    row = sums.spill[i]
     if row >= 0:
-        spill[i] = NO_SPILL
-        limbs[row, :] = 0
-        special[row, :] = 0
-        free[free_count[0]] = row
-        free_count[0] += 1
+        sums.spill[i] = NO_SPILL
+        sums.limbs[row, :] = 0
+        sums.special[row, :] = 0
+        sums.free[sums.free_count[0]] = row
+        sums.free_count[0] += 1
 
 
-@nb.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def _add_all(
-    parts: Parts, spill: Int64s, limbs: Wide, special: Wide, free: Int64s, free_count: Int64s,
+    sums: SumArrays,
     slots: Int64s, values: Float64s, valid: npt.NDArray[np.uint8], start: int,
 ) -> int:  # fmt: skip
     for i in range(start, slots.size):
-        if valid[i] and not add_exact(parts, spill, limbs, special, free, free_count, slots[i], values[i], 1):
+        if valid[i] and not add_exact(sums, slots[i], values[i], 1):
             return i
     return -1
 
 
-@nb.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def _add_all_squares(
-    parts: Parts, spill: Int64s, limbs: Wide, special: Wide, free: Int64s, free_count: Int64s,
+    sums: SumArrays,
     slots: Int64s, values: Float64s, valid: npt.NDArray[np.uint8], start: int,
 ) -> int:  # fmt: skip
     for i in range(start, slots.size):
-        if valid[i] and not add_exact_square(parts, spill, limbs, special, free, free_count, slots[i], values[i], 1):
+        if valid[i] and not add_exact_square(sums, slots[i], values[i], 1):
             return i
     return -1
 
 
-@nb.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def _add_each(
-    parts: Parts, spill: Int64s, limbs: Wide, special: Wide, free: Int64s, free_count: Int64s,
+    sums: SumArrays,
     slots: Int64s, values: Float64s, valid: npt.NDArray[np.uint8], out: Float64s, start: int,
 ) -> int:  # fmt: skip
     for i in range(start, slots.size):
-        if valid[i] and not add_exact(parts, spill, limbs, special, free, free_count, slots[i], values[i], 1):
+        if valid[i] and not add_exact(sums, slots[i], values[i], 1):
             return i
-        out[i] = rounded_sum(parts, spill, limbs, special, slots[i])
+        out[i] = rounded_sum(sums, slots[i])
     return -1
 
 
-@nb.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def _merge_all(
-    parts: Parts, spill: Int64s, limbs: Wide, special: Wide, free: Int64s, free_count: Int64s,
+    sums: SumArrays,
     into: Int64s, source: Int64s, start: int,
 ) -> int:  # fmt: skip
     for i in range(start, into.size):
-        if not merge_exact(parts, spill, limbs, special, free, free_count, into[i], source[i]):
+        if not merge_exact(sums, into[i], source[i]):
             return i
     return -1
 
 
-@nb.njit(cache=True)  # type: ignore[untyped-decorator]
-def _clear_all(
-    parts: Parts, spill: Int64s, limbs: Wide, special: Wide, free: Int64s, free_count: Int64s, slots: Int64s
-) -> None:
+@kernel
+def _clear_all(sums: SumArrays, slots: Int64s) -> None:
     for i in range(slots.size):
-        clear_exact(parts, spill, limbs, special, free, free_count, slots[i])
+        clear_exact(sums, slots[i])
 
 
-@nb.njit(cache=True)  # type: ignore[untyped-decorator]
-def _round_all(parts: Parts, spill: Int64s, limbs: Wide, special: Wide, slots: Int64s, out: Float64s) -> None:
+@kernel
+def _round_all(sums: SumArrays, slots: Int64s, out: Float64s) -> None:
     for i in range(slots.size):
-        out[i] = rounded_sum(parts, spill, limbs, special, slots[i])
-
-
-def sample_variance(count: int, total: Fraction | float, squares: Fraction | float) -> float:
-    """(n S2 - S1^2) / (n (n - 1)) of exact sums, rounded once; NaN where a sum is not finite, +inf out of range.
-
-    >>> sample_variance(3, Fraction(6), Fraction(14))
-    1.0
-    """
-    if isinstance(total, float) or isinstance(squares, float):
-        return math.nan
-    value = (count * squares - total * total) / (count * (count - 1))
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
+        out[i] = rounded_sum(sums, slots[i])

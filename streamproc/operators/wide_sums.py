@@ -2,8 +2,8 @@
 
 A *wide sum* is a row of `LIMBS` int64 numbers, each of which stands for 32 bits of a binary number whose lowest bit is
 2**-2240 and whose highest is above 2**2100. Adding touches two or three limbs and carries nothing; a limb has room for
-2**30 additions before `carry` must bring it back below 2**32. The value is exact at every moment, so it cannot depend on
-order, and only `round_half_even` loses anything, once.
+2**30 additions before `carry` must bring it back below 2**32. The value is exact at every moment, so it cannot depend
+on order, and only `round_half_even` loses anything, once.
 
 Source: the small superaccumulator of R. M. Neal, "Fast exact summation using small and large superaccumulators" (2015).
 """
@@ -13,10 +13,10 @@ from __future__ import annotations
 import math
 from typing import Final
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
+from streamproc.hashing import kernel
 from streamproc.ports import Int64s
 
 LIMBS: Final = 140
@@ -28,7 +28,7 @@ _MANTISSA: Final = np.int64((1 << 52) - 1)
 Float64s = npt.NDArray[np.float64]
 
 
-@nb.njit(cache=True)  # type: ignore[untyped-decorator]  # numba ships no types
+@kernel
 def _add_bits(limbs: Int64s, magnitude: np.uint64, bit: int, sign: int) -> None:
     """Adds sign * magnitude * 2**(bit - LOWEST_BIT) to the row."""
     at = bit >> 5
@@ -40,29 +40,29 @@ def _add_bits(limbs: Int64s, magnitude: np.uint64, bit: int, sign: int) -> None:
     limbs[at + 2] += sign * np.int64(high >> np.uint64(32))
 
 
-@nb.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def add_wide(limbs: Int64s, x: float, sign: int) -> None:
     """Adds sign * x, a finite float, to the row."""
-    bits = np.float64(x).view(np.int64)
-    exponent = (bits >> 52) & 0x7FF
+    bits = int(np.float64(x).view(np.int64))
+    exponent = int((bits >> 52) & 0x7FF)
     mantissa = bits & _MANTISSA
     if exponent:
         mantissa |= np.int64(1) << 52
     else:
-        exponent = np.int64(1)
+        exponent = 1
     _add_bits(limbs, np.uint64(mantissa), exponent - 1075 + LOWEST_BIT, -sign if bits < 0 else sign)
 
 
-@nb.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def add_wide_square(limbs: Int64s, x: float, sign: int) -> None:
     """Adds sign * x * x, of a finite float, exactly to the row."""
-    bits = np.float64(x).view(np.int64)
-    exponent = (bits >> 52) & 0x7FF
+    bits = int(np.float64(x).view(np.int64))
+    exponent = int((bits >> 52) & 0x7FF)
     mantissa = bits & _MANTISSA
     if exponent:
         mantissa |= np.int64(1) << 52
     else:
-        exponent = np.int64(1)
+        exponent = 1
     bit = 2 * (exponent - 1075) + LOWEST_BIT
     high = np.uint64(mantissa) >> np.uint64(32)
     low = np.uint64(mantissa) & _LOW32
@@ -71,7 +71,7 @@ def add_wide_square(limbs: Int64s, x: float, sign: int) -> None:
     _add_bits(limbs, high * high, bit + 64, sign)
 
 
-@nb.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def carry(limbs: Int64s) -> None:
     """Brings every limb but the highest into 0..2**32-1; the highest carries the sign."""
     over = np.int64(0)
@@ -82,7 +82,7 @@ def carry(limbs: Int64s) -> None:
     limbs[LIMBS - 1] += over
 
 
-@nb.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def round_half_even(limbs: Int64s) -> float:
     """The float64 nearest to the row's value, ties to even; zero is +0.0, what is out of range an infinity.
 
@@ -100,20 +100,20 @@ def round_half_even(limbs: Int64s) -> float:
         top -= 1
     if top < 0:
         return 0.0
-    length = np.int64(0)
+    length = 0
     while work[top] >> length:
         length += 1
-    highest = np.int64(top) * 32 + length - 1  # the bit number of the leading one
+    highest = top * 32 + length - 1  # the bit number of the leading one
     # The last bit that the result can hold: 52 below the leading one, but never below 2**-1074.
-    last = max(highest - 52, np.int64(LOWEST_BIT - 1074))
+    last = max(highest - 52, LOWEST_BIT - 1074)
     mantissa = np.int64(0)
-    for at in range(top, -1, -1):
-        low_bit = np.int64(at) * 32
+    for place in range(top, -1, -1):
+        low_bit = place * 32
         if low_bit >= last:
-            mantissa |= work[at] << (low_bit - last)
+            mantissa |= work[place] << (low_bit - last)
         else:
             if low_bit + 32 > last:
-                mantissa |= work[at] >> (last - low_bit)
+                mantissa |= work[place] >> (last - low_bit)
             break
     half_at = last - 1
     half = (work[half_at >> 5] >> (half_at & 31)) & 1

@@ -1,0 +1,383 @@
+"""Aggregates as values: `count()`, `total("amount")`, `max("amount")` and the others, for windows and look-backs.
+
+An aggregate names what to compute over the rows of one key in one window. Nulls are left out everywhere; what is left
+decides. None of them depends on the order in which rows came (`first` and `last` go by event time, then coordinate), so
+a late arrival within the lateness, another cut, or another number of partitions changes nothing.
+
+    count()            rows                          Int64
+    count("c")         values of c                   Int64
+    total("c")         sum, 0 of nothing             Float64 of floats, Int64 of integers, Decimal, Duration
+    mean("c")          exact total / n               Float64, null of nothing
+    var("c")           sample variance (n - 1)       Float64, null below two values
+    min("c") max("c")                                as c, null of nothing; NaN is above every number
+    first("c") last("c") by (event time, coordinate) as c
+    distinct("c")      how many different values     Int64, exact
+    approx_distinct("c") the same by a HyperLogLog   Int64, standard error 1.6 %, 4 KiB at most a window
+    top_k("c", 3)      most frequent values          List(Struct(value, count)), ties by value
+
+Totals of floats are exact and rounded once; totals of integers and decimals are kept in 128 bits, and one that does not
+fit its column's type stops the step with an error rather than wrap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from streamproc.contracts.model import Field, Schema
+from streamproc.errors import DefinitionError, StreamprocError, TypeMismatch
+from streamproc.event_time import Span, span_us
+from streamproc.operators import accumulators
+from streamproc.operators.accumulators import Accumulator, Reading
+from streamproc.operators.edges import edges
+from streamproc.operators.inputs import Inputs
+from streamproc.operators.moments import variances
+from streamproc.operators.values import decimal_from_wide, from_codes, has_codes
+from streamproc.ports import Int64s
+
+NO_SPAN: Final = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """What to compute; build it with the functions of this module.
+
+    kind     the function's name
+    column   the input column; "" for `count()`
+    k        how many values `top_k` gives
+    span_us  the look-back of `over`, or -1
+    """
+
+    kind: str
+    column: str = ""
+    k: int = 0
+    span_us: int = NO_SPAN
+
+    def over(self, span: Span) -> Aggregate:
+        """The same over the rows of the last `span` before each row, itself included: for `lookback`.
+
+        >>> total("amount").over("1h").span_us
+        3600000000
+        """
+        us = span_us(span)
+        if us == 0:
+            raise DefinitionError("a look-back over an empty span holds no row", hint="write for example .over('1h')")
+        return replace(self, span_us=us)
+
+    def __str__(self) -> str:
+        inside = f"'{self.column}'" if self.column else ""
+        return f"{self.kind}({inside}{f', {self.k}' if self.k else ''})"
+
+
+def count(column: str = "") -> Aggregate:
+    """How many rows, or how many that have a value in the column."""
+    return Aggregate("count", column)
+
+
+def total(column: str) -> Aggregate:
+    """The exact sum of the values, rounded once; zero of nothing."""
+    return Aggregate("total", column)
+
+
+def mean(column: str) -> Aggregate:
+    """The exact sum, rounded, by the number of values; null of nothing."""
+    return Aggregate("mean", column)
+
+
+def var(column: str) -> Aggregate:
+    """The sample variance, (n S2 - S1^2) / (n (n - 1)) from exact sums; null below two values."""
+    return Aggregate("var", column)
+
+
+def min(column: str) -> Aggregate:
+    """The least value; -0.0 counts as below 0.0, NaN as above all numbers."""
+    return Aggregate("min", column)
+
+
+def max(column: str) -> Aggregate:
+    """The greatest value; NaN is greater than all numbers."""
+    return Aggregate("max", column)
+
+
+def first(column: str) -> Aggregate:
+    """The value of the earliest row by event time, then coordinate."""
+    return Aggregate("first", column)
+
+
+def last(column: str) -> Aggregate:
+    """The value of the latest row by event time, then coordinate."""
+    return Aggregate("last", column)
+
+
+# ── plan time ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+Finish = Callable[[str, Reading], pl.Series]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One accumulator of a plan: what it reads, and how an empty one is made. Equal parts are kept once.
+
+    kind, column  what is remembered of which column
+    form          which arrays it takes: a method of `Inputs`
+    """
+
+    kind: str
+    column: str
+    form: str
+    make: Callable[[], Accumulator] = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """One aggregate after planning: its output column, the part that it reads, and how a reading becomes a column."""
+
+    field: Field
+    part: int
+    finish: Finish
+
+
+@dataclass(frozen=True, slots=True)
+class AggregatePlan:
+    """Aggregates bound to the columns of a stream."""
+
+    parts: tuple[Part, ...]
+    computed: tuple[Computed, ...]
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """The output columns."""
+        return tuple(one.field for one in self.computed)
+
+    def open(self) -> tuple[Accumulator, ...]:
+        """Empty accumulators, one per part."""
+        return tuple(part.make() for part in self.parts)
+
+    def add(self, state: tuple[Accumulator, ...], slots: Int64s, inputs: Inputs) -> None:
+        """Takes one input row into each element of `slots`."""
+        for part, accumulator in zip(self.parts, state, strict=True):
+            accumulator.add(slots, *inputs.form(part.form, part.column))
+
+    def add_each(self, state: tuple[Accumulator, ...], slots: Int64s, inputs: Inputs) -> list[pl.Series]:
+        """Takes the rows in one by one, and gives the aggregates of each row's slot right after it."""
+        return self._finish(
+            [
+                accumulator.add_each(slots, *inputs.form(part.form, part.column))
+                for part, accumulator in zip(self.parts, state, strict=True)
+            ]
+        )
+
+    def read(self, state: tuple[Accumulator, ...], slots: Int64s) -> list[pl.Series]:
+        """The aggregates of these slots, a column each."""
+        return self._finish([accumulator.read(slots) for accumulator in state])
+
+    def _finish(self, readings: list[Reading]) -> list[pl.Series]:
+        return [one.finish(one.field.name, readings[one.part]) for one in self.computed]
+
+
+def plan_aggregates(aggregates: Mapping[str, Aggregate], schema: Schema, *, step: str) -> AggregatePlan:
+    """The aggregates with their columns looked up, their types checked and their shared parts found.
+
+    Raises UnknownColumn for a column that is not there, TypeMismatch for a type that an aggregate has no meaning for.
+    """
+    parts: list[Part] = []
+    computed: list[Computed] = []
+    for name, aggregate in aggregates.items():
+        if not isinstance(aggregate, Aggregate):
+            raise DefinitionError(
+                f"step '{step}': {name}={aggregate!r} is not an aggregate", hint="write for example total('amount')"
+            )
+        source = schema[aggregate.column] if aggregate.column else Field("", pl.Null())
+        made, part, finish = _KINDS[aggregate.kind](aggregate, source, step)
+        if part not in parts:
+            parts.append(part)
+        computed.append(Computed(replace(made, name=name), parts.index(part), finish))
+    return AggregatePlan(tuple(parts), tuple(computed))
+
+
+Bound = tuple[Field, Part, Finish]
+
+
+def _refuse(aggregate: Aggregate, source: Field, step: str, takes: str) -> TypeMismatch:
+    return TypeMismatch(
+        f"step '{step}': {aggregate} takes {takes}, but '{source.name}' is {source.dtype}",
+        hint="cast the column before the step",
+    )
+
+
+def _derived(source: Field, dtype: pl.DataType, *, nullable: bool, unit: str = "") -> Field:
+    """The output column of an aggregate: what governs the input column governs it too."""
+    return Field("", dtype, nullable, unit, source.pii, "", source.origins)
+
+
+def _count(aggregate: Aggregate, source: Field, step: str) -> Bound:
+    return (
+        _derived(source, pl.Int64(), nullable=False),
+        Part("count", aggregate.column, "valid", accumulators.counts),
+        lambda name, reading: pl.Series(name, reading[0]),
+    )
+
+
+def _is_number(dtype: pl.DataType) -> bool:
+    return dtype.is_numeric() and dtype not in (pl.Int128, pl.UInt128)
+
+
+def _totals(aggregate: Aggregate, source: Field) -> Part:
+    if source.dtype.is_float():
+        return Part("total", aggregate.column, "floats", accumulators.float_totals)
+    return Part("total", aggregate.column, "wide", accumulators.wide_totals)
+
+
+def _total(aggregate: Aggregate, source: Field, step: str) -> Bound:
+    dtype = source.dtype
+    if not (_is_number(dtype) or isinstance(dtype, pl.Duration) or dtype == pl.Boolean):
+        raise _refuse(aggregate, source, step, "numbers, decimals or durations")
+    part = _totals(aggregate, source)
+    if dtype.is_float():
+        return (
+            _derived(source, pl.Float64(), nullable=False, unit=source.unit),
+            part,
+            lambda name, reading: pl.Series(name, reading[0]),
+        )
+    if isinstance(dtype, pl.Decimal):
+        scale = dtype.scale
+        made = pl.Decimal(38, scale)
+        return (
+            _derived(source, made, nullable=False, unit=source.unit),
+            part,
+            lambda name, reading: _decimal(f"{step}: {aggregate}", name, reading, scale),
+        )
+    result = dtype if isinstance(dtype, pl.Duration) else pl.UInt64() if dtype == pl.UInt64 else pl.Int64()
+    return (
+        _derived(source, result, nullable=False, unit=source.unit),
+        part,
+        lambda name, reading: _narrow(f"step '{step}': {aggregate}", name, reading, result),
+    )
+
+
+def _narrow(what: str, name: str, reading: Reading, dtype: pl.DataType) -> pl.Series:
+    low, high = reading[0], reading[1]
+    if dtype == pl.UInt64:
+        fits = bool((high == 0).all())
+    else:
+        fits = bool((high == low >> 63).all())
+    if not fits:
+        raise StreamprocError(
+            f"{what} does not fit {dtype}", hint="cast the column to Decimal or Float64 before the step"
+        )
+    return pl.Series(name, low.view(np.uint64)) if dtype == pl.UInt64 else pl.Series(name, low).cast(dtype)
+
+
+_DECIMAL_LIMIT: Final = 10**38
+
+
+def _decimal(what: str, name: str, reading: Reading, scale: int) -> pl.Series:
+    low, high = reading[0], reading[1]
+    limit = _DECIMAL_LIMIT >> 64
+    for i in np.flatnonzero((high >= limit) | (high <= -limit)):
+        if abs((int(high[i]) << 64) + int(low[i].view(np.uint64))) >= _DECIMAL_LIMIT:
+            raise StreamprocError(
+                f"step '{what}' does not fit 38 digits", hint="cast the column to Float64 before the step"
+            )
+    return decimal_from_wide(name, low, high, scale)
+
+
+def _quotient(name: str, totals: npt.NDArray[np.float64], counts: Int64s) -> pl.Series:
+    some = counts > 0
+    values = totals / np.where(some, counts, 1)
+    return _where(pl.Series(name, values), some)
+
+
+def _where(column: pl.Series, some: npt.NDArray[np.bool_]) -> pl.Series:
+    """The column, null where not `some`."""
+    return column if some.all() else column.set(pl.Series(~some), None)
+
+
+def _mean(aggregate: Aggregate, source: Field, step: str) -> Bound:
+    dtype = source.dtype
+    if not (_is_number(dtype) or dtype == pl.Boolean):
+        raise _refuse(aggregate, source, step, "numbers or decimals")
+    finish: Finish
+    if dtype.is_float():
+
+        def finish(name: str, reading: Reading) -> pl.Series:
+            return _quotient(name, reading[0], reading[1])
+
+    else:
+        scale = 10 ** (dtype.scale if isinstance(dtype, pl.Decimal) else 0)
+
+        def finish(name: str, reading: Reading) -> pl.Series:
+            totals = _wide_as_float(reading[0], reading[1], scale)
+            return _quotient(name, totals, reading[2])
+
+    return (
+        _derived(source, pl.Float64(), nullable=source.nullable, unit=source.unit),
+        _totals(aggregate, source),
+        finish,
+    )
+
+
+def _wide_as_float(low: Int64s, high: Int64s, scale: int) -> npt.NDArray[np.float64]:
+    """The 128-bit integers divided by `scale` (a power of ten), each rounded once."""
+    exact = (high == low >> 63) & (low < 2**53) & (low > -(2**53))
+    values = low.astype(np.float64) / float(scale) if scale <= 10**22 else low.astype(np.float64)
+    rest = np.flatnonzero(~exact) if scale <= 10**22 else np.arange(low.size)
+    for i in rest:  # numbers beyond 2**53: Python's integer division rounds correctly
+        values[i] = ((int(high[i]) << 64) + int(low[i].view(np.uint64))) / scale
+    return values
+
+
+def _extreme(aggregate: Aggregate, source: Field, step: str) -> Bound:
+    dtype = source.dtype
+    if not has_codes(dtype):
+        raise _refuse(aggregate, source, step, "numbers, booleans, dates or times")
+    smallest = aggregate.kind == "min"
+    return (
+        _derived(source, dtype, nullable=source.nullable, unit=source.unit),
+        Part(aggregate.kind, aggregate.column, "codes", lambda: accumulators.extremes(smallest=smallest)),
+        lambda name, reading: from_codes(name, reading[0], reading[1], dtype),
+    )
+
+
+def _edge(aggregate: Aggregate, source: Field, step: str) -> Bound:
+    dtype = source.dtype
+    if not has_codes(dtype):
+        raise _refuse(aggregate, source, step, "numbers, booleans, dates or times")
+    latest = aggregate.kind == "last"
+    return (
+        _derived(source, dtype, nullable=source.nullable, unit=source.unit),
+        Part(aggregate.kind, aggregate.column, "placed", lambda: edges(latest=latest)),
+        lambda name, reading: from_codes(name, reading[0], reading[1], dtype),
+    )
+
+
+def _var(aggregate: Aggregate, source: Field, step: str) -> Bound:
+    if not _is_number(source.dtype):
+        raise _refuse(aggregate, source, step, "numbers or decimals")
+    unit = f"{source.unit}2" if source.unit else ""
+
+    def finish(name: str, reading: Reading) -> pl.Series:
+        return _where(pl.Series(name, reading[0]), reading[1] > 1)
+
+    return (
+        _derived(source, pl.Float64(), nullable=True, unit=unit),
+        Part("var", aggregate.column, "floats", variances),
+        finish,
+    )
+
+
+_KINDS: Final[Mapping[str, Callable[[Aggregate, Field, str], Bound]]] = {
+    "count": _count,
+    "total": _total,
+    "mean": _mean,
+    "min": _extreme,
+    "max": _extreme,
+    "first": _edge,
+    "last": _edge,
+    "var": _var,
+}
