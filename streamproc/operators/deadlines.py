@@ -26,8 +26,7 @@ def set_deadlines(deadlines: Int64s, minima: Int64s, slots: Int64s, moments: Int
     for i in range(slots.size):
         slot = slots[i]
         deadlines[slot] = moments[i]
-        if moments[i] < minima[slot // BLOCK]:
-            minima[slot // BLOCK] = moments[i]
+        minima[slot // BLOCK] = min(minima[slot // BLOCK], moments[i])
 
 
 @kernel

@@ -17,9 +17,9 @@ import numpy.typing as npt
 import polars as pl
 
 from streamproc.batch import WIDTH, Batch, Keys, Meta
+from streamproc.columns import grow, next_rows
 from streamproc.hashing import frozen, kernel
 from streamproc.operators.deadlines import NEVER, blocks_of, minima_of, set_deadlines, take_due
-from streamproc.operators.growing import grown, room
 from streamproc.ports import Bytes, Int64s
 
 _COMPACT_FROM = 1024
@@ -145,25 +145,25 @@ class RowStore:
         return renumbered
 
     def _make_room(self, need: int) -> None:
-        capacity = room(self.deadlines.size, need)
+        capacity = next_rows(self.deadlines.size, need)
         if capacity == self.deadlines.size:
             return
-        self.meta = grown(self.meta, capacity)
-        self.deadlines = grown(self.deadlines, capacity, fill=NEVER)
-        self.minima = grown(self.minima, blocks_of(capacity), fill=NEVER)
-        self.owners = grown(self.owners, capacity, fill=-1)
-        self.marks = grown(self.marks, capacity)
-        self.alive = grown(self.alive, capacity)
+        self.meta = grow(self.meta, capacity)
+        self.deadlines = grow(self.deadlines, capacity, fill=NEVER)
+        self.minima = grow(self.minima, blocks_of(capacity), fill=NEVER)
+        self.owners = grow(self.owners, capacity, fill=-1)
+        self.marks = grow(self.marks, capacity)
+        self.alive = grow(self.alive, capacity)
         if self.keyed:
-            self.key_starts = grown(self.key_starts, capacity)
-            self.key_ends = grown(self.key_ends, capacity)
-            self.key_hashes = grown(self.key_hashes, capacity)
+            self.key_starts = grow(self.key_starts, capacity)
+            self.key_ends = grow(self.key_ends, capacity)
+            self.key_hashes = grow(self.key_hashes, capacity)
 
     def _append_keys(self, keys: Keys) -> None:
         buffer, starts, ends = gather_bytes(keys.buffer, keys.starts, keys.ends)
         base, here = self.key_used, slice(self.used, self.used + starts.size)
         self.key_used += buffer.size
-        self.key_bytes = grown(self.key_bytes, room(self.key_bytes.size, self.key_used))
+        self.key_bytes = grow(self.key_bytes, next_rows(self.key_bytes.size, self.key_used))
         self.key_bytes[base : self.key_used] = buffer
         self.key_starts[here] = np.where(starts < 0, -1, starts + base)
         self.key_ends[here] = ends + base
