@@ -22,7 +22,9 @@ Int64s = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 
 UNION: Final = 60
+"""Writes the number of the branch that is set, or that of null, its WIDTH, where none is."""
 INDEX: Final = 61
+"""Writes the branch number A."""
 
 IS_NULL: Final = 1
 WRONG_SIZE: Final = 2
@@ -98,6 +100,7 @@ def encode_rows(
 ) -> bool:  # fmt: skip
     """Encodes every row; False at the first that cannot be, with failure = (what, row, instruction).
 
+    aux     int64[*]  limits of decimals; for each branch of a wide union its slot (-1 for null) and its instruction
     valids  int64[c]  address of each slot's flags, -1 where every row has a value
     header  uint8[*]  precedes each body;  out has room for the longest possible encoding
     """
@@ -139,6 +142,24 @@ def encode_rows(
                 continue
             tag = code[pc, op.TAG]
             valid = code[pc, op.VALID]
+            if o == UNION:
+                chosen = -1
+                if valid < 0 or flags[valid + at] != 0:
+                    for k in range(code[pc, op.B]):
+                        child = aux[code[pc, op.A] + 2 * k]
+                        if child >= 0 and (valids[child] < 0 or flags[valids[child] + at] != 0):
+                            if chosen >= 0:
+                                wrong = TWO_BRANCHES
+                            chosen = k
+                if chosen < 0:
+                    chosen = code[pc, op.WIDTH]
+                if chosen < 0:
+                    wrong = NO_BRANCH
+                if wrong != 0:
+                    break
+                q = _put_varint(out, q, chosen)
+                pc = aux[code[pc, op.A] + 2 * chosen + 1]
+                continue
             if tag in (op.PLAIN, op.PRESENT):
                 if valid >= 0 and flags[valid + at] == 0:
                     wrong = IS_NULL
@@ -211,21 +232,6 @@ def encode_rows(
                 at_of[code[pc, op.INNER]] = start
                 last[depth] = end
                 depth += 1
-            elif o == UNION:
-                chosen = -1
-                for k in range(code[pc, op.B]):
-                    child = aux[code[pc, op.A] + 2 * k]
-                    if child >= 0 and (valids[child] < 0 or flags[valids[child] + at] != 0):
-                        if chosen >= 0:
-                            wrong = TWO_BRANCHES
-                        chosen = k
-                if chosen < 0:
-                    wrong = NO_BRANCH
-                if wrong != 0:
-                    break
-                q = _put_varint(out, q, chosen)
-                pc = aux[code[pc, op.A] + 2 * chosen + 1]
-                continue
             pc += 1  # RECORD has nothing more to write
         if wrong != 0:
             failure[0] = wrong

@@ -145,7 +145,7 @@ class _Compiler:
         """A wide union: the struct's one field that is set says the branch."""
         table = len(self.aux)
         self.aux.extend([-1] * (2 * len(avro.branches)))
-        self.emit(kernels.UNION, slot, a=table, b=len(avro.branches))
+        self.code[self.emit(kernels.UNION, slot, a=table, b=len(avro.branches))][op.WIDTH] = avro.null_index
         ends = []
         branches = [i for i, branch in enumerate(avro.branches) if branch.kind != "null"]
         for index, child in zip(branches, slot.children, strict=True):
@@ -155,6 +155,8 @@ class _Compiler:
             ends.append(self.emit(op.JUMP_TO, slot))
         for place in ends:
             self.code[place][op.JUMP] = len(self.code)
+        if avro.null_index >= 0:
+            self.aux[table + 2 * avro.null_index + 1] = len(self.code)
 
     def value(self, avro: AvroType, slot: Slot, tag: int) -> None:
         """A value of a type that is not a union."""
