@@ -37,19 +37,24 @@ def moments(text: pl.Series, dtype: pl.Datetime, *, form: str, zone: str) -> pl.
         if zoned:
             utc = tuple((pattern, "UTC") for pattern in _UTC_FORMS)
             forms = (utc[0], *forms, *utc[1:], *((pattern, "in the text") for pattern in _ZONED_FORMS))
-    found = pl.Series(text.name, [None] * len(text), dtype=dtype)
-    for pattern, place in forms:
-        if found.null_count() == text.null_count():
+    stripped = text.str.strip_chars()
+    # Most files keep to one form: what the first text has is tried first, and then usually nothing is left to try.
+    first = stripped.drop_nulls().head(1)
+    forms = tuple(sorted(forms, key=lambda known: _parsed(first, known[0], known[1], dtype).null_count()))
+    found = pl.Series(text.name, [], dtype=dtype).extend_constant(None, len(text))
+    for place, (pattern, where) in enumerate(forms):
+        if place and found.null_count() == text.null_count():
             break
-        found = found.fill_null(_parsed(text.str.strip_chars(), pattern, place, dtype))
+        parsed = _parsed(stripped, pattern, where, dtype)
+        found = found.fill_null(parsed) if place else parsed
     return found
 
 
 def _parsed(text: pl.Series, pattern: str, place: str, dtype: pl.Datetime) -> pl.Series:
     # By way of microseconds, because Polars lets nanoseconds wrap around outside of 1678 to 2261.
-    coarse = text.str.to_datetime(pattern, time_unit="us", strict=False)
     local = text.str.to_datetime(pattern, time_unit=dtype.time_unit, strict=False)
     if dtype.time_unit == "ns":
+        coarse = text.str.to_datetime(pattern, time_unit="us", strict=False)
         outside = coarse.to_physical().abs() > _NS_LIMIT
         local = pl.select(pl.when(~outside).then(local)).to_series()
     if dtype.time_zone is None:
