@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 
 from streamproc.errors import CorruptLog
-from streamproc.ports import Block, Int64s, TopicPartition, block_of
+from streamproc.ports import Block, Int64s, block_of
 
 MAGIC: Final = b"SPJ1"
 
@@ -135,14 +135,3 @@ def entries_of(block: Block) -> list[tuple[int, Entry]]:
 def entry_block(topic: str, partition: int, entries: Sequence[Entry]) -> Block:
     """Entries as a block to be written."""
     return block_of(topic, partition, [entry.encoded() for entry in entries])
-
-
-def delivered_of(
-    ranges: Mapping[TopicPartition, tuple[int, int]], topics: Sequence[str]
-) -> tuple[tuple[str, int, int, int], ...]:
-    """The ranges of a commit that lie in these topics, as an entry notes them."""
-    return tuple(
-        (place.topic, place.partition, first, last)
-        for place, (first, last) in sorted(ranges.items())
-        if place.topic in topics
-    )

@@ -72,11 +72,11 @@ def restore_task(
                 f"the journal of {fresh_task.name} begins at step {start} and no sound checkpoint reaches back to it",
                 hint="replay the topology's history under a new version",
             )
-        task, after = Task(binding, number, log, state=_start_state(fresh_task, head), stops=stops), 1
+        task, after = Task(binding, number, log, state=start_state(fresh_task, head), stops=stops), 1
     steps = 0
     last = 0
     for _, entry in journal_entries(log, place, after, end):
-        taken, _ = task.rerun(entry)
+        taken = task.rerun(entry)
         compare(task, entry, taken)
         steps += 1
         last = entry.step
@@ -97,7 +97,7 @@ def compare(task: Task, entry: Entry, taken: TakenStep) -> None:
             )
 
 
-def _start_state(task: Task, head: Entry) -> TaskState:
+def start_state(task: Task, head: Entry) -> TaskState:
     state = task.stage.open_state(task.channels)
     for c, channel in enumerate(task.channels):
         state.positions[c, 0] = head.head["start"][f"{channel.place.topic}-{channel.place.partition}"]

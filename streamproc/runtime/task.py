@@ -193,14 +193,14 @@ class Task:
         """The verdict that a channel is idle."""
         return channel, IDLE
 
-    def rerun(self, entry: Entry, *, keep: bool = False) -> tuple[TakenStep, tuple[Units, ...]]:
+    def rerun(self, entry: Entry, *, keep: bool = False) -> TakenStep:
         """Runs a recorded step again on the recorded input.
 
         Raises InputGone if the input is no longer in the log, InputChanged if it is not what the journal saw.
         """
         units = tuple(self._recorded(place, entry) for place in entry.ranges)
         _check_input(self.channels, units, entry)
-        return self.run(units, entry.runs, marks=entry.marks, clock=entry.clock, keep=keep), units
+        return self.run(units, entry.runs, marks=entry.marks, clock=entry.clock, keep=keep)
 
     def _recorded(self, taken: ConsumedRange, entry: Entry) -> Units:
         if taken.units == 0:

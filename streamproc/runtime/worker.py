@@ -18,8 +18,8 @@ from streamproc.event_time import span_us
 from streamproc.ports import CheckpointStore, Log, Membership, Producer, TopicPartition
 from streamproc.runtime.binding import Binding
 from streamproc.runtime.checkpoint import save_state
-from streamproc.runtime.journal import Entry, delivered_of, entry_block
-from streamproc.runtime.restore import chain_of, restore_task, start_entry
+from streamproc.runtime.journal import Entry, entry_block
+from streamproc.runtime.restore import chain_of, journal_entries, restore_task, start_entry
 from streamproc.runtime.task import TakenStep, Task
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ class Worker:
 
     until_end  None: run until stopped. Else the offsets at which the sources end: the run stops when all is read
     close      at the end of a finite run, end time itself, so that everything still waiting is released
+    in_stages  begin a stage when all stages before it have read everything: inputs then merge by event time alone
     on_commit  called after each commit, with the progress so far and the share of the finite input that is read
     """
 
@@ -63,7 +64,7 @@ class Worker:
         member: str = "worker-0",
         until_end: Mapping[TopicPartition, int] | None = None,
         close: bool = False,
-        wait_upstream: bool = False,
+        in_stages: bool = False,
         on_commit: Callable[[Progress], None] | None = None,
         checkpoint_every_s: float = _CHECKPOINT_WORK_S,
     ) -> None:
@@ -73,7 +74,7 @@ class Worker:
         self.member = member
         self.until_end = dict(until_end) if until_end is not None else None
         self.close = close
-        self.wait_upstream = wait_upstream
+        self.in_stages = in_stages
         self.on_commit = on_commit
         self.checkpoint_every_s = checkpoint_every_s
         self.progress = Progress()
@@ -168,8 +169,11 @@ class Worker:
         began = time.monotonic()
         steps: list[tuple[Task, TakenStep]] = []
         full = False
+        behind = min((task.stage.stage.index for task in self.tasks.values() if not self._task_done(task)), default=0) if self.in_stages else 0
         for number in sorted(self.tasks):
             task = self.tasks[number]
+            if self.in_stages and task.stage.stage.index > behind:
+                break
             taken = self._step_of(task)
             if taken is not None:
                 steps.append((task, taken))
@@ -258,9 +262,16 @@ class Worker:
             self._journal_end[number] = ranges[TopicPartition(self.binding.names.tasks, number)][1]
             self._fresh.discard(number)
             del entries
+        cursors = {place: first for place, (first, _) in ranges.items()}
         for task, taken in steps:
-            mine = {block.topic for block in taken.output.blocks}
-            task.delivered = delivered_of(ranges, sorted(mine)) if len(steps) == 1 else ()
+            # A commit's range of a partition holds the blocks of all tasks in the order in which they were appended.
+            sizes: dict[TopicPartition, int] = {}
+            for block in taken.output.blocks:
+                place = TopicPartition(block.topic, block.partition)
+                sizes[place] = sizes.get(place, 0) + len(block)
+            task.delivered = tuple((place.topic, place.partition, cursors[place], cursors[place] + size) for place, size in sorted(sizes.items()))
+            for place, size in sizes.items():
+                cursors[place] += size
             self.progress.units += taken.units
             self.progress.steps += 1
             for topic, (rows, _) in taken.output.digests.items():
@@ -283,8 +294,6 @@ class Worker:
             return
         offset = self._journal_end[number] - 1
         place = TopicPartition(self.binding.names.tasks, number)
-        from streamproc.runtime.restore import journal_entries
-
         entry = next(entry for _, entry in journal_entries(self.log, place, offset, offset + 1))
         if entry.step != task.state.steps:
             return

@@ -1,0 +1,216 @@
+"""Replays: the journal followed to the letter, or history computed afresh in order of event time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from streamproc.contracts.registry import Registry
+from streamproc.errors import InputError, ReplayDiverged
+from streamproc.graph import Source
+from streamproc.planning.topology import Topology
+from streamproc.ports import Block, Log, TopicPartition
+from streamproc.runtime.binding import Binding, bind, plan_topology
+from streamproc.runtime.journal import Entry
+from streamproc.runtime.overlay import OverlayLog
+from streamproc.runtime.restore import journal_entries, start_state
+from streamproc.runtime.task import TakenStep, Task
+from streamproc.runtime.worker import Progress, Worker
+from streamproc.wire import Decoder, split_frames
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSum:
+    """What was written to a topic, whatever the order: rows, and the sum of their hashes modulo 2^128 in hex."""
+
+    rows: int
+    sum: str
+
+
+@dataclass(slots=True)
+class ReplayReport:
+    """What a replay did.
+
+    steps   recorded steps that ran again with equal digests
+    sums    per topic, over all tasks
+    """
+
+    steps: int = 0
+    units: int = 0
+    sums: dict[str, TopicSum] = field(default_factory=dict)
+
+
+def last_entries(binding: Binding, log: Log) -> dict[int, Entry]:
+    """The newest journal entry of each task that has one."""
+    out: dict[int, Entry] = {}
+    for number in range(binding.task_count):
+        place = TopicPartition(binding.names.tasks, number)
+        end = log.end_offset(place)
+        if end > log.start_offset(place):
+            for _, entry in journal_entries(log, place, end - 1, end):
+                out[number] = entry
+    return out
+
+
+def recorded_sums(binding: Binding, log: Log) -> dict[str, TopicSum]:
+    """What all tasks wrote since their beginning, per topic, as the journal says."""
+    return _added(entry.sums for entry in last_entries(binding, log).values())
+
+
+def _added(parts: Any) -> dict[str, TopicSum]:
+    rows: dict[str, int] = {}
+    sums: dict[str, int] = {}
+    for part in parts:
+        for topic, (count, text) in part.items():
+            rows[topic] = rows.get(topic, 0) + count
+            sums[topic] = (sums.get(topic, 0) + int(text, 16)) % (1 << 128)
+    return {topic: TopicSum(rows[topic], f"{sums[topic]:032x}") for topic in sorted(rows)}
+
+
+def replay_as_recorded(binding: Binding, log: Log, *, on_step: Callable[[int, int], None] | None = None) -> ReplayReport:
+    """Runs every recorded step again on the recorded input and compares all digests; writes nothing.
+
+    Any build may follow any journal: that is how a change is judged before it is deployed.
+    on_step  called with (steps done, steps of the journal)
+
+    Raises ReplayDiverged with the first row that differs, InputChanged, InputGone, CorruptLog; InputError where there is
+    no journal.
+    """
+    report = ReplayReport()
+    total = sum(log.end_offset(TopicPartition(binding.names.tasks, n)) for n in range(binding.task_count))
+    if not total:
+        raise InputError(
+            f"topology '{binding.names.topology}' version {binding.names.version} has no journal in this log",
+            hint=f"run it first: 'streamproc run {binding.names.topology}'",
+        )
+    done = 0
+    finals: list[Mapping[str, tuple[int, str]]] = []
+    for number in range(binding.task_count):
+        place = TopicPartition(binding.names.tasks, number)
+        end = log.end_offset(place)
+        if not end:
+            continue
+        entries = journal_entries(log, place, log.start_offset(place), end)
+        _, head = next(entries)
+        fresh = Task(binding, number, log)
+        task = Task(binding, number, log, state=start_state(fresh, head))
+        waiting: tuple[Entry, TakenStep] | None = None
+        for _, entry in entries:
+            if waiting is not None:
+                # The next entry says where the step before it delivered its rows.
+                raise _divergence(task, *waiting, entry, log)
+            taken = task.rerun(entry)
+            if _differs(entry, taken):
+                waiting = (entry, taken)
+                continue
+            report.steps += 1
+            report.units += taken.units
+            done += 1
+            if on_step is not None:
+                on_step(done, total)
+        if waiting is not None:
+            raise _divergence(task, *waiting, None, log)
+        finals.append({t: (task.state.written[t], f"{h:016x}{lo:016x}") for t, (h, lo) in task.state.sums.items() if task.state.written[t]})
+    report.sums = _added(finals)
+    return report
+
+
+def _differs(entry: Entry, taken: TakenStep) -> bool:
+    return {topic: (rows, digest.hex()) for topic, (rows, digest) in taken.output.digests.items()} != dict(entry.outputs)
+
+
+def _divergence(task: Task, entry: Entry, taken: TakenStep, following: Entry | None, log: Log) -> ReplayDiverged:
+    """The first record in which a step's outputs now and then differ, as an error that shows both."""
+    place_of = {(topic, partition): (first, last) for topic, partition, first, last in (following.delivered if following else ())}
+    now: dict[tuple[str, int], list[Block]] = {}
+    for block in taken.output.blocks:
+        now.setdefault((block.topic, block.partition), []).append(block)
+    where = f"step {entry.step} of {task.name}"
+    for topic, partition in sorted(set(now) | set(place_of)):
+        digest = taken.output.digests.get(topic)
+        if digest is not None and (digest[0], digest[1].hex()) == entry.outputs.get(topic):
+            continue
+        new = [value for block in now.get((topic, partition), []) for value in (block.value(row) for row in range(len(block)))]
+        old: list[bytes | None] = []
+        if (topic, partition) in place_of:
+            first, last = place_of[topic, partition]
+            while first < last:
+                block = log.read(TopicPartition(topic, partition), first, max_records=last - first)
+                if not len(block):
+                    break
+                old += [block.value(row) for row in range(len(block))]
+                first = int(block.offsets[-1]) + 1
+        for row in range(max(len(new), len(old))):
+            a = old[row] if row < len(old) else None
+            b = new[row] if row < len(new) else None
+            if a != b:
+                return ReplayDiverged(
+                    f"{where}, '{topic}' partition {partition}, row {row}: {_compared(task, a, b)}",
+                    hint="the code, a library or the processor gives something else than it gave; a changed topology needs a new version",
+                )
+    topics = ", ".join(f"'{t}'" for t in sorted(set(entry.outputs) ^ set(taken.output.digests)) or sorted(entry.outputs))
+    return ReplayDiverged(f"{where}: the digests of {topics} differ", hint="a changed topology needs a new version")
+
+
+def _compared(task: Task, old: bytes | None, new: bytes | None) -> str:
+    if old is None or new is None:
+        return f"then {'nothing' if old is None else _shown(task, old)}, now {'nothing' if new is None else _shown(task, new)}"
+    then, now = _row(task, old), _row(task, new)
+    if then is None or now is None:
+        return f"then {old[:64]!r}, now {new[:64]!r}"
+    for column in sorted(set(then) | set(now), key=lambda name: list(now).index(name) if name in now else -1):
+        if then.get(column) != now.get(column):
+            return f"column '{column}' was {then.get(column)!r} and is now {now.get(column)!r}"
+    return f"the rows are equal and their bytes are not: {old[:64]!r}, {new[:64]!r}"
+
+
+def _shown(task: Task, value: bytes) -> str:
+    row = _row(task, value)
+    return repr(value[:64]) if row is None else str(row)
+
+
+def _row(task: Task, value: bytes) -> dict[str, Any] | None:
+    buffer = np.frombuffer(value, np.uint8)
+    ids, bodies = split_frames(buffer, np.zeros(1, np.int64), np.array([buffer.size]))
+    if ids[0] < 0:
+        return None
+    decoded = Decoder(task.binding.registry.schema_of(int(ids[0]))).decode(buffer, bodies, np.array([buffer.size]))
+    return decoded.frame.row(0, named=True) if decoded.rows.size else None
+
+
+def source_ends(binding: Binding, log: Log) -> dict[TopicPartition, int]:
+    """Where each source's partitions end now."""
+    return {
+        place: log.end_offset(place)
+        for node in binding.plan.sources
+        if isinstance(node.origin, Source)
+        for place in (TopicPartition(node.origin.topic, p) for p in range(binding.partitions[node.origin.topic]))
+    }
+
+
+def replay_by_event_time(
+    topology: Topology,
+    history: Log,
+    registry: Registry,
+    scratch: Log,
+    *,
+    close: bool = True,
+    ends: Mapping[TopicPartition, int] | None = None,
+    on_commit: Callable[[Progress], None] | None = None,
+) -> tuple[Binding, OverlayLog, Progress]:
+    """Computes history afresh, in order of event time, into a scratch log; the live topics and groups stay as they are.
+
+    ends  where each source partition ends; by default where it ends now
+
+    Gives the binding and log of the run: its sinks hold the results.
+    """
+    plan = plan_topology(topology, registry)
+    shared = frozenset(node.origin.topic for node in plan.sources if isinstance(node.origin, Source))
+    log = OverlayLog(history, scratch, shared)
+    binding = bind(topology, log, registry)
+    until = dict(ends) if ends is not None else source_ends(binding, log)
+    worker = Worker(binding, log, member="replay", until_end=until, close=close, in_stages=True, on_commit=on_commit)
+    return binding, log, worker.run()
