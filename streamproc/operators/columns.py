@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
 import polars as pl
 
 from streamproc.batch import Batch
@@ -20,10 +19,10 @@ from streamproc.contracts.model import Field, Schema
 from streamproc.errors import DefinitionError, DuplicateName, UnknownColumn, did_you_mean
 from streamproc.graph import Step
 from streamproc.operator import Output, StepTime, StreamType, passes_through
+from streamproc.operators.evaluation import evaluate, true_rows
 from streamproc.operators.expressions import (
     check_elementwise,
     check_predicate,
-    evaluate,
     expression_columns,
     never_null_where_true,
 )
@@ -58,12 +57,8 @@ class Where:
     def process(self, state: None, inputs: tuple[Batch, ...], time: StepTime) -> tuple[None, Output]:
         """One pass of Polars over the predicates, one gather of what stays."""
         (batch,) = inputs
-        if not len(batch):
-            return None, Output(batch)
-        verdict = batch.frame.select(pl.all_horizontal(self.predicates)).to_series().fill_null(False).to_numpy()
-        # Literals alone give one verdict for all rows.
-        mask = verdict if verdict.size == len(batch) else np.full(len(batch), verdict[0], np.bool_)
-        return None, Output(batch.filter(mask))
+        verdict = true_rows(batch.frame, pl.all_horizontal(self.predicates), len(batch))
+        return None, Output(batch.filter(verdict.to_numpy()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -23,6 +23,7 @@ import polars as pl
 from streamproc.contracts.model import Field, Schema
 from streamproc.errors import DefinitionError, NotElementWise, TypeMismatch, UnknownColumn, did_you_mean
 from streamproc.operators.element_wise import CONSTANT_ARGUMENTS, FAMILIES, FUNCTIONS, WITHIN_A_CELL
+from streamproc.operators.evaluation import evaluate
 from streamproc.operators.probe import differs_when_cut, probe_frame
 
 Node = Any  # JSON: a string or a mapping with one key
@@ -132,17 +133,6 @@ def never_null_where_true(expr: pl.Expr) -> frozenset[str]:
     ['a', 'b']
     """
     return frozenset(_present(_nodes(expr, "where")))
-
-
-def evaluate(frame: pl.DataFrame, named: Sequence[tuple[str, pl.Expr]], rows: int) -> pl.DataFrame:
-    """The frame with these columns set, all from the frame as it was; a literal fills its column.
-
-    rows  the number of rows, which a frame without columns does not know
-    """
-    made = [expr.alias(name) for name, expr in named]
-    if frame.width:
-        return frame.with_columns(made)
-    return pl.select(made)[[0] * rows]
 
 
 def _present(node: Node) -> Iterable[str]:
@@ -302,9 +292,8 @@ class _Walk:
             "keeps": any(part.nullable for part in parts),
             "first": all(part.nullable for part in parts),
         }.get(nulls or "makes", True)
-        return self.join(
-            node, parts, nullable=nullable, meet=parts if name in _UNIT_MEETS else (), unit=name in _UNIT_STAYS
-        )
+        meet = parts if name in _UNIT_MEETS | _UNIT_STAYS else ()
+        return self.join(node, parts, nullable=nullable, meet=meet, unit=name in _UNIT_STAYS)
 
     def is_collection(self, node: Node, name: str, place: int, part: Node) -> bool:
         """Whether an argument is a literal collection; refuses a column, unless it holds a list for each row."""

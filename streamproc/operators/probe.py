@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, Final
@@ -37,8 +38,9 @@ def probe_frame(schema: Schema, rows: int = PROBE_ROWS) -> pl.DataFrame:
         values = _values(column.dtype)
         if column.nullable or not values:
             values = [*values, None]
-        # Strides that differ between columns bring different values together in one row.
-        stride = 1 + place % max(1, len(values) - 1)
+        # Strides that differ between columns bring different values together in one row; coprime ones leave none out.
+        strides = [stride for stride in range(1, len(values) + 1) if math.gcd(stride, len(values)) == 1]
+        stride = strides[place % len(strides)]
         picked = [values[(row * stride + row // len(values)) % len(values)] for row in range(rows)]
         columns.append(_series(column.name, picked, column.dtype))
     return pl.DataFrame(columns) if columns else pl.DataFrame()

@@ -13,6 +13,7 @@ from streamproc.contracts.model import Field, Schema
 from streamproc.errors import DefinitionError, NotElementWise, TypeMismatch, UnknownColumn, did_you_mean
 from streamproc.graph import Step
 from streamproc.operator import Output, StepTime, StreamType, passes_through
+from streamproc.operators.evaluation import in_columns
 from streamproc.operators.probe import differs_when_cut, probe_frame
 
 FrameFunction = Callable[[pl.DataFrame], pl.DataFrame]
@@ -74,7 +75,7 @@ class Stateless:
         part = batch.frame if self.read is None else batch.frame.select(self.read)
         types = _types(self.function, tuple(part.schema.items()))
         if len(batch):
-            made = _checked(self.function(part), types, part.height)
+            made = in_columns(lambda rows: _checked(self.function(rows), types, rows.height), part)
         else:
             made = pl.DataFrame(schema=dict(types))
         return None, Output(batch.with_frame(made if self.read is None else batch.frame.with_columns(made)))
@@ -107,7 +108,7 @@ class Stateless:
         types = _types(self.function, tuple(read.polars().items()))
 
         def compute(part: pl.DataFrame) -> pl.DataFrame:
-            return _checked(self.function(part), types, part.height)
+            return in_columns(lambda rows: _checked(self.function(rows), types, rows.height), part)
 
         try:
             differs = differs_when_cut(compute, frame)
