@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 from hypothesis import strategies as st
@@ -72,7 +73,7 @@ def _first(node: Node) -> Node:
 def data(node: Node) -> st.SearchStrategy[Any]:
     """Values of a type as fastavro writes them, logical types left out."""
     if isinstance(node, list):
-        return st.one_of([data(branch).map(lambda value, branch=branch: _tagged(branch, value)) for branch in node])
+        return st.one_of([data(branch).map(partial(_tagged, branch)) for branch in node])
     plain: dict[str, st.SearchStrategy[Any]] = {
         "null": st.none(),
         "boolean": st.booleans(),

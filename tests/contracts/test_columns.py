@@ -8,15 +8,13 @@ from typing import Any
 import fastavro
 import polars as pl
 import pytest
-from avro_strategies import data, records
+from avro_strategies import data
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from streamproc.contracts.avro_json import expand
 from streamproc.contracts.avro_schema import contract_of_avro
 from streamproc.contracts.columns import logical_of, polars_type
 from streamproc.errors import InvalidSchema
-from streamproc.wire import layout, types
 
 DECIMAL = {"type": "bytes", "logicalType": "decimal", "precision": 12, "scale": 2}
 
@@ -103,20 +101,6 @@ def test_wide_unions_name_their_fields_by_type_in_full_where_short_names_clash()
     assert nullable
     assert isinstance(dtype, pl.Struct)
     assert [field.name for field in dtype.fields] == ["a.id", "bank", "b.id", "long"]
-
-
-@settings(deadline=None)
-@given(records())
-def test_the_codec_maps_types_to_the_same_columns(schema: Any) -> None:
-    tree = types.parse(schema)
-    for node, field in zip(expand_fields(schema), tree.fields, strict=True):
-        assert polars_type(node)[0] == layout.polars_type(field.type)
-
-
-def expand_fields(schema: Any) -> list[Any]:
-    record = expand(schema)
-    assert isinstance(record, dict)
-    return [field["type"] for field in record["fields"]]
 
 
 @settings(deadline=None, max_examples=60)

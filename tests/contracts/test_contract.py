@@ -36,7 +36,12 @@ def test_a_contract_holds_every_promise_of_its_file() -> None:
     assert (contract.event_time, contract.key, contract.key_encoding) == ("at", ("card",), "utf8")
     assert (contract.partitioner, contract.compatibility, contract.doc) == ("murmur2", "FULL", "one row a payment")
     card, _, amount = contract.schema
-    assert (card.pii, card.doc, card.nullable, card.origins) == ("pseudonym", "hashed card", False, {"payment.card"})
+    assert (card.pii, card.doc, card.nullable, card.origins) == (
+        "pseudonym",
+        "hashed card",
+        False,
+        frozenset({"payment.card"}),
+    )
     assert (amount.dtype, amount.nullable, amount.unit) == (pl.Float64(), True, "EUR")
 
 

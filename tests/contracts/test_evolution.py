@@ -41,7 +41,7 @@ def reads(new: Any, old: Any) -> bool:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("int", "long"), ("int", "float"), ("int", "double"), ("long", "float"), ("long", "double"), 
+        ("int", "long"), ("int", "float"), ("int", "double"), ("long", "float"), ("long", "double"),
         ("float", "double"),
         ("string", "bytes"), (UUID, "string"), ("int", ["null", "long"]), (["null", "int"], ["double", "null"]),
         (enum("A"), enum("A", "B")), (MICROS, ["null", MICROS]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import fastavro
@@ -16,8 +17,10 @@ from streamproc.contracts.avro_schema import contract_of_avro
 from streamproc.contracts.evolution import incompatibilities
 from streamproc.contracts.model import Contract
 from streamproc.errors import InvalidSchema
+from streamproc.wire import Decoder
 
-RELAXED = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+_CHECKER: Callable[[], ReaderWriterCompatibilityChecker] = ReaderWriterCompatibilityChecker
+RELAXED = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 
 
 def contract(schema: Any) -> Contract | None:
@@ -61,12 +64,31 @@ def test_what_is_compatible_can_be_decoded(drawn: st.DataObject) -> None:
 
 @RELAXED
 @given(st.data())
+def test_what_is_compatible_our_codec_reads_into_the_columns_of_the_contract(drawn: st.DataObject) -> None:
+    schema = without_logical(drawn.draw(records()))
+    new = drawn.draw(edited(schema))
+    writer, reader = contract(schema), contract(new)
+    if writer is None or reader is None or incompatibilities(reader, writer):
+        return
+    payloads = []
+    for datum in drawn.draw(st.lists(data(schema), min_size=1, max_size=5)):
+        buffer = io.BytesIO()
+        fastavro.schemaless_writer(buffer, fastavro.parse_schema(schema), datum, strict=True)
+        payloads.append(buffer.getvalue())
+    decoded = Decoder(writer.avro, reader.avro).decode_payloads(payloads)
+    assert decoded.why() == []
+    assert decoded.frame.schema == reader.schema.polars()
+    assert decoded.frame.height == len(payloads)
+
+
+@RELAXED
+@given(st.data())
 def test_what_the_library_refuses_is_refused_with_a_reason(drawn: st.DataObject) -> None:
     schema = drawn.draw(records())
     writer, reader = contract(schema), contract(drawn.draw(edited(schema)))
     if writer is None or reader is None:
         return
-    verdict = ReaderWriterCompatibilityChecker().get_compatibility(avro_schema(reader.avro), avro_schema(writer.avro))
+    verdict = _CHECKER().get_compatibility(avro_schema(reader.avro), avro_schema(writer.avro))
     refused = verdict.compatibility is SchemaCompatibilityType.incompatible
     event(f"library refuses: {refused}")
     found = incompatibilities(reader, writer)
