@@ -105,3 +105,69 @@ def _union(draw: st.DrawFn, names: Names, depth: int) -> object:
     elif extra == 3:
         branches.append({"type": "map", "values": ["null", "long"]})
     return branches
+
+
+DEFAULTS: tuple[tuple[object, object], ...] = (
+    ("long", -7), ("int", 2**31 - 1), ("double", 1.5), ("float", 0.25), ("boolean", True), ("string", "short"),
+    ("string", "a default that no view holds inline: ü"), ("bytes", "\u00ff\u0000"), (["null", "long"], None),
+    (["string", "null"], "x"), ({"type": "array", "items": "string"}, ["a", "a longer text than twelve bytes"]),
+    ({"type": "map", "values": "int"}, {"k": 1, "l": 2}), ({"type": "array", "items": "long"}, []),
+)  # fmt: skip
+PROMOTIONS = {
+    "int": ("long", "float", "double"), "long": ("float", "double"), "float": ("double",), "string": ("bytes",),
+}  # fmt: skip
+
+
+@st.composite
+def evolutions(draw: st.DrawFn) -> tuple[dict[str, object], dict[str, object]]:
+    """A writer's schema without wide unions or logical types, and a reader's that can read it."""
+    writer = _bare(draw(schemas(wide_unions=False)))
+    reader = _evolved(draw, writer)
+    assert isinstance(writer, dict)
+    assert isinstance(reader, dict)
+    return writer, reader
+
+
+def _bare(node: object) -> object:
+    if isinstance(node, list):
+        return [_bare(branch) for branch in node]
+    if isinstance(node, dict):
+        return {key: _bare(item) for key, item in node.items() if key not in ("logicalType", "precision", "scale")}
+    return node
+
+
+def _evolved(draw: st.DrawFn, node: object) -> object:
+    """A type that reads what this one wrote."""
+    if isinstance(node, list):
+        return [_evolved(draw, branch) if branch != "null" else branch for branch in node]
+    if isinstance(node, str):
+        return draw(st.sampled_from((node, *PROMOTIONS.get(node, ()))))
+    assert isinstance(node, dict)
+    if node["type"] == "array":
+        return {**node, "items": _evolved(draw, node["items"])}
+    if node["type"] == "map":
+        return {**node, "values": _evolved(draw, node["values"])}
+    if node["type"] == "enum":
+        kept = draw(st.permutations([*SYMBOLS[:2], "E"]))
+        return {**node, "symbols": kept, "default": "E"}
+    if node["type"] != "record":
+        return _evolved(draw, node["type"]) if node["type"] in PRIMITIVES else node
+    fields = [_evolved_field(draw, item) for item in node["fields"]]
+    fields = draw(st.permutations(fields))[: draw(st.integers(1, len(fields)))]
+    for i in range(draw(st.integers(0, 2))):
+        kind, default = draw(st.sampled_from(DEFAULTS))
+        fields.insert(draw(st.integers(0, len(fields))), {"name": f"new{i}", "type": kind, "default": default})
+    return {**node, "fields": fields}
+
+
+def _evolved_field(draw: st.DrawFn, item: dict[str, object]) -> dict[str, object]:
+    kind = _evolved(draw, item["type"])
+    if not isinstance(kind, list) and kind != "null" and draw(st.booleans()):
+        kind = ["null", kind]
+    if draw(st.booleans()):
+        return {
+            "name": f"{item['name']}_renamed",
+            "aliases": [f"never_{item['name']}", str(item["name"])],
+            "type": kind,
+        }
+    return {"name": item["name"], "type": kind}
