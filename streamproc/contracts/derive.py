@@ -158,23 +158,20 @@ def avsc_text(contract: Contract) -> str:
     return _render(contract.avro, 0) + "\n"
 
 
-def _render(value: object, indent: int) -> str:
-    """JSON that breaks lines only around what is long or holds fields, so that a field is a line of a diff."""
+def _render(value: object, indent: int, *, apart: bool = False) -> str:
+    """JSON that breaks lines around what is long or holds fields, so that each field is a line of a diff."""
     line = json.dumps(_ordered(value), ensure_ascii=False)
-    if (
-        not isinstance(value, Mapping | list)
-        or not value
-        or (len(line) + indent <= _WIDTH and not _holds_fields(value))
-    ):
+    short = len(line) + indent <= _WIDTH and not apart and not _holds_fields(value)
+    if not isinstance(value, Mapping | list) or not value or short:
         return line
-    inner = " " * (indent + 2)
+    inner, outer = "\n" + " " * (indent + 2), "\n" + " " * indent
     if isinstance(value, list):
-        parts = [inner + _render(item, indent + 2) for item in value]
-        return "[\n" + ",\n".join(parts) + "\n" + " " * indent + "]"
+        return "[" + ",".join(inner + _render(item, indent + 2) for item in value) + outer + "]"
     parts = [
-        f"{inner}{json.dumps(key, ensure_ascii=False)}: {_render(item, indent + 2)}" for key, item in _items(value)
+        f"{inner}{json.dumps(key, ensure_ascii=False)}: {_render(item, indent + 2, apart=key == 'fields')}"
+        for key, item in _items(value)
     ]
-    return "{\n" + ",\n".join(parts) + "\n" + " " * indent + "}"
+    return "{" + ",".join(parts) + outer + "}"
 
 
 def _holds_fields(value: object) -> bool:
