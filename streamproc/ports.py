@@ -37,7 +37,8 @@ class HeaderColumn:
 class Block:
     """Consecutive records of one partition: a buffer and, per record, bounds into it.
 
-    offsets     int64[n]  strictly increasing, gaps allowed; of a block that is being written: empty (the log assigns them)
+    offsets     int64[n]  strictly increasing, gaps allowed; of a block that is being written: not read, the log assigns
+                          them, so a block that was read can be written as it is
     timestamps  int64[n]  µs since 1970 UTC, the record's own time; of a block that is being written: empty (the log
                           stamps them with its append time) or n values to keep
     buffer      uint8[*]  values, keys and headers; bounds may lie in any order and overlap
@@ -64,10 +65,17 @@ class Block:
         """Records start..stop of the block, sharing its buffer."""
         cut = slice(start, stop)
         return Block(
-            self.topic, self.partition, self.offsets[cut], self.timestamps[cut], self.buffer,
-            self.value_starts[cut], self.value_ends[cut], self.key_starts[cut], self.key_ends[cut],
+            self.topic,
+            self.partition,
+            self.offsets[cut],
+            self.timestamps[cut],
+            self.buffer,
+            self.value_starts[cut],
+            self.value_ends[cut],
+            self.key_starts[cut],
+            self.key_ends[cut],
             tuple(HeaderColumn(h.name, h.starts[cut], h.ends[cut]) for h in self.headers),
-        )  # fmt: skip
+        )
 
     def value(self, row: int) -> bytes | None:
         """One record's value as bytes: for messages and tests, not for the hot path."""
@@ -118,9 +126,15 @@ def block_of(
         bounds.append((starts, ends))
     stamps = np.empty(0, np.int64) if timestamps is None else np.asarray(timestamps, np.int64)
     return Block(
-        topic, partition, np.empty(0, np.int64), stamps, np.frombuffer(b"".join(parts), np.uint8), *bounds[0], *bounds[1],
+        topic,
+        partition,
+        np.empty(0, np.int64),
+        stamps,
+        np.frombuffer(b"".join(parts), np.uint8),
+        *bounds[0],
+        *bounds[1],
         tuple(HeaderColumn(name, *pair) for name, pair in zip(names, bounds[2:], strict=True)),
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +143,8 @@ class TopicSettings:
 
     retention_us    records whose timestamp is older than this may go; None keeps them for ever
     retention_bytes per partition, the oldest records beyond this size may go; None keeps them
-    compacted       of each key only the newest record must stay; a null value deletes the key
+    compacted       of each key only the newest record must stay; a null value deletes the key; records without key and
+                    the partition's last record stay, so that a reader below the end always finds a record
     """
 
     partitions: int = 1
@@ -155,7 +170,8 @@ class Membership(Protocol):
         """Renews the lease and gives the partitions that are this member's now.
 
         A partition that moves away is no longer in the answer, and is given to its new owner only after this member
-        called `released`, or its lease ran out.
+        called `released`, or its lease ran out.  Raises Fenced if this member itself lost its lease, left, or was
+        started again elsewhere: then its work is not its own any more, and it joins anew.
         """
         ...
 
@@ -164,7 +180,7 @@ class Membership(Protocol):
         ...
 
     def leave(self) -> None:
-        """Gives everything back at once."""
+        """Gives everything back at once; later polls and commits raise Fenced."""
         ...
 
 
@@ -172,22 +188,34 @@ class Transaction(Protocol):
     """Appends and offset commits that become visible together or not at all."""
 
     def append(self, block: Block) -> None:
-        """Adds records to the end of the block's partition (visible after `commit`)."""
+        """Adds records to the end of the block's partition (visible after `commit`).
+
+        The block's arrays may be kept until then, so they must not change.  Raises UnknownTopic.
+        """
         ...
 
-    def commit_offsets(self, group: str, offsets: Mapping[TopicPartition, int], *, membership: Membership | None = None,
-                       owned: Iterable[int] = ()) -> None:
+    def commit_offsets(
+        self,
+        group: str,
+        offsets: Mapping[TopicPartition, int],
+        *,
+        membership: Membership | None = None,
+        owned: Iterable[int] = (),
+    ) -> None:
         """Commits next offsets to read for a group.
 
-        With a membership, the commit holds only if its generation is current and the member owns every task partition
-        in `owned`: else `commit` raises `Fenced` and nothing becomes visible.
+        With a membership, the commit holds only if the member still is in its group and has held every task partition
+        in `owned` without a break since the generation that it has now: else `commit` raises `Fenced` and nothing
+        becomes visible.  A partition that moves away is held until it was `released`.  A log may be stricter and refuse
+        every generation but the group's current one.
         """
         ...
 
     def commit(self) -> dict[TopicPartition, tuple[int, int]]:
         """Makes all of it durable and visible; gives the half-open offset range that each partition's appends got.
 
-        Raises Fenced if a newer producer has this transactional id, or the membership is stale: then nothing happened.
+        Raises Fenced if a newer producer has this transactional id, or the membership is stale, and LogBusy: then
+        nothing happened.  After LogBusy the transaction is still open and may be committed again.
         """
         ...
 
@@ -227,11 +255,14 @@ class Log(Protocol):
         ...
 
     def delete_records(self, partition: TopicPartition, before: int) -> None:
-        """Removes whole stored blocks below an offset; `start_offset` becomes `before`."""
+        """Removes whole stored blocks below an offset; `start_offset` becomes `before`.
+
+        Does nothing below the start; raises OffsetOutOfRange beyond the end.
+        """
         ...
 
     def start_offset(self, partition: TopicPartition) -> int:
-        """The first offset that the log promises to hold."""
+        """The first offset that the log promises to hold; compaction leaves it, and may take records behind it."""
         ...
 
     def end_offset(self, partition: TopicPartition) -> int:
@@ -242,7 +273,9 @@ class Log(Protocol):
         """The first offset whose record timestamp is >= `timestamp` (µs), or the end offset."""
         ...
 
-    def read(self, partition: TopicPartition, offset: int, *, max_records: int = 65_536, max_bytes: int = 16 << 20) -> Block:
+    def read(
+        self, partition: TopicPartition, offset: int, *, max_records: int = 65_536, max_bytes: int = 16 << 20
+    ) -> Block:
         """Committed records from `offset` on: as many as the bounds allow, at least one if there is one, else none.
 
         Raises OffsetOutOfRange below the start or beyond the end, CorruptLog for a damaged block, UnknownTopic.
@@ -258,7 +291,10 @@ class Log(Protocol):
         ...
 
     def join(self, group: str, topic: str, member: str, *, lease_us: int = 10_000_000) -> Membership:
-        """Joins the group that shares out the partitions of `topic`."""
+        """Joins the group that shares out the partitions of `topic`.
+
+        The same member again is a restart: it fences its older self, whose partitions are free at once.
+        """
         ...
 
     def committed(self, group: str) -> dict[TopicPartition, int]:

@@ -102,17 +102,9 @@ class Database:
     def _lock(self) -> None:
         # SQLite's own wait grows to 100 ms between two looks, and then writers that commit every few milliseconds
         # starve each other; short looks keep the wait near the length of one commit.
-        limit = time.monotonic() + self._busy_us / 1e6
         self._connection.execute("PRAGMA busy_timeout = 0")
         try:
-            while True:
-                try:
-                    self._connection.execute("BEGIN IMMEDIATE")
-                    return
-                except sqlite3.OperationalError as error:
-                    if not _is_busy(error) or time.monotonic() >= limit:
-                        raise
-                time.sleep(_BUSY_PAUSE_S)
+            _patiently(self._connection, "BEGIN IMMEDIATE", self._busy_us)
         finally:
             self._connection.execute(f"PRAGMA busy_timeout = {self._busy_us // 1000}")
 
@@ -125,6 +117,19 @@ class Database:
             )
         with translated(self.path, self._busy_us):
             yield
+
+
+def _patiently(connection: sqlite3.Connection, statement: str, busy_us: int) -> None:
+    """Runs a statement again until nobody is in its way, or the time is up."""
+    limit = time.monotonic() + busy_us / 1e6
+    while True:
+        try:
+            connection.execute(statement)
+            return
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error) or time.monotonic() >= limit:
+                raise
+        time.sleep(_BUSY_PAUSE_S)
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
@@ -189,16 +194,19 @@ def _opened(path: Path, *, create: bool, busy_us: int) -> sqlite3.Connection:
             f"file:{quote(str(path.absolute()))}?mode={mode}", uri=True, isolation_level=None, timeout=busy_us / 1e6
         )
         try:
-            _prepare(connection, path)
+            _prepare(connection, path, busy_us)
         except BaseException:
             connection.close()
             raise
         return connection
 
 
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+def _prepare(connection: sqlite3.Connection, path: Path, busy_us: int) -> None:
     connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
-    if not _is_log(connection, path):
+    connection.execute("BEGIN")  # one snapshot: another process may be creating the log right now
+    known = _is_log(connection, path)
+    connection.execute("COMMIT")
+    if not known:
         # Two processes may create the file at once: the second one finds it made.
         connection.execute("BEGIN IMMEDIATE")
         try:
@@ -211,7 +219,8 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-    connection.execute("PRAGMA journal_mode = WAL")
+    # SQLite does not wait by itself when two processes change to WAL at once.
+    _patiently(connection, "PRAGMA journal_mode = WAL", busy_us)
     connection.execute("PRAGMA synchronous = FULL")  # in WAL mode: fsync at every commit
     connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
     connection.execute("PRAGMA journal_size_limit = 134217728")

@@ -8,13 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from connectors.embedded.compaction import compact_topic
 from connectors.embedded.database import Database
 from connectors.embedded.membership import EmbeddedMembership
 from connectors.embedded.reading import Reader
-from connectors.embedded.stored import BlockRow, block_rows, create_partition, partition_row, read_block, unknown
+from connectors.embedded.stored import create_partition, partition_row, unknown
 from connectors.embedded.upkeep import Upkeep, enforce_retention, remove_before, topic_settings
 from connectors.embedded.verifying import Finding, findings
 from connectors.embedded.writing import EmbeddedProducer
@@ -143,28 +141,7 @@ class EmbeddedLog:
 
         Reads as many rows as a binary search does, and one block.
         """
-        with self._database.reading():
-            row = partition_row(self._database, partition)
-            low, high = row.start, row.end
-            while low < high:  # `high_time` never falls, so blocks can be searched by halves of the offset range
-                middle = (low + high) // 2
-                stored = next(block_rows(self._database, row, middle), None)
-                if stored is None or stored[0].high_time >= timestamp:
-                    high = middle
-                else:
-                    low = min(stored[0].next, high)
-            for found, payload in block_rows(self._database, row, low):
-                if found.newest >= timestamp:
-                    offset = self._first_at(partition, found, payload, max(row.start, 0), timestamp)
-                    if offset is not None:
-                        return offset
-            return row.end
-
-    def _first_at(self, partition: TopicPartition, stored: BlockRow, payload: bytes | None, start: int,
-                  timestamp: int) -> int | None:
-        block = read_block(self._database, partition, stored, payload)
-        hits = np.flatnonzero((block.timestamps >= timestamp) & (block.offsets >= start))
-        return int(block.offsets[hits[0]]) if hits.size else None
+        return self._reader.offset_at(partition, timestamp)
 
     def read(self, partition: TopicPartition, offset: int, *, max_records: int = 65_536,
              max_bytes: int = 16 << 20) -> Block:

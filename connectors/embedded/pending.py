@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from connectors.embedded.layout import BLOCK_BYTES, BLOCK_RECORDS, Encoded, encode, joined, pieces, record_bytes
+from streamproc.errors import LogError
 from streamproc.ports import Block, TopicPartition
 
 WAITING_BYTES: Final = 16 << 20
@@ -95,6 +96,15 @@ class Pending:
 
     def _spill(self) -> None:
         """Moves the encoded payloads to the file; what stays behind is their length."""
+        try:
+            self._move_to_file()
+        except OSError as error:
+            raise LogError(
+                f"a large transaction cannot be kept in '{self._folder}' until its commit ({error})",
+                hint="free disk space, or commit smaller steps",
+            ) from error
+
+    def _move_to_file(self) -> None:
         if self._file is None:
             # Beside the log and not in the system's folder, which often is memory; without a name it goes with us.
             self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - it lives as long as the transaction

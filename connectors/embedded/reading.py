@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import sqlite3
 from contextlib import closing
 
 import numpy as np
 
 from connectors.embedded.database import Database
 from connectors.embedded.layout import joined, record_bytes
-from connectors.embedded.stored import BlockRow, PartitionRow, block_rows, damaged, partition_row, read_block
-from streamproc.errors import OffsetOutOfRange
+from connectors.embedded.stored import (
+    BlockRow,
+    PartitionRow,
+    block_rows,
+    damaged,
+    next_row,
+    partition_row,
+    read_block,
+)
+from streamproc.errors import CorruptLog, OffsetOutOfRange
 from streamproc.ports import Block, TopicPartition, block_of
 
 _REMEMBERED = 16
@@ -24,6 +33,15 @@ class Reader:
 
     def read(self, partition: TopicPartition, offset: int, *, max_records: int, max_bytes: int) -> Block:
         """Committed records from `offset` on, within the bounds, but at least one if there is one."""
+        try:
+            return self._read(partition, offset, max_records=max_records, max_bytes=max_bytes)
+        except CorruptLog as error:
+            if not isinstance(error.__cause__, sqlite3.Error):
+                raise
+            what = f"a page of the file is damaged ({error.__cause__})"
+            raise damaged(self._database, partition, offset, what) from error
+
+    def _read(self, partition: TopicPartition, offset: int, *, max_records: int, max_bytes: int) -> Block:
         parts: list[Block] = []
         records, size = max(max_records, 1), max_bytes
         with self._database.reading():
@@ -53,6 +71,28 @@ class Reader:
         if not parts:
             return block_of(partition.topic, partition.partition, [])
         return parts[0] if len(parts) == 1 else joined(parts)
+
+    def offset_at(self, partition: TopicPartition, timestamp: int) -> int:
+        """The first offset whose record's timestamp is not below `timestamp`, or the end."""
+        with self._database.reading():
+            row = partition_row(self._database, partition)
+            low, high = row.start, row.end
+            while low < high:  # `high_time` never falls, so blocks can be searched by halves of the offset range
+                middle = (low + high) // 2
+                stored = next_row(self._database, row, middle)
+                if stored is None or stored.high_time >= timestamp:
+                    high = middle
+                else:
+                    low = min(stored.next, high)
+            # Retention may have removed what made `high_time` that high, so the block found need not be the one.
+            with closing(block_rows(self._database, row, low)) as rows:
+                for found, payload in rows:
+                    if found.newest >= timestamp:
+                        block = read_block(self._database, partition, found, payload)
+                        hits = np.flatnonzero((block.timestamps >= timestamp) & (block.offsets >= row.start))
+                        if hits.size:
+                            return int(block.offsets[hits[0]])
+            return row.end
 
     def _decoded(self, partition: TopicPartition, stored: BlockRow, payload: bytes | None) -> Block:
         checksum, block = self._started.get(partition, (b"", None))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numpy as np
@@ -175,15 +176,16 @@ class TestSeveral:
             assert list(log.check()) == []
 
     def test_processes_that_create_the_same_log_at_once_agree(self, tmp_path: Path) -> None:
-        path = tmp_path / "new.db"
-        processes = [CONTEXT.Process(target=write_some, args=(path, n)) for n in range(4)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(60)
-            assert process.exitcode == 0
-        with EmbeddedLog(path) as log:
-            assert log.end_offset(T0) == 4 * 25 * 3
+        for round_ in range(4):
+            path, barrier = tmp_path / f"new{round_}.db", CONTEXT.Barrier(6)
+            processes = [CONTEXT.Process(target=open_together, args=(path, n, barrier)) for n in range(6)]
+            for process in processes:
+                process.start()
+            for process in processes:
+                process.join(60)
+                assert process.exitcode == 0
+            with EmbeddedLog(path) as log:
+                assert log.end_offset(T0) == 6
 
     def test_a_topic_deleted_before_the_commit_leaves_nothing_of_it(self, path: Path) -> None:
         with EmbeddedLog(path) as log, EmbeddedLog(path) as other:
@@ -256,6 +258,13 @@ class TestLarge:
             aborted.abort()
             assert commit(log, [b"d"]) == (2, 3)
             assert log.read(T0, 0).offsets.tolist() == [0, 1, 2]
+
+
+def open_together(path: Path, n: int, barrier: Barrier) -> None:
+    barrier.wait()
+    with EmbeddedLog(path) as log:
+        log.create_topic("t", TopicSettings(partitions=2))
+        commit(log, [b"x"], producer=f"w{n}")
 
 
 def write_some(path: Path, n: int) -> None:
