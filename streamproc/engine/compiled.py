@@ -66,16 +66,12 @@ class Names:
 
 @dataclass(frozen=True, slots=True)
 class SinkWriter:
-    """A sink with its codec.
-
-    forwards  rows that no step changed leave as the bytes that they came in: the sink's contract is the source's
-    """
+    """A sink with its codec."""
 
     sink: PlannedSink
     encoder: Encoder
     schema_id: int
     partitions: int
-    forwards: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,13 +189,8 @@ def compile_stage(
     types = tuple(tuple(_input_type(plan, stage, port) for port in node.inputs) for node in stage.nodes)
     sinks = []
     for sink in stage.sinks:
-        source = plan.nodes[sink.port[0]]
-        forwards = (
-            any(node.contract == sink.contract for node in plan.sources)
-            and source.type.schema.names == sink.contract.schema.names
-        )
         sinks.append(
-            SinkWriter(sink, Encoder(sink.contract.avro), schema_id(sink.contract), partitions[sink.topic], forwards)
+            SinkWriter(sink, Encoder(sink.contract.avro), schema_id(sink.contract), partitions[sink.topic])
         )
     edges = [
         EdgeWriter(

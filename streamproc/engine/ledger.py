@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from streamproc.ports import Int64s
 
@@ -21,6 +22,7 @@ LATE: Final = 2
 EMITTED: Final = 4
 FATES: Final = {"emitted": EMITTED, "filtered": FILTERED, "late": LATE, "dead_lettered": DEAD}
 _UNSETTLED: Final = -1
+_CODES: Final = 5
 
 
 def _none() -> Int64s:
@@ -64,6 +66,7 @@ class StepFates:
     first: int
     inputs: Int64s
     kinds: Int64s
+    input_count: int
     emitted: list[Int64s] = field(default_factory=list)
     late: list[Int64s] = field(default_factory=list)
     dead: list[Int64s] = field(default_factory=list)
@@ -88,10 +91,13 @@ class StepFates:
                     touched.append((old, code))
         counted = self.kinds != 2
         if not held and not released and not touched and not ledger.accounts.size:
-            counts = ledger.counts.copy()
-            np.add.at(counts, (self.inputs[counted], fates[counted]), 1)
-            return replace(ledger, counts=counts, next_account=self.first + n)
+            return replace(ledger, counts=ledger.counts + self._tally(fates, counted), next_account=self.first + n)
         return self._settle_held(ledger, held, released, fates, counted, touched)
+
+    def _tally(self, fates: Int64s, counted: npt.NDArray[np.bool_]) -> Int64s:
+        """Units by (input, fate)."""
+        codes = (self.inputs * _CODES + fates)[counted]
+        return np.bincount(codes, minlength=self.input_count * _CODES).reshape(-1, _CODES)
 
     def _settle_held(
         self,
@@ -99,7 +105,7 @@ class StepFates:
         held: Sequence[Int64s],
         released: Sequence[Int64s],
         fates: Int64s,
-        counted: Int64s,
+        counted: npt.NDArray[np.bool_],
         touched: list[tuple[Int64s, int]],
     ) -> Ledger:
         holds = np.concatenate([_none(), *held])
@@ -118,10 +124,9 @@ class StepFates:
         best[accounts.size - new.size :] = np.maximum(
             best[accounts.size - new.size :], np.where(own > FILTERED, own, _UNSETTLED)
         )
-        counts = ledger.counts.copy()
         direct = counted.copy()
         direct[new - self.first] = False
-        np.add.at(counts, (self.inputs[direct], fates[direct]), 1)
+        counts = ledger.counts + self._tally(fates, direct)
         gone = copies <= 0
         settled = np.where(best[gone] == _UNSETTLED, FILTERED, best[gone])
         np.add.at(counts, (inputs[gone], settled), 1)

@@ -168,9 +168,8 @@ class _Step:
         channel = np.repeat(np.arange(len(parts)), sizes)
         self.unit_channel = channel
         inlets = np.array([c.inlet for c in self.channels], np.int64)
-        self.fates = StepFates(
-            self.first_account, inlets[channel[unit_of]] if n else _NONE, joined[unit_of, unit.KIND] if n else _NONE
-        )
+        ordered = joined[unit_of]
+        self.fates = StepFates(self.first_account, inlets[channel[unit_of]], ordered[:, unit.KIND], len(self.stage.stage.inputs))
         self.operator_fates = Fates()
         for number, part in enumerate(self.given.units):
             if len(part):
@@ -246,7 +245,7 @@ class _Step:
         if not len(batch):
             return batch.frame
         raw = batch.raw
-        if raw is not None and writer.forwards:
+        if raw is not None and sink.forwards:
             buffer, starts, ends = raw.buffer, raw.starts, raw.ends
         else:
             encoded = writer.encoder.encode(

@@ -11,14 +11,18 @@ different number of cuts deep, the shallower one is forwarded, partition by part
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from streamproc.contracts.model import Contract, Field, Schema
 from streamproc.errors import DefinitionError, DuplicateName, TypeMismatch, UnknownColumn, did_you_mean
 from streamproc.graph import Source, Stream
 from streamproc.operator import Operator, StreamType
+from streamproc.operators.columns import Where
+from streamproc.operators.dedupe import Dedupe
 from streamproc.operators.key_by import KeyBy
+from streamproc.operators.ordered import Ordered
+from streamproc.operators.require import Require
 from streamproc.planning.fingerprint import canonical_text, digest
 from streamproc.planning.topology import Sink, Topology
 
@@ -84,7 +88,11 @@ class StageInput:
 
 @dataclass(frozen=True, slots=True)
 class PlannedSink:
-    """A sink with its contract, settled."""
+    """A sink with its contract, settled.
+
+    declared  the author named the contract; else the plan derived it
+    forwards  records leave as the bytes that they came in
+    """
 
     name: str
     port: Port
@@ -92,6 +100,7 @@ class PlannedSink:
     topic: str
     contract: Contract
     declared: bool
+    forwards: bool
     type: StreamType
     key: tuple[str, ...] | None
 
@@ -172,7 +181,7 @@ def build_plan(topology: Topology, contract: Lookup, derive: Callable[[str, Sche
     """
     walk = _Walk(topology, contract)
     leaves = {name: (topology.sink(name), walk.visit(topology.sink(name).stream)) for name in sorted(topology.sinks)}
-    nodes = _with_columns(walk.nodes, {port: None for _, port in leaves.values()}, leaves)
+    nodes = _with_columns(walk.nodes, leaves, contract)
     nodes, edges = _cut(nodes)
     nodes = _fingerprinted(nodes)
     sinks = [
@@ -241,15 +250,43 @@ class _Walk:
             contract = stream.origin.contract
             identity = replace(stream.origin, contract=contract if isinstance(contract, str) else f"{id(contract)}")
         if identity not in self._ranks:
-            self._ranks[identity] = len(self.nodes)
-            self.nodes.append(self._planned(stream, inputs, len(self.nodes)))
+            self._ranks[identity] = self._planned(stream, self._brought_together(stream.origin, inputs))
         return self._ranks[identity], stream.port
 
-    def _planned(self, stream: Stream, inputs: tuple[Port, ...], rank: int) -> Node:
+    def _planned(self, stream: Stream, inputs: tuple[Port, ...]) -> int:
         if isinstance(stream.origin, Source):
-            return self._source(stream.origin, rank)
-        operator = stream.origin
-        name = self._name(stream.name or operator.verb, chosen=bool(stream.name))
+            self.nodes.append(self._source(stream.origin, len(self.nodes)))
+            return len(self.nodes) - 1
+        return self._append_in_order(stream.origin, self._name(stream.name or stream.origin.verb, chosen=bool(stream.name)), inputs)
+
+    def _brought_together(self, origin: Source | Operator, inputs: tuple[Port, ...]) -> tuple[Port, ...]:
+        """Inputs of a step; below a dedupe by id, keyed by the id where its rows could lie in several tasks."""
+        if not isinstance(origin, Dedupe) or origin.per != "key":
+            return inputs
+        kind = self._type(inputs[0])
+        together = [columns for columns in (kind.keyed_by, kind.placed_by) if columns is not None]
+        if any(set(columns) <= set(origin.columns) for columns in together):
+            return inputs
+        return ((self._append_in_order(KeyBy(origin.columns), self._name("key_by", chosen=False), inputs), "rows"),)
+
+    def _append_in_order(self, operator: Operator, name: str, inputs: tuple[Port, ...]) -> int:
+        """Appends a step; below a change of key, rows that were in order of event time are put in order again.
+
+        Several upstream tasks meet there, each in its own order.
+        """
+        rank = self._append(operator, name, inputs)
+        if isinstance(operator, KeyBy) and self._type(inputs[0]).ordered and _moves(self.nodes, rank):
+            again = next(node.origin for node in self._above(rank) if isinstance(node.origin, Ordered))
+            rank = self._append(again, self._name("ordered", chosen=False), ((rank, "rows"),))
+        return rank
+
+    def _above(self, rank: int) -> Iterator[Node]:
+        """The step's first inputs, nearest first."""
+        while self.nodes[rank].inputs:
+            rank = self.nodes[rank].inputs[0][0]
+            yield self.nodes[rank]
+
+    def _append(self, operator: Operator, name: str, inputs: tuple[Port, ...]) -> int:
         types = [self._type(port) for port in inputs]
         try:
             out = operator.schema(*types)
@@ -257,7 +294,8 @@ class _Walk:
             if f"'{name}'" in problem.message:
                 raise
             raise type(problem)(f"step '{name}': {problem.message}", hint=problem.hint) from None
-        return Node(rank, name, operator, inputs, out)
+        self.nodes.append(Node(len(self.nodes), name, operator, inputs, out))
+        return len(self.nodes) - 1
 
     def _type(self, port: Port) -> StreamType:
         node = self.nodes[port[0]]
@@ -317,17 +355,17 @@ def _source_of(inlet: StageInput) -> Source:
     return inlet.source.origin
 
 
-def _with_columns(
-    nodes: list[Node], _ports: Mapping[Port, None], leaves: Mapping[str, tuple[Sink, Port]]
-) -> list[Node]:
+def _with_columns(nodes: list[Node], leaves: Mapping[str, tuple[Sink, Port]], contract: Lookup) -> list[Node]:
     """Needed columns, from the sinks up; sets `columns` of the sources."""
     needed: dict[Port, frozenset[str]] = {}
 
     def add(port: Port, columns: frozenset[str]) -> None:
         needed[port] = needed.get(port, frozenset()) | columns
 
-    for _, port in leaves.values():
+    for leaf, port in leaves.values():
         node = nodes[port[0]]
+        if leaf.key is None and _forwarded(nodes, port, leaf, contract) is not None:
+            continue  # The record's own bytes leave: no column of it is needed for that.
         schema = node.type.schema if port[1] == "rows" else nodes[node.inputs[0][0]].type.schema
         add(port, frozenset(schema.names))
     out = list(nodes)
@@ -446,7 +484,10 @@ def _planned_sink(
 ) -> PlannedSink:
     node = nodes[port[0]]
     kind = node.type if port[1] == "rows" else StreamType(nodes[node.inputs[0][0]].type.schema)
-    if leaf.contract is None:
+    source = _forwarded(nodes, port, leaf, contract)
+    if source is not None and source.contract is not None:
+        settled = source.contract
+    elif leaf.contract is None:
         settled = derive(f"{topology.name}_{name}".replace("-", "_"), kind.schema)
     else:
         settled = leaf.contract if isinstance(leaf.contract, Contract) else contract(leaf.contract)
@@ -461,9 +502,29 @@ def _planned_sink(
         leaf.topic or f"{topology.name}.{name}",
         settled,
         leaf.contract is not None,
+        source is not None,
         kind,
         leaf.key,
     )
+
+
+def _forwarded(nodes: list[Node], port: Port, leaf: Sink, contract: Lookup) -> Node | None:
+    """The source whose records leave through a sink exactly as they came, or None.
+
+    That is so where only filters lie between, and the sink names the source's contract or none.
+    """
+    rank, name = port
+    while name == "rows":
+        node = nodes[rank]
+        if node.contract is not None:
+            if leaf.contract is None:
+                return node
+            named = leaf.contract if isinstance(leaf.contract, Contract) else contract(leaf.contract)
+            return node if named.avro == node.contract.avro else None
+        if not isinstance(node.origin, Where | Require):
+            return None
+        rank, name = node.inputs[0]
+    return None
 
 
 def _check_sink(name: str, contract: Contract, schema: Schema) -> None:
