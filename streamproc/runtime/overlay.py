@@ -47,7 +47,9 @@ class OverlayLog:
         """The first offset at or after a moment."""
         return self._of(partition.topic).offset_at(partition, timestamp)
 
-    def read(self, partition: TopicPartition, offset: int, *, max_records: int = 65_536, max_bytes: int = 16 << 20) -> Block:
+    def read(
+        self, partition: TopicPartition, offset: int, *, max_records: int = 65_536, max_bytes: int = 16 << 20
+    ) -> Block:
         """Committed records from an offset on."""
         return self._of(partition.topic).read(partition, offset, max_records=max_records, max_bytes=max_bytes)
 

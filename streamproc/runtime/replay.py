@@ -70,7 +70,9 @@ def _added(parts: Any) -> dict[str, TopicSum]:
     return {topic: TopicSum(rows[topic], f"{sums[topic]:032x}") for topic in sorted(rows)}
 
 
-def replay_as_recorded(binding: Binding, log: Log, *, on_step: Callable[[int, int], None] | None = None) -> ReplayReport:
+def replay_as_recorded(
+    binding: Binding, log: Log, *, on_step: Callable[[int, int], None] | None = None
+) -> ReplayReport:
     """Runs every recorded step again on the recorded input and compares all digests; writes nothing.
 
     Any build may follow any journal: that is how a change is judged before it is deployed.
@@ -113,18 +115,29 @@ def replay_as_recorded(binding: Binding, log: Log, *, on_step: Callable[[int, in
                 on_step(done, total)
         if waiting is not None:
             raise _divergence(task, *waiting, None, log)
-        finals.append({t: (task.state.written[t], f"{h:016x}{lo:016x}") for t, (h, lo) in task.state.sums.items() if task.state.written[t]})
+        finals.append(
+            {
+                t: (task.state.written[t], f"{h:016x}{lo:016x}")
+                for t, (h, lo) in task.state.sums.items()
+                if task.state.written[t]
+            }
+        )
     report.sums = _added(finals)
     return report
 
 
 def _differs(entry: Entry, taken: TakenStep) -> bool:
-    return {topic: (rows, digest.hex()) for topic, (rows, digest) in taken.output.digests.items()} != dict(entry.outputs)
+    return {topic: (rows, digest.hex()) for topic, (rows, digest) in taken.output.digests.items()} != dict(
+        entry.outputs
+    )
 
 
 def _divergence(task: Task, entry: Entry, taken: TakenStep, following: Entry | None, log: Log) -> ReplayDiverged:
     """The first record in which a step's outputs now and then differ, as an error that shows both."""
-    place_of = {(topic, partition): (first, last) for topic, partition, first, last in (following.delivered if following else ())}
+    place_of = {
+        (topic, partition): (first, last)
+        for topic, partition, first, last in (following.delivered if following else ())
+    }
     now: dict[tuple[str, int], list[Block]] = {}
     for block in taken.output.blocks:
         now.setdefault((block.topic, block.partition), []).append(block)
@@ -133,7 +146,11 @@ def _divergence(task: Task, entry: Entry, taken: TakenStep, following: Entry | N
         digest = taken.output.digests.get(topic)
         if digest is not None and (digest[0], digest[1].hex()) == entry.outputs.get(topic):
             continue
-        new = [value for block in now.get((topic, partition), []) for value in (block.value(row) for row in range(len(block)))]
+        new = [
+            value
+            for block in now.get((topic, partition), [])
+            for value in (block.value(row) for row in range(len(block)))
+        ]
         old: list[bytes | None] = []
         if (topic, partition) in place_of:
             first, last = place_of[topic, partition]
@@ -151,7 +168,9 @@ def _divergence(task: Task, entry: Entry, taken: TakenStep, following: Entry | N
                     f"{where}, '{topic}' partition {partition}, row {row}: {_compared(task, a, b)}",
                     hint="the code, a library or the processor gives something else than it gave; a changed topology needs a new version",
                 )
-    topics = ", ".join(f"'{t}'" for t in sorted(set(entry.outputs) ^ set(taken.output.digests)) or sorted(entry.outputs))
+    topics = ", ".join(
+        f"'{t}'" for t in sorted(set(entry.outputs) ^ set(taken.output.digests)) or sorted(entry.outputs)
+    )
     return ReplayDiverged(f"{where}: the digests of {topics} differ", hint="a changed topology needs a new version")
 
 

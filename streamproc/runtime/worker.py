@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from streamproc.errors import Fenced, StreamprocError
@@ -52,6 +52,7 @@ class Worker:
     until_end  None: run until stopped. Else the offsets at which the sources end: the run stops when all is read
     close      at the end of a finite run, end time itself, so that everything still waiting is released
     in_stages  begin a stage when all stages before it have read everything: inputs then merge by event time alone
+    steps      how many units each turn takes at most, one number a turn; by default it follows the load
     on_commit  called after each commit, with the progress so far and the share of the finite input that is read
     """
 
@@ -67,6 +68,7 @@ class Worker:
         in_stages: bool = False,
         on_commit: Callable[[Progress], None] | None = None,
         checkpoint_every_s: float = _CHECKPOINT_WORK_S,
+        steps: Iterator[int] | None = None,
     ) -> None:
         self.binding = binding
         self.log = log
@@ -77,6 +79,7 @@ class Worker:
         self.in_stages = in_stages
         self.on_commit = on_commit
         self.checkpoint_every_s = checkpoint_every_s
+        self.steps = steps
         self.progress = Progress()
         self.tasks: dict[int, Task] = {}
         self._fresh: set[int] = set()
@@ -167,9 +170,15 @@ class Worker:
 
     def _turn(self, producer: Producer, membership: Membership) -> bool:
         began = time.monotonic()
+        if self.steps is not None:
+            self._most = next(self.steps, self._most)
         steps: list[tuple[Task, TakenStep]] = []
         full = False
-        behind = min((task.stage.stage.index for task in self.tasks.values() if not self._task_done(task)), default=0) if self.in_stages else 0
+        behind = (
+            min((task.stage.stage.index for task in self.tasks.values() if not self._task_done(task)), default=0)
+            if self.in_stages
+            else 0
+        )
         for number in sorted(self.tasks):
             task = self.tasks[number]
             if self.in_stages and task.stage.stage.index > behind:
@@ -269,7 +278,10 @@ class Worker:
             for block in taken.output.blocks:
                 place = TopicPartition(block.topic, block.partition)
                 sizes[place] = sizes.get(place, 0) + len(block)
-            task.delivered = tuple((place.topic, place.partition, cursors[place], cursors[place] + size) for place, size in sorted(sizes.items()))
+            task.delivered = tuple(
+                (place.topic, place.partition, cursors[place], cursors[place] + size)
+                for place, size in sorted(sizes.items())
+            )
             for place, size in sizes.items():
                 cursors[place] += size
             self.progress.units += taken.units
@@ -282,6 +294,8 @@ class Worker:
 
     def _adapt(self, spent: float, *, full: bool) -> None:
         """Steps grow while commits keep up, and shrink when one takes longer than the commit interval allows."""
+        if self.steps is not None:
+            return
         if spent > 2 * self._commit_s:
             self._most = max(_LEAST_STEP_UNITS, self._most // 2)
         elif full and spent < self._commit_s:

@@ -62,7 +62,10 @@ class MemoryLog:
         """Removes records below an offset."""
         have = self._at(partition)
         if not have.start <= before <= have.end:
-            raise OffsetOutOfRange(f"{partition.topic}-{partition.partition} holds {have.start} to {have.end}, not {before}", hint="name an offset inside")
+            raise OffsetOutOfRange(
+                f"{partition.topic}-{partition.partition} holds {have.start} to {have.end}, not {before}",
+                hint="name an offset inside",
+            )
         have.start = before
         have.blocks = [block for block in have.blocks if int(block.offsets[-1]) >= before]
 
@@ -83,7 +86,9 @@ class MemoryLog:
                 return int(block.offsets[later[0]])
         return have.end
 
-    def read(self, partition: TopicPartition, offset: int, *, max_records: int = 65_536, max_bytes: int = 16 << 20) -> Block:
+    def read(
+        self, partition: TopicPartition, offset: int, *, max_records: int = 65_536, max_bytes: int = 16 << 20
+    ) -> Block:
         """Records from an offset on, at most those of one appended block."""
         have = self._at(partition)
         if not have.start <= offset <= have.end:
@@ -95,7 +100,9 @@ class MemoryLog:
             if int(block.offsets[-1]) < offset:
                 continue
             first = int(np.searchsorted(block.offsets, offset))
-            sizes = np.maximum(block.value_ends - block.value_starts, 0) + np.maximum(block.key_ends - block.key_starts, 0)
+            sizes = np.maximum(block.value_ends - block.value_starts, 0) + np.maximum(
+                block.key_ends - block.key_starts, 0
+            )
             fits = int(np.searchsorted(np.cumsum(sizes[first : first + max_records]), max_bytes, side="right"))
             return block.slice(first, first + max(1, min(fits, max_records)))
         return _empty(partition)
@@ -129,7 +136,10 @@ class MemoryLog:
     def _at(self, place: TopicPartition) -> _Partition:
         if place not in self._partitions:
             if place.topic in self._settings:
-                raise UnknownTopic(f"topic '{place.topic}' has no partition {place.partition}", hint=f"it has {self._settings[place.topic].partitions}")
+                raise UnknownTopic(
+                    f"topic '{place.topic}' has no partition {place.partition}",
+                    hint=f"it has {self._settings[place.topic].partitions}",
+                )
             raise self._unknown(place.topic)
         return self._partitions[place]
 
@@ -150,7 +160,14 @@ class MemoryTransaction:
         self._producer.log._at(TopicPartition(block.topic, block.partition))
         self._blocks.append(block)
 
-    def commit_offsets(self, group: str, offsets: Mapping[TopicPartition, int], *, membership: Membership | None = None, owned: Iterable[int] = ()) -> None:
+    def commit_offsets(
+        self,
+        group: str,
+        offsets: Mapping[TopicPartition, int],
+        *,
+        membership: Membership | None = None,
+        owned: Iterable[int] = (),
+    ) -> None:
         """Commits next offsets to read."""
         self._offsets.append((group, dict(offsets), membership, tuple(owned)))
 
@@ -263,7 +280,9 @@ class MemoryMembership:
         """Raises Fenced unless the member has these partitions in the current generation."""
         mine = self._group.members.get(self._member)
         if mine is None or not set(owned) <= mine:
-            raise Fenced(f"'{self._member}' does not own {sorted(owned)} any more", hint="poll the group, and restore the tasks")
+            raise Fenced(
+                f"'{self._member}' does not own {sorted(owned)} any more", hint="poll the group, and restore the tasks"
+            )
 
 
 def _empty(place: TopicPartition) -> Block:
