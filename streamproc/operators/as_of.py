@@ -1,9 +1,9 @@
 """`as_of`: each row with the newest row of another stream at its moment: a rate, a price, a status, a profile.
 
-Right rows lie in runs per key, by event time; a left row takes the last one at or before its own event time. What a right
-row can still be good for ends at a moment that is known: when the watermark reaches the event time of the next
-row of its key, no row to come can ask for it, and with `max_age` it ends in any case. That moment is the row's deadline,
-so forgetting never changes a result.
+Right rows lie in runs per key, by event time; a left row takes the last one at or before its own event time. What a
+right row can still be good for ends at a moment that is known: when the watermark reaches the event time of the next
+row of its key, no row to come can ask for it, and with `max_age` it ends in any case. That moment is the row's
+deadline, so forgetting never changes a result.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _STATUSES: Final = pl.Series(STATUS.categories.to_list(), dtype=STATUS)
 
 @dataclass(slots=True)
 class AsOfState:
-    """keys and runs of the right side, its rows, and rows of both sides that wait for the watermark (ordered inputs only)."""
+    """Keys, runs and rows of the right side, and rows of both sides that wait for the watermark (ordered inputs only)."""
 
     table: KeyTable
     runs: KeyRuns
@@ -190,16 +190,17 @@ def as_of(
 
     other    keyed by columns of the same types. Of its rows with event time <= the row's own, the newest counts; of
              several at one moment, the last
-    max_age  older ones do not count: their columns are null and the status is EXPIRED. After twice the age it is MISSING
-             as if the key had never been seen, so that state is bounded
+    max_age  older ones do not count: their columns are null and the status is EXPIRED. Beyond twice the age it is
+             MISSING, as if the key had never been seen, so that state is bounded
     columns  which ones to bring; all but the key of `other` if not given. One that the left side has too gets `suffix`
 
-    Two columns are added: `<name>_status` (MATCHED, MISSING or EXPIRED) and `<name>_age`, µs from the right row's event time
-    to the left one's (null if MISSING); `<name>` is "as_of" where the step has none. To keep matched rows only, filter.
+    Two columns are added: `<name>_status` (MATCHED, MISSING or EXPIRED) and `<name>_age`, µs from the right row's event
+    time to the left one's (null if MISSING); `<name>` is "as_of" where the step has none. To keep matched rows only,
+    filter by the status.
 
-    If both inputs are `ordered`, rows are applied in one order of event time, right rows first, and every right row at or
-    before the left one's event time counts. Otherwise a row sees only what came before it, and of equal moments nothing
-    is promised. Late rows of either side go to `.late`.
+    If both inputs are `ordered`, rows are applied in one order of event time, right rows first, and every right row at
+    or before the left one's event time counts. Otherwise a row sees only what came before it, and of equal moments
+    nothing is promised. Late rows of either side go to `.late`.
 
     >>> rates = Stream(AsOf(None, "_right", None, "as_of"))
     >>> as_of(rates, max_age="1d", name="fx").operator.max_age_us

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from timed_streams import Row, TestStream, cuts_of, drive, make_stream, stream_types, timed_streams
+from two_port_streams import Row, TestStream, cuts_of, drive, make_stream, stream_types, timed_streams
 
 from streamproc.contracts.model import Field, Schema
 from streamproc.errors import DefinitionError, TypeMismatch, UnknownColumn

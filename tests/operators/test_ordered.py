@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from timed_streams import (
+from two_port_streams import (
     RANK_UNDER_TEST,
     Row,
     TestStream,
