@@ -116,7 +116,7 @@ class _Nested:
         child = self.column(items, [rows[owner] for owner in owners], inner)
         grouped = pl.DataFrame({"row": pl.Series(owners, dtype=pl.Int64), "item": child})
         lists = grouped.group_by("row", maintain_order=True).agg("item")
-        frame = pl.DataFrame({"row": pl.Series(range(len(values)), dtype=pl.Int64), "present": present})
+        frame = pl.DataFrame({"row": pl.Series(range(len(values)), dtype=pl.Int64), "present": pl.Series(present, dtype=pl.Boolean)})
         joined = frame.join(lists, on="row", how="left", maintain_order="left")
         empty = pl.lit(pl.Series([[]], dtype=dtype)).first()
         filled = pl.when(pl.col("present")).then(pl.coalesce("item", empty))

@@ -86,7 +86,8 @@ class FileSink:
             return ContainerWriter(self._stream, schema, codec=codec).write, _nothing
         if form == "jsonl":
             return self._write_json, _nothing
-        self._stream.write(self._schema.empty().write_csv(separator=self._separator).encode())
+        header = pl.DataFrame(schema=dict.fromkeys(self._schema.names, pl.String()))
+        self._stream.write(header.write_csv(separator=self._separator).encode())
         return self._write_csv, _nothing
 
     def _parquet_writer(self, metadata: Mapping[str, str]) -> tuple[Callable[[pl.DataFrame], None], Callable[[], None]]:

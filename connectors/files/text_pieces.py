@@ -33,6 +33,7 @@ class _Text:
 
     path: Path
     stream: IO[bytes]
+    chunk: int = CHUNK
     rest: bytes = b""
     last: bool = False
     line: int = field(default=1)
@@ -40,7 +41,7 @@ class _Text:
     def more(self) -> None:
         """Reads another chunk behind the rest."""
         try:
-            chunk = self.stream.read(CHUNK)
+            chunk = self.stream.read(self.chunk)
         except BROKEN as error:
             raise unreadable(self.path, error, place=f" after line {self.line}") from None
         self.rest += chunk
@@ -108,18 +109,25 @@ def _header(text: _Text, separator: str, limit: int) -> list[str]:
     return names
 
 
-def csv_pieces(path: Path, *, zipped: bool, separator: str, rows: int, limit: int) -> Iterator[Cells]:
-    """The records of a CSV file behind its header, with a cell for each of its columns."""
+def csv_pieces(
+    path: Path, *, zipped: bool, separator: str, rows: int, limit: int, chunk: int = CHUNK
+) -> Iterator[Cells]:
+    """The records of a CSV file behind its header, with a cell for each of its columns.
+
+    The file is read by `chunk` bytes; where a chunk ends changes the pieces, never the records.
+    """
     with open_bytes(path, zipped=zipped) as stream:
-        text = _Text(path, stream)
+        text = _Text(path, stream, chunk)
         names = _header(text, separator, limit)
         split = partial(split_csv, limit=limit, separator=separator)
         yield from text.pieces(split, columns=len(names), rows=rows)
 
 
-def json_pieces(path: Path, names: list[str], *, zipped: bool, rows: int, limit: int) -> Iterator[Cells]:
-    """The records of a JSON Lines file, with a cell for each of the named keys."""
+def json_pieces(
+    path: Path, names: list[str], *, zipped: bool, rows: int, limit: int, chunk: int = CHUNK
+) -> Iterator[Cells]:
+    """The records of a JSON Lines file, with a cell for each of the named keys; `chunk` as in `csv_pieces`."""
     with open_bytes(path, zipped=zipped) as stream:
-        text = _Text(path, stream)
+        text = _Text(path, stream, chunk)
         text.start()
         yield from text.pieces(partial(split_json, limit=limit, names=Names(names)), columns=len(names), rows=rows)
