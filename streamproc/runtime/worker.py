@@ -82,7 +82,7 @@ class Worker:
         self.steps = steps
         self.progress = Progress()
         self.tasks: dict[int, Task] = {}
-        self._fresh: set[int] = set()
+        self._fresh: dict[int, Entry] = {}
         self._journal_end: dict[int, int] = {}
         self._work_since: dict[int, float] = {}
         self._quiet_since: dict[tuple[int, int], float] = {}
@@ -148,7 +148,8 @@ class Worker:
             self._work_since[number] = 0.0
             self.progress.restored_steps += restored.steps
             if restored.fresh:
-                self._fresh.add(number)
+                # Written with the first step, but it says where the task stood before it.
+                self._fresh[number] = start_entry(self.binding, restored.task)
             if restored.steps:
                 logger.info("%s restored: %d steps run again", restored.task.name, restored.steps)
 
@@ -248,7 +249,7 @@ class Worker:
         transaction = producer.begin()
         try:
             for task in fresh:
-                journal[task.number] = [start_entry(self.binding, task)]
+                journal[task.number] = [self._fresh[task.number]]
             for task, taken in steps:
                 for block in taken.output.blocks:
                     transaction.append(block)
@@ -267,10 +268,9 @@ class Worker:
         except BaseException:
             transaction.abort()
             raise
-        for number, entries in journal.items():
+        for number in journal:
             self._journal_end[number] = ranges[TopicPartition(self.binding.names.tasks, number)][1]
-            self._fresh.discard(number)
-            del entries
+            self._fresh.pop(number, None)
         cursors = {place: first for place, (first, _) in ranges.items()}
         for task, taken in steps:
             # A commit's range of a partition holds the blocks of all tasks in the order in which they were appended.
