@@ -68,7 +68,7 @@ class UserOperator(Protocol):
 
 @dataclass(slots=True)
 class CustomState:
-    """The user's state, the columns that it promised (a frame without rows), and the watermark of the last row."""
+    """The user's state, the columns that it promised (a frame without rows), and what was due before the last row."""
 
     of_user: Any
     promised: pl.DataFrame
@@ -183,7 +183,7 @@ class _Run:
         self.state.of_user, frame = _pair(
             self.step.by_user.process(self.state.of_user, part), self.step.by_user, "process"
         )
-        self.state.last = int(meta[-1, WATERMARK])
+        self.state.last = max(self.state.last, _reached(meta, -1))
         if frame is None or (not frame.height and ROW_COLUMN not in frame.columns):
             return
         if ROW_COLUMN in frame.columns:

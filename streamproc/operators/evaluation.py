@@ -1,6 +1,6 @@
 """Running expressions and functions of frames so that a row's result does not depend on the rows beside it.
 
-Polars computes with a value that stands for a whole column (a literal, a column of one row, a column that it knows to be
+Polars computes with a value that stands for a whole column (a literal, a column of one row, one that it knows to be
 constant) otherwise than with columns: it multiplies by the reciprocal where it should divide, and for a third of all
 numbers the last bit differs. So `a / 3` gave something else for a batch of one row. Here columns are always columns:
 what is constant is spelled out, and a frame of one row is computed as two.

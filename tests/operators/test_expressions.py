@@ -326,8 +326,8 @@ def test_true_rows_are_one_a_row_also_for_a_literal() -> None:
 
 DTYPES = st.recursive(
     st.sampled_from(
-        [pl.Int8(), pl.UInt16(), pl.Int64(), pl.Float32(), pl.Float64(), pl.Boolean(), pl.String(), pl.Binary(), pl.Date(),
-         pl.Datetime("ms"), pl.Datetime("us", "UTC"), pl.Duration("ns"), pl.Time(), pl.Decimal(12, 3),
+        [pl.Int8(), pl.UInt16(), pl.Int64(), pl.Float32(), pl.Float64(), pl.Boolean(), pl.String(), pl.Binary(),
+         pl.Date(), pl.Datetime("ms"), pl.Datetime("us", "UTC"), pl.Duration("ns"), pl.Time(), pl.Decimal(12, 3),
          pl.Enum(["p", "q"]), pl.Null()]
     ),
     lambda inner: st.one_of(
