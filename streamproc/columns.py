@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 _COPIED_BELOW: Final = 1 << 20
 _RESERVED: Final = 1 << 30
-_STEP: Final = 1 << 18
+_STEP: Final = 1 << 16
 
 
 class _Reservation(np.ndarray[Any, Any]):
@@ -48,12 +48,12 @@ def grow(array: npt.NDArray[Any], rows: int, *, fill: float = 0) -> npt.NDArray[
 
 
 def next_rows(rows: int, needed: int) -> int:
-    """How many rows a column of `rows` should get so that it has `needed`: doubled while small, then 2^18 at a time.
+    """How many rows a column of `rows` should get so that it has `needed`: doubled while small, then 2^16 at a time.
 
-    So one growth step fills at most 2 MiB of an int64 column, which takes about a millisecond.
+    So one growth step fills at most half a mebibyte of an int64 column.
 
     >>> next_rows(256, 300), next_rows(1 << 20, (1 << 20) + 1)
-    (512, 1310720)
+    (512, 1114112)
     """
     rows = max(rows, 64)
     while rows < needed:

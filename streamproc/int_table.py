@@ -1,13 +1,19 @@
 """Pairs of int64 to dense slots: windows of a key, buckets, anything with two numbers for a name.
 
-For use inside of other kernels: call `IntTable.reserve(n)` before, pass `IntTable.arrays` to the kernel, and there call
-`int_table_find_or_insert` at most n times with new pairs.  Everything that changes lies in the arrays; nothing has to be
-written back.
+For use inside of other kernels: call `IntTable.reserve(n)`, pass `IntTable.arrays` to the kernel, unpack it there once
+(`index, old, pairs, live, free, head = arrays`: Numba counts references at each look into a tuple), and call
+`int_table_find_or_insert` with at most n new pairs.  All that changes lies in the arrays; nothing is written back.
+
+    @kernel
+    def windows(arrays, keys, starts, slots):
+        index, old, pairs, live, free, head = arrays
+        for i in range(keys.size):
+            slots[i], new = int_table_find_or_insert(index, old, pairs, live, free, head, keys[i], starts[i])
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +21,8 @@ import numpy.typing as npt
 from streamproc import slot_index as si
 from streamproc.columns import grow, next_rows
 from streamproc.errors import StateError
-from streamproc.hashing import UInt64s, frozen, mix64, mix_pair, tight
+from streamproc.hashing import UInt64s, frozen, inlined, mix64, mix_pair, tight
 from streamproc.ports import Bytes, Int64s
-
 
 Flags = npt.NDArray[np.bool_]
 
@@ -25,14 +30,14 @@ Flags = npt.NDArray[np.bool_]
 class IntArrays(NamedTuple):
     """What kernels get of an IntTable.
 
-    index, old  uint64[*]        the index, see `slot_index`
+    cells, old  uint64[*]        the index, see `slot_index`
     pairs       int64[slots, 2]  the pair of each slot
     live        uint8[slots]     1 where the slot is in use
     free        int64[slots]     stack of freed slots
     head        int64[8]         counters, see `slot_index`
     """
 
-    index: UInt64s
+    cells: UInt64s
     old: UInt64s
     pairs: Int64s
     live: Bytes
@@ -40,7 +45,7 @@ class IntArrays(NamedTuple):
     head: Int64s
 
 
-@tight
+@inlined
 def _search(index: UInt64s, pairs: Int64s, hash32: np.uint64, a: int, b: int) -> int:
     if index.size == 0:
         return -1
@@ -66,8 +71,9 @@ def int_table_find(index: UInt64s, old: UInt64s, pairs: Int64s, a: int, b: int) 
 
 @tight
 def _insert(
-    index: UInt64s, old: UInt64s, pairs: Int64s, live: Bytes, free: Int64s, head: Int64s, hash32: np.uint64, a: int, b: int
-) -> int:
+    index: UInt64s, old: UInt64s, pairs: Int64s, live: Bytes, free: Int64s, head: Int64s,
+    hash32: np.uint64, a: int, b: int,
+) -> int:  # fmt: skip
     slot = si.take_slot(free, head)
     pairs[slot, 0] = a
     pairs[slot, 1] = b
@@ -129,7 +135,9 @@ def _find_pairs(table: IntArrays, a: Int64s, b: Int64s, hashes: UInt64s, slots: 
 
 
 @tight
-def _intern_pairs(table: IntArrays, a: Int64s, b: Int64s, hashes: UInt64s, first: int, slots: Int64s, fresh: Flags) -> int:
+def _intern_pairs(
+    table: IntArrays, a: Int64s, b: Int64s, hashes: UInt64s, first: int, slots: Int64s, fresh: Flags
+) -> int:
     index, old, pairs, live, free, head = table
     si.move_cells(index, old, head, a.size - first)
     for i in range(first, a.size):
@@ -176,6 +184,7 @@ class IntTable:
     """
 
     __slots__ = ("arrays",)
+    EXPORTED: ClassVar = ("pairs", "live", "free")
 
     def __init__(self) -> None:
         self.arrays = IntArrays(
@@ -195,13 +204,13 @@ class IntTable:
 
     @property
     def capacity(self) -> int:
-        """Rows that a column of the owner needs now; grows by doubling, then by 2^18."""
+        """Rows that a column of the owner needs now; grows by doubling, then by 2^16."""
         return self.arrays.live.size
 
     def reserve(self, count: int) -> None:
         """Makes room for `count` insertions; pauses for a bounded slice of work.  Look at `capacity` afterwards."""
         t = self.arrays
-        index, old = si.index_with_room(t.index, t.old, t.head, count)
+        index, old = si.index_with_room(t.cells, t.old, t.head, count)
         rows = self.used + max(0, count - int(t.head[si.FREE]))
         pairs, live, free = t.pairs, t.live, t.free
         if rows > live.size:
@@ -256,7 +265,7 @@ class IntTable:
         table = cls()
         used, free, live = arrays["live"].size, arrays["free"].size, int(arrays["live"].sum())
         t = table.arrays
-        index, old = si.index_with_room(t.index, t.old, t.head, live)
+        index, old = si.index_with_room(t.cells, t.old, t.head, live)
         t.head[si.LIVE], t.head[si.USED], t.head[si.FREE] = live, used, free
         pairs, flags, stack = grow(t.pairs, capacity), grow(t.live, capacity), grow(t.free, capacity)
         pairs[:used], flags[:used], stack[:free] = arrays["pairs"], arrays["live"], arrays["free"]

@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from streamproc.hashing import Bytes, Int64s, UInt64s, frozen, load64, tight
+from streamproc.hashing import Bytes, Int64s, UInt64s, frozen, load64, swap64, tight
 
 _SMALL: Final = 24
 
@@ -14,18 +14,21 @@ _SMALL: Final = 24
 @tight
 def key_prefix(buffer: Bytes, start: int, end: int) -> np.uint64:
     """The first eight bytes of a range as a big-endian number, zeros where it is shorter, for kernels."""
-    value = np.uint64(0)
     if end - start >= 8:
-        word = load64(buffer, start)
-        for _ in range(8):
-            value = (value << np.uint64(8)) | (word & np.uint64(0xFF))
-            word >>= np.uint64(8)
-        return value
+        return swap64(load64(buffer, start))
+    value = np.uint64(0)
     for at in range(start, end):
         value = (value << np.uint64(8)) | np.uint64(buffer[at])
     if end > start:
         value <<= np.uint64(8 * (8 - (end - start)))
     return value
+
+
+@tight
+def key_prefixes(buffer: Bytes, starts: Int64s, ends: Int64s, out: Int64s) -> None:
+    """`key_prefix` of each range, as int64 bits."""
+    for i in range(starts.size):
+        out[i] = np.int64(key_prefix(buffer, starts[i], ends[i]))
 
 
 @tight

@@ -10,7 +10,7 @@ ever has to be compacted, which would be a pause.
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,8 @@ from streamproc import slot_index as si
 from streamproc.batch import Keys
 from streamproc.columns import grow, next_rows
 from streamproc.errors import StateError
-from streamproc.hashing import Bytes, Int64s, UInt64s, frozen, hash_bytes, load64, tight
-from streamproc.key_order import key_prefix, sort_keys
+from streamproc.hashing import Bytes, Int64s, UInt64s, frozen, hash_bytes, inlined, load64, tight
+from streamproc.key_order import key_prefix, key_prefixes, sort_keys
 
 _START: Final = 0
 _SIZE: Final = 1  # room << 32 | length + 1; a length field of 0 means that the slot is free
@@ -29,14 +29,20 @@ _HASH: Final = 3
 _LOW: Final = 0xFFFFFFFF
 _AHEAD: Final = 12
 
-
 Flags = npt.NDArray[np.bool_]
 
 
 class KeyArrays(NamedTuple):
-    """What kernels get of a KeyTable: the index (see `slot_index`), a record per slot, key bytes, free stack, counters."""
+    """What kernels get of a KeyTable.
 
-    index: UInt64s
+    cells, old  uint64[*]        the index, see `slot_index`
+    records     int64[slots, 4]  where the bytes lie, room and length, first 8 bytes (big-endian), hash
+    arena       uint8[*]         key bytes
+    free        int64[slots]     stack of freed slots
+    head        int64[8]         counters, see `slot_index`
+    """
+
+    cells: UInt64s
     old: UInt64s
     records: Int64s
     arena: Bytes
@@ -44,10 +50,10 @@ class KeyArrays(NamedTuple):
     head: Int64s
 
 
-@tight
-def _same(records: Int64s, arena: Bytes, slot: int, buffer: Bytes, start: int, end: int, prefix: np.uint64) -> bool:
+@inlined
+def _same(records: Int64s, arena: Bytes, slot: int, buffer: Bytes, start: int, end: int, prefix: int) -> bool:
     length = end - start
-    if (records[slot, _SIZE] & _LOW) != length + 1 or np.uint64(records[slot, _PREFIX]) != prefix:
+    if records[slot, _PREFIX] != prefix or (records[slot, _SIZE] & _LOW) != length + 1:
         return False
     if length <= 8:
         return True
@@ -60,10 +66,11 @@ def _same(records: Int64s, arena: Bytes, slot: int, buffer: Bytes, start: int, e
     return at == length or load64(arena, base + length - 8) == load64(buffer, end - 8)
 
 
-@tight
+@inlined
 def _search(
-    index: UInt64s, records: Int64s, arena: Bytes, hash32: np.uint64, buffer: Bytes, start: int, end: int, prefix: np.uint64
-) -> int:
+    index: UInt64s, records: Int64s, arena: Bytes, hash32: np.uint64,
+    buffer: Bytes, start: int, end: int, prefix: int,
+) -> int:  # fmt: skip
     if index.size == 0:
         return -1
     at = si.home(index, hash32)
@@ -116,14 +123,15 @@ def _put(records: Int64s, arena: Bytes, head: Int64s, slot: int, buffer: Bytes, 
 
 @tight
 def _intern(
-    table: KeyArrays, buffer: Bytes, starts: Int64s, ends: Int64s, hashes: UInt64s, first: int, slots: Int64s, fresh: Flags
-) -> int:
+    table: KeyArrays, buffer: Bytes, starts: Int64s, ends: Int64s, hashes: UInt64s, prefixes: Int64s,
+    first: int, slots: Int64s, fresh: Flags,
+) -> int:  # fmt: skip
     index, old, records, arena, free, head = table
     si.move_cells(index, old, head, starts.size - first)
     for i in range(first, starts.size):
         _prefetch_key(index, records, arena, hashes, i)
         hash32 = hashes[i] >> np.uint64(32)
-        prefix = key_prefix(buffer, starts[i], ends[i])
+        prefix = prefixes[i]
         slot = _search(index, records, arena, hash32, buffer, starts[i], ends[i], prefix)
         if slot < 0:
             slot = _search(old, records, arena, hash32, buffer, starts[i], ends[i], prefix)
@@ -134,7 +142,7 @@ def _intern(
             if not _put(records, arena, head, slot, buffer, starts[i], ends[i]):
                 return i
             si.take_slot(free, head)
-            records[slot, _PREFIX] = np.int64(prefix)
+            records[slot, _PREFIX] = prefix
             records[slot, _HASH] = np.int64(hashes[i])
             si.insert_cell(index, old, head, hash32, slot)
             fresh[i] = True
@@ -143,12 +151,14 @@ def _intern(
 
 
 @tight
-def _find(table: KeyArrays, buffer: Bytes, starts: Int64s, ends: Int64s, hashes: UInt64s, slots: Int64s) -> None:
+def _find(
+    table: KeyArrays, buffer: Bytes, starts: Int64s, ends: Int64s, hashes: UInt64s, prefixes: Int64s, slots: Int64s
+) -> None:
     index, old, records, arena, _, _ = table
     for i in range(starts.size):
         _prefetch_key(index, records, arena, hashes, i)
         hash32 = hashes[i] >> np.uint64(32)
-        prefix = key_prefix(buffer, starts[i], ends[i])
+        prefix = prefixes[i]
         slot = _search(index, records, arena, hash32, buffer, starts[i], ends[i], prefix)
         if slot < 0:
             slot = _search(old, records, arena, hash32, buffer, starts[i], ends[i], prefix)
@@ -201,6 +211,7 @@ class KeyTable:
     """
 
     __slots__ = ("arrays",)
+    EXPORTED: ClassVar = ("arena", "starts", "lengths", "rooms", "free")
 
     def __init__(self) -> None:
         self.arrays = KeyArrays(
@@ -220,7 +231,7 @@ class KeyTable:
 
     @property
     def capacity(self) -> int:
-        """Rows that a column of the owner needs now; grows by doubling, then by 2^18."""
+        """Rows that a column of the owner needs now; grows by doubling, then by 2^16."""
         return self.arrays.records.shape[0]
 
     def intern(self, keys: Keys) -> Int64s:
@@ -231,20 +242,20 @@ class KeyTable:
         return self.intern_marked(keys)[0]
 
     def intern_marked(self, keys: Keys) -> tuple[Int64s, Flags]:
-        """As `intern`, and which rows brought a new key: there the owner clears what an earlier key left in the slot."""
-        buffer, starts, ends, hashes = _plain(keys)
+        """As `intern`, and which rows brought a new key: the owner clears what an earlier key left in their slots."""
+        buffer, starts, ends, hashes, prefixes = _plain(keys)
         slots, fresh = np.empty(starts.size, np.int64), np.zeros(starts.size, np.bool_)
-        at = _intern(self.arrays, buffer, starts, ends, hashes, 0, slots, fresh)
+        at = _intern(self.arrays, buffer, starts, ends, hashes, prefixes, 0, slots, fresh)
         while at < starts.size:
             self._make_room(int(ends[at] - starts[at]))
-            at = _intern(self.arrays, buffer, starts, ends, hashes, at, slots, fresh)
+            at = _intern(self.arrays, buffer, starts, ends, hashes, prefixes, at, slots, fresh)
         return slots, fresh
 
     def find(self, keys: Keys) -> Int64s:
         """The slot of each row's key, -1 where it has none."""
-        buffer, starts, ends, hashes = _plain(keys)
+        buffer, starts, ends, hashes, prefixes = _plain(keys)
         slots = np.empty(starts.size, np.int64)
-        _find(self.arrays, buffer, starts, ends, hashes, slots)
+        _find(self.arrays, buffer, starts, ends, hashes, prefixes, slots)
         return slots
 
     def release(self, slots: Int64s) -> None:
@@ -277,7 +288,7 @@ class KeyTable:
 
     def _make_room(self, length: int) -> None:
         t = self.arrays
-        index, old = si.index_with_room(t.index, t.old, t.head, 1)
+        index, old = si.index_with_room(t.cells, t.old, t.head, 1)
         records, free, arena = t.records, t.free, t.arena
         if t.head[si.FREE] == 0 and self.used == self.capacity:
             rows = next_rows(self.capacity, self.used + 1)
@@ -307,8 +318,9 @@ class KeyTable:
         starts, lengths, free = arrays["starts"], arrays["lengths"], arrays["free"]
         used, live = starts.size, int((lengths >= 0).sum())
         t = table.arrays
-        index, old = si.index_with_room(t.index, t.old, t.head, live)
-        t.head[si.LIVE], t.head[si.USED], t.head[si.FREE], t.head[si.ARENA] = live, used, free.size, arrays["arena"].size
+        index, old = si.index_with_room(t.cells, t.old, t.head, live)
+        t.head[si.LIVE], t.head[si.USED], t.head[si.FREE] = live, used, free.size
+        t.head[si.ARENA] = arrays["arena"].size
         records, stack = grow(t.records, capacity), grow(t.free, capacity)
         arena = grow(t.arena, 8 * next_rows(0, (arrays["arena"].size + 7) // 8))
         arena[: arrays["arena"].size] = arrays["arena"]
@@ -321,5 +333,9 @@ class KeyTable:
         return table
 
 
-def _plain(keys: Keys) -> tuple[Bytes, Int64s, Int64s, UInt64s]:
-    return frozen(keys.buffer), frozen(keys.starts), frozen(keys.ends), frozen(keys.hashes)
+def _plain(keys: Keys) -> tuple[Bytes, Int64s, Int64s, UInt64s, Int64s]:
+    # Prefixes are computed ahead: with few instructions a row, the processor waits for several rows at once.
+    buffer, starts, ends = frozen(keys.buffer), frozen(keys.starts), frozen(keys.ends)
+    prefixes = np.empty(starts.size, np.int64)
+    key_prefixes(buffer, starts, ends, prefixes)
+    return buffer, starts, ends, frozen(keys.hashes), frozen(prefixes)
