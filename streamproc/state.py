@@ -1,7 +1,7 @@
 """State of operators: what it is made of, and how it becomes named arrays and back.
 
-State is a dataclass of arrays, numbers, texts, bytes, None, Polars frames, key tables, and tuples, lists or dataclasses
-of such.  An export names every array by its path ("counts.keys.arena"); all that is not an array stands in one array
+State is a dataclass of arrays, numbers, texts, bytes, None, Polars frames, key tables, and tuples, lists, dataclasses or
+dicts by text of such.  An export names every array by its path ("counts.keys.arena"); all that is not an array stands in one array
 "" of JSON.  There is no pickle: classes come from the template alone, never from the stored bytes.
 
 Equal histories give equal bytes.  A state that was imported goes on as the exported one would have, slot by slot.
@@ -125,6 +125,8 @@ def _export(value: Any, path: str, arrays: Arrays) -> Any:
             raise StateError(f"state holds a named tuple at '{path}'", hint="use a frozen dataclass")
         parts = [_export(part, _below(path, number), arrays) for number, part in enumerate(value)]
         return {type(value).__name__: parts}
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {"dict": {key: _export(part, _below(path, key), arrays) for key, part in value.items()}}
     if is_dataclass(value) and not isinstance(value, type):
         parts_by_name = {f.name: _export(getattr(value, f.name), _below(path, f.name), arrays) for f in fields(value)}
         return {"dataclass": type(value).__qualname__, "fields": parts_by_name}
@@ -191,6 +193,8 @@ def _import(form: Any, path: str, arrays: Mapping[str, npt.NDArray[Any]], classe
             return [_import(part, _below(path, number), arrays, classes) for number, part in enumerate(parts)]
         case {"tuple": parts}:
             return tuple(_import(part, _below(path, number), arrays, classes) for number, part in enumerate(parts))
+        case {"dict": parts}:
+            return {key: _import(part, _below(path, key), arrays, classes) for key, part in parts.items()}
         case {"dataclass": name, "fields": parts}:
             if name not in classes:
                 raise _foreign(path, f"it holds a {name}, which this operator's state does not know")
@@ -219,6 +223,9 @@ def _collect(value: Any, classes: dict[str, type]) -> None:
     """Every dataclass that such a state can hold, by name: those in the template, and those that fields declare."""
     if isinstance(value, (list, tuple)):
         for part in value:
+            _collect(part, classes)
+    elif isinstance(value, dict):
+        for part in value.values():
             _collect(part, classes)
     elif is_dataclass(value) and not isinstance(value, type):
         _collect_declared(type(value), classes)

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from streamproc.blocks import array_of, blocks_of
 from streamproc.engine.compiled import TaskState
-from streamproc.errors import CorruptSnapshot
 from streamproc.ports import CheckpointManifest, CheckpointStore
-from streamproc.state import blocks_of, export_state, import_state
+from streamproc.state import export_state, import_state
 
 
 def save_state(
@@ -33,13 +33,6 @@ def load_state(manifest: CheckpointManifest, empty: TaskState, store: Checkpoint
     """The state in a checkpoint; raises CorruptSnapshot if any part of it is missing or damaged."""
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     for name, (dtype, shape, contents) in manifest.arrays.items():
-        data = b"".join(store.get_block(content) for content in contents)
-        try:
-            arrays[name] = np.frombuffer(bytearray(data), dtype).reshape(shape)
-        except ValueError:
-            raise CorruptSnapshot(
-                f"checkpoint {manifest.task}@{manifest.step}: array '{name}' has not its size",
-                hint="delete the checkpoint; the task is rebuilt from its journal",
-            ) from None
+        arrays[name] = array_of(dtype, shape, (store.get_block(content) for content in contents))
     state: TaskState = import_state(empty, arrays)
     return state
