@@ -1,219 +1,194 @@
-"""Random streams for operators that depend on time, and a driver that cuts them into steps.
+"""Random keyed streams as a step sees them, and a driver that cuts them: what the tests of timed operators share.
 
-A stream is a list of input rows with a watermark each, and of rows that time released upstream before some of them.
-`drive` gives what comes out with global positions, so that runs that were cut in other places can be compared as lists.
+Rows come out of order by more and by less than the lateness, keys are skewed, event times tie and lie before 1970, some
+rows were released by time further up (even ROW), and whole steps have no row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import copy
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 from hypothesis import strategies as st
 
-from streamproc.batch import ACCOUNT, C0, DUE, EVENT_TIME, LATE, RANK, ROW, WATERMARK, WIDTH, Batch
+from streamproc.batch import (
+    ACCOUNT,
+    C0,
+    C1,
+    DUE,
+    EVENT_TIME,
+    LATE,
+    RANK,
+    ROW,
+    WATERMARK,
+    WIDTH,
+    Batch,
+    concat,
+)
 from streamproc.contracts.model import Field, Schema
-from streamproc.hashing import mix64
+from streamproc.event_time import MAX_TIME, MIN_TIME
 from streamproc.keys import keys_of
-from streamproc.operator import Fates, Operator, StepTime, StreamType
-try:
-    from streamproc.state import export_state, import_state
-except ImportError:
-    import copy
-    export_state = copy.deepcopy
-    def import_state(a, b): return b
+from streamproc.operator import StepTime, StreamType
 
-RANK_UNDER_TEST = 7
+RANK_HERE = 5
+SECOND = 1_000_000
 
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a test stream; `before` is the input row before which it stands if time released it, else it is that one."""
-
-    port: int
-    at: int
-    time: int
-    key: str | None
-    value: int | None
-    late: bool = False
-    released: bool = False
-    account: int = -1
-    watermark: int = 0
-
-    @property
-    def position(self) -> tuple[int, int, int]:
-        return (2 * self.at, self.time, 1 + self.port) if self.released else (2 * self.at + 1, 0, 0)
+SCHEMA = Schema(
+    (
+        Field("k", pl.String()),
+        Field("x", pl.Float64(), True),
+        Field("i", pl.Int64()),
+        Field("s", pl.String(), True),
+        Field("d", pl.Decimal(20, 2), True),
+    )
+)
+STREAM = StreamType(SCHEMA, ("k",))
 
 
 @dataclass(frozen=True)
-class TestStream:
-    """Rows in position order, and the stage's watermark at each input row."""
+class Stream:
+    """Input of one step: all rows (ROW counts from the start), and the watermark at each input row."""
 
-    __test__ = False
+    batch: Batch
+    watermarks: npt.NDArray[np.int64]
 
-    rows: tuple[Row, ...]
-    watermarks: tuple[int, ...]
-    ports: int = 1
+    def piece(self, begin: int, stop: int) -> tuple[Batch, npt.NDArray[np.int64]]:
+        """Input rows begin..stop as a step of their own."""
+        row = self.batch.meta[:, ROW]
+        inside = np.flatnonzero((row >= 2 * begin) & (row < 2 * stop))
+        batch = self.batch.take(inside)
+        meta = batch.meta.copy()
+        meta[:, ROW] -= 2 * begin
+        return Batch(batch.frame, meta, batch.keys), self.watermarks[begin:stop]
+
+
+_FLOATS = np.array([0.1, -0.1, 1e16, -1e16, 1.0, 0.0, -0.0, 1e-300, 3.5, 1e308, 1e308, 5e-324, np.nan, np.inf, -np.inf])
+
+
+def random_stream(seed: int, *, rows: int | None = None, keys: int | None = None, close: bool = True) -> Stream:
+    """A stream that depends on the seed alone; ends with a row at the end of time unless `close` is off."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(0, 60)) if rows is None else rows
+    names = np.array(["hot", "", "a", "ab", "ä", "zz", "zz9", "b" * 20])[: keys or int(rng.integers(1, 9))]
+    weights = 1.0 / np.arange(1, names.size + 1) ** 2
+    lateness = int(rng.choice([0, 3, 20])) * SECOND
+    unit = int(rng.choice([1, SECOND // 2, SECOND]))
+    base = int(rng.choice([-40, 0, 1_700_000_000])) * SECOND
+    time = base + np.cumsum(rng.integers(0, 3, n)) * SECOND - rng.integers(0, 12, n) * (rng.random(n) < 0.4) * SECOND
+    time = time // unit * unit
+    highest = np.maximum.accumulate(time) if n else time
+    meta = np.zeros((n, WIDTH), np.int64)
+    meta[:, EVENT_TIME] = time
+    if n:
+        meta[:, WATERMARK] = highest - lateness
+        before = np.concatenate(([MIN_TIME], highest[:-1])) - lateness
+        meta[:, LATE] = time < before
+        # Watermarks of the stage may lie above those of the rows' own partition, after an idle verdict.
+        jump = np.where(rng.random(n) < 0.05, rng.integers(0, 15, n), 0) * SECOND
+        meta[:, WATERMARK] = np.maximum.accumulate(meta[:, WATERMARK] + jump)
+    meta[:, ROW] = 2 * np.arange(n) + 1
+    meta[:, C0] = rng.integers(0, 2, n) << 32
+    meta[:, C1] = rng.permutation(n)
+    meta[:, ACCOUNT] = np.arange(n)
+    watermarks = meta[:, WATERMARK].copy()
+    if close:
+        watermarks = np.append(watermarks, MAX_TIME)
+    # Some rows turn into rows that time released before the next input row.
+    below = np.concatenate(([MIN_TIME], watermarks[:-1])) if watermarks.size else watermarks
+    for i in np.flatnonzero(rng.random(n) < 0.15):
+        if below[i] < watermarks[i] and watermarks[i] < MAX_TIME:
+            due = int(rng.integers(max(int(below[i]) + 1, int(watermarks[i]) - 10 * SECOND), int(watermarks[i]) + 1))
+            meta[i, [EVENT_TIME, WATERMARK, ROW, DUE, RANK, LATE]] = [due, due, 2 * i, due, 2, 0]
+    wild = rng.random() < 0.3
+    pool = _FLOATS if wild else _FLOATS[:9]
+    x = np.where(rng.random(n) < 0.5, pool[rng.integers(0, pool.size, n)], np.round(rng.normal(0, 100, n), 2))
+    frame = pl.DataFrame(
+        {
+            "k": pl.Series(names[rng.choice(names.size, n, p=weights / weights.sum())], dtype=pl.String),
+            "x": pl.Series(x, dtype=pl.Float64),
+            "i": pl.Series(rng.integers(-5, 6, n), dtype=pl.Int64),
+            "s": pl.Series(
+                np.array(["", "x", "xy", "é", "long text that is shared"])[rng.integers(0, 5, n)], dtype=pl.String
+            ),
+            "d": pl.Series(rng.integers(-500, 500, n), dtype=pl.Int64).cast(pl.Decimal(20, 0)) / 100,
+        },
+        schema_overrides={"d": pl.Decimal(20, 2)},
+    )
+    none = pl.Series(rng.random(n) < 0.1)
+    frame = frame.with_columns(
+        [
+            pl.when(none).then(None).otherwise(pl.col(name)).alias(name).cast(frame.schema[name])
+            for name in ("x", "s", "d")
+        ]
+    )
+    return Stream(Batch(frame, meta, keys_of(frame, ["k"])), watermarks)
 
 
 @dataclass
-class Result:
-    """All that came out: rows as tuples with global positions, late rows per port, and the ledger."""
+class Ran:
+    """Everything an operator made of a stream, its positions counted from the start."""
 
-    rows: list[tuple[Any, ...]] = field(default_factory=list)
-    late: list[list[tuple[Any, ...]]] = field(default_factory=list)
-    held: list[int] = field(default_factory=list)
-    released: list[int] = field(default_factory=list)
-    absorbed: list[int] = field(default_factory=list)
-    frames: list[pl.DataFrame] = field(default_factory=list)
-    metas: list[np.ndarray] = field(default_factory=list)
-
-    def sorted_fates(self) -> tuple[list[int], list[int], list[int]]:
-        return sorted(self.held), sorted(self.released), sorted(self.absorbed)
+    rows: Batch
+    late: Batch | None
+    absorbed: npt.NDArray[np.int64]
+    state: Any
 
 
-SCHEMAS = (
-    Schema((Field("key", pl.String(), nullable=True), Field("value", pl.Int64(), nullable=True))),
-    Schema((Field("key", pl.String(), nullable=True), Field("value", pl.Int64(), nullable=True),
-            Field("note", pl.String(), nullable=True))),
-)  # fmt: skip
+def run(operator: Any, stream: Stream, cuts: list[int] | None = None, *, through: Any = copy.deepcopy) -> Ran:
+    """Runs an operator over the stream in pieces; the state passes `through` a function between any two."""
+    n = stream.watermarks.size
+    bounds = [0, *sorted(min(cut, n) for cut in cuts or []), n]
+    state = operator.open(STREAM)
+    made: list[Batch] = []
+    late: list[Batch] = []
+    absorbed: list[npt.NDArray[np.int64]] = []
+    for begin, stop in zip(bounds, bounds[1:], strict=False):
+        batch, watermarks = stream.piece(begin, stop)
+        time = StepTime(watermarks, RANK_HERE)
+        frame, meta = batch.frame.clone(), batch.meta.copy()
+        state, output = operator.process(state, (batch,), time)
+        assert batch.frame.equals(frame, null_equal=True) and (batch.meta == meta).all(), "inputs are not changed"
+        assert (np.lexsort((output.rows.meta[:, RANK], output.rows.meta[:, DUE], output.rows.meta[:, ROW]))
+                == np.arange(len(output.rows))).all(), "rows stand in position order"  # fmt: skip
+        assert output.rows.keys is not None and len(output.rows.keys) == len(output.rows) == output.rows.frame.height
+        for part, into in ((output.rows, made), (output.late, late)):
+            if part is not None:
+                moved = part.meta.copy()
+                moved[:, ROW] += 2 * begin
+                into.append(Batch(part.frame, moved, part.keys))
+        absorbed += time.fates.absorbed
+        state = through(state)
+    return Ran(concat(made), concat(late) if late else None, np.concatenate([*absorbed, np.empty(0, np.int64)]), state)
 
 
-def stream_types(ports: int, *, ordered: bool = False, keyed: bool = True) -> tuple[StreamType, ...]:
-    return tuple(StreamType(SCHEMAS[port], ("key",) if keyed else None, ordered) for port in range(ports))
+def same(a: Ran, b: Ran) -> None:
+    """Asserts that two runs gave the same rows, late rows and fates."""
+    for one, other in ((a.rows, b.rows), (a.late, b.late)):
+        if one is None or other is None:
+            assert one is other
+            continue
+        assert one.frame.schema == other.frame.schema
+        assert bits(one.frame) == bits(other.frame)
+        assert (one.meta == other.meta).all()
+        assert one.keys is not None and other.keys is not None
+        assert [one.keys.get(i) for i in range(len(one))] == [other.keys.get(i) for i in range(len(other))]
+    assert sorted(a.absorbed) == sorted(b.absorbed)
 
 
-@st.composite
-def timed_streams(draw: st.DrawFn, *, ports: int = 1, max_rows: int = 40, in_order: bool = False) -> TestStream:
-    """Streams with ties, disorder, late rows, hot keys, null keys and rows released upstream.
-
-    in_order  every row is one that an `ordered` released: position before the first row with a higher watermark
-    """
-    lateness = draw(st.sampled_from([0, 2, 5, 20]))
-    n = draw(st.integers(0, max_rows))
-    spread = draw(st.sampled_from([3, 10, 60]))
-    seed = draw(st.integers(0, 2**32 - 1))
-    return make_stream(np.random.default_rng(seed), n, lateness=lateness, spread=spread, ports=ports, in_order=in_order)
+def bits(frame: pl.DataFrame) -> list[tuple[Any, ...]]:
+    """Rows with floats as their text, so that NaN equals itself and -0.0 is not 0.0."""
+    return [tuple(repr(cell) for cell in row) for row in frame.iter_rows()]
 
 
-def make_stream(
-    random: np.random.Generator, n: int, *, lateness: int, spread: int, ports: int = 1, in_order: bool = False
-) -> TestStream:
-    inputs: list[Row] = []
-    watermarks: list[int] = []
-    now, highest = int(random.integers(-5, 50)), -(2**62)
-    keys = ["a", "a", "a", "b", "b", "cc", "", None]
-    released: list[Row] = []
-
-    def row(at: int, time: int, **more: Any) -> Row:
-        port = int(random.integers(ports))
-        value = None if random.random() < 0.1 else int(random.integers(4))
-        return Row(port, at, time, keys[int(random.integers(len(keys)))], value, **more)
-
-    for at in range(n):
-        now += int(random.integers(0, spread)) if random.random() < 0.5 else 0
-        time = now - int(random.integers(0, lateness + 3)) if random.random() < 0.6 else now
-        late = time < highest - lateness
-        highest = max(highest, time)
-        before = watermarks[-1] if watermarks else -(2**62)
-        jump = int(random.integers(0, 10)) if random.random() < 0.05 else 0  # an idle verdict moves time past rows
-        watermarks.append(max(before, highest - lateness + jump))
-        inputs.append(row(at, time, late=late, watermark=watermarks[-1]))
-        if before > -(2**61) and watermarks[-1] > before and random.random() < 0.3:
-            strict = bool(random.random() < 0.5)
-            for due in sorted(int(d) for d in random.integers(before + (not strict), watermarks[-1] + (not strict), 2)):
-                released.append(row(at, due, released=True, watermark=due))
-    if in_order:
-        first_above = [next((i for i, w in enumerate(watermarks) if w > r.time), n) for r in inputs]
-        released = [
-            Row(r.port, at, r.time, r.key, r.value, released=True, watermark=r.time)
-            for r, at in zip(inputs, first_above, strict=True)
-            if at < n and not r.late and r.time >= r.watermark
-        ]
-        inputs = []
-    rows = sorted([*inputs, *released], key=lambda r: r.position)
-    return TestStream(
-        tuple(Row(r.port, r.at, r.time, r.key, r.value, r.late, r.released, i, r.watermark) for i, r in enumerate(rows)),
-        tuple(watermarks),
-        ports,
-    )
+def streams(**options: Any) -> st.SearchStrategy[Stream]:
+    """Random streams."""
+    return st.builds(lambda seed: random_stream(seed, **options), st.integers(0, 2**32))
 
 
-def coordinate(row: Row) -> tuple[int, int, int, int]:
-    """Deliberately not in order of arrival, so that ties are really sorted."""
-    return (row.port << 32, (row.account * 7919) % 101, row.account, 0)
-
-
-def batch_of(rows: Sequence[Row], port: int, *, first: int, keyed: bool) -> Batch:
-    """The rows of one port of the step that starts at input row `first`."""
-    rows = [row for row in rows if row.port == port]
-    meta = np.zeros((len(rows), WIDTH), np.int64)
-    for i, row in enumerate(rows):
-        r, due, rank = row.position
-        meta[i, [EVENT_TIME, WATERMARK, ROW, DUE, RANK, ACCOUNT, LATE]] = (
-            row.time, row.watermark, r - 2 * first, due, rank, row.account, row.late)  # fmt: skip
-        meta[i, C0 : C0 + 4] = coordinate(row)
-    columns = {"key": [r.key for r in rows], "value": [r.value for r in rows]}
-    if port == 1:
-        columns["note"] = [None if r.value is None else f"n{r.account}" for r in rows]
-    frame = pl.DataFrame(columns, schema=SCHEMAS[port].polars())
-    return Batch(frame, meta, keys_of(frame, ("key",)) if keyed else None)
-
-
-def _tuples(batch: Batch, first: int) -> list[tuple[Any, ...]]:
-    out = []
-    for i in range(len(batch)):
-        meta = batch.meta[i].tolist()
-        meta[ROW] += 2 * first
-        key = None if batch.keys is None or batch.keys.starts[i] < 0 else batch.keys.get(i)
-        out.append((tuple(meta), key, batch.frame.row(i)))
-    return out
-
-
-def drive(
-    operator: Operator, stream: TestStream, cuts: Sequence[int], *,
-    resume: bool = False, ordered: bool = False, keyed: bool = True,
-) -> Result:  # fmt: skip
-    """Runs the operator over the stream, cut before the input rows in `cuts`; with `resume`, state is stored and read at each."""
-    types = stream_types(stream.ports, ordered=ordered, keyed=keyed)
-    promised = operator.schema(*types).schema.polars()
-    state = operator.open(*types)
-    result = Result(late=[[] for _ in range(stream.ports)])
-    edges = sorted({0, len(stream.watermarks), *(c for c in cuts if c <= len(stream.watermarks))})
-    for first, stop in zip(edges[:-1], edges[1:], strict=True):
-        rows = [row for row in stream.rows if first <= row.at < stop]
-        inputs = tuple(batch_of(rows, port, first=first, keyed=keyed) for port in range(stream.ports))
-        before = [(batch.meta.copy(), batch.frame.clone()) for batch in inputs]
-        time = StepTime(np.array(stream.watermarks[first:stop], np.int64), RANK_UNDER_TEST, Fates())
-        state, output = operator.process(state, inputs, time)
-        for batch, (meta, frame) in zip(inputs, before, strict=True):
-            assert (batch.meta == meta).all() and batch.frame.equals(frame), "an input was changed"
-        if resume:
-            state = import_state(operator.open(*types), export_state(state))
-        assert output.rows.frame.schema == promised
-        assert output.rows.meta.flags.c_contiguous and output.rows.meta.dtype == np.int64
-        assert len(output.rows) == output.rows.frame.height
-        result.rows += _tuples(output.rows, first)
-        for port, late in enumerate((output.late, *output.late_others)):
-            if late is not None:
-                result.late[port] += _tuples(late, first)
-        for ours, theirs in ((result.held, time.fates.held), (result.released, time.fates.released),
-                             (result.absorbed, time.fates.absorbed)):  # fmt: skip
-            for accounts in theirs:
-                ours += accounts.tolist()
-    positions = [meta[ROW : RANK + 1] for meta, _, _ in result.rows]
-    assert positions == sorted(positions), "rows do not stand in position order"
-    return result
-
-
-def cuts_of(stream: TestStream) -> st.SearchStrategy[list[int]]:
-    return st.lists(st.integers(0, max(0, len(stream.watermarks))), max_size=6)
-
-
-def hash_of(row: Row) -> int:
-    """The hash of a row's coordinate, as a join pair carries it."""
-    parts = [np.array([c], np.int64) for c in coordinate(row)]
-    return int(mix64(*parts).view(np.int64)[0])
+def cuts() -> st.SearchStrategy[list[int]]:
+    """Where to cut: twice at the same place makes a step without input rows."""
+    return st.lists(st.integers(0, 60), max_size=8)
