@@ -49,7 +49,7 @@ _STATUSES: Final = pl.Series(STATUS.categories.to_list(), dtype=STATUS)
 
 @dataclass(slots=True)
 class AsOfState:
-    """Keys, runs and rows of the right side, and rows of both sides that wait for the watermark (ordered inputs only)."""
+    """Keys, runs and rows of the right side, and rows of both sides that wait for the watermark (if ordered)."""
 
     table: KeyTable
     runs: KeyRuns

@@ -1,7 +1,7 @@
 """Which of many waiting things are due: a flat column of deadlines that is searched by blocks.
 
-A thing is due when its deadline lies strictly below the watermark. The least deadline of every block of 256 slots is kept
-beside the column, so that asking costs one comparison per block where nothing is due. A heap would answer in
+A thing is due when its deadline lies strictly below the watermark. The least deadline of every block of 256 slots is
+kept beside the column, so that asking costs one comparison per block where nothing is due. A heap would answer in
 O(log n) but pays that for each row that comes and each that goes; streams come nearly in order of event time, so here
 the due ones share few blocks, and in the worst case the search is one pass over a column.
 """
@@ -73,4 +73,5 @@ def minima_of(deadlines: Int64s) -> Int64s:
     """The least deadline of each block, computed anew."""
     padded = np.full(blocks_of(deadlines.size) * BLOCK, NEVER, np.int64)
     padded[: deadlines.size] = deadlines
-    return padded.reshape(-1, BLOCK).min(axis=1)
+    minima: Int64s = padded.reshape(-1, BLOCK).min(axis=1)
+    return minima

@@ -1,7 +1,7 @@
 """`dedupe`: the first row of each id goes on, its repetitions do not.
 
-Of each id the event times of rows that went on are remembered (nearly always one), each until the watermark is above it by
-more than the span. No row in time can repeat it then, so forgetting never changes a result.
+Of each id the event times of rows that went on are remembered (nearly always one), each until the watermark is above
+it by more than the span. No row in time can repeat it then, so forgetting never changes a result.
 """
 
 from __future__ import annotations

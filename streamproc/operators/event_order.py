@@ -92,7 +92,7 @@ def _is_ascending(values: npt.NDArray[np.int64]) -> bool:
 
 
 def _order(source: Batch, chosen: Int64s, by: Sequence[str] | None) -> Int64s:
-    """The order of the chosen rows by event time, `by`, coordinate; rows equal in all of it keep the order of arrival."""
+    """The order of the chosen rows by event time, `by`, coordinate; rows equal in all that stay as they came."""
     moments = np.ascontiguousarray(source.meta[chosen, EVENT_TIME])
     order = np.arange(moments.size) if _is_ascending(moments) else np.argsort(moments, kind="stable")
     if by is None or moments.size < 2:

@@ -1,9 +1,9 @@
 """Per key, the rows that it has in a store, sorted by event time.
 
 A join asks two questions: which is the newest row of this key at or before a moment, and which rows of this key lie in
-a span. Each key has a *run*: event times and row numbers, ascending, rows of one event time in order of arrival. Runs lie
-in one arena, in regions of 2, 4, 8, ... places; a run that fills its region moves to one of twice the size, and the old
-region waits in a list for another run of its size. So a row costs O(log n) to find and, where rows come nearly in
+a span. Each key has a *run*: event times and row numbers, ascending, rows of one event time in order of arrival. Runs
+lie in one arena, in regions of 2, 4, 8, ... places; a run that fills its region moves to one of twice the size, and the
+old region waits in a list for another run of its size. So a row costs O(log n) to find and, where rows come nearly in
 order, O(1) to add; a row that comes far behind its neighbours moves those.
 
 Rows leave a run only from its front: what time makes superfluous is always the oldest.
@@ -58,7 +58,8 @@ class KeyRuns:
     def is_empty(self, slots: Int64s) -> Int64s:
         """Those of the slots whose run has no rows, each once, ascending."""
         some = np.unique(slots)
-        return some[self.runs[some, LENGTH] == 0]
+        empty: Int64s = some[self.runs[some, LENGTH] == 0]
+        return empty
 
     def renumber(self, numbers: Int64s) -> None:
         """Gives every row the number `numbers[old number]`."""
@@ -83,7 +84,7 @@ def first_at_or_after(runs: Int64s, arena: Int64s, slot: int, moment: int) -> in
             low = middle + 1
         else:
             high = middle
-    return low
+    return int(low)
 
 
 @kernel
@@ -142,7 +143,7 @@ def insert(runs: Int64s, arena: Int64s, slot: int, moment: int, number: int) -> 
     arena[place, TIME] = moment
     arena[place, NUMBER] = number
     runs[slot, LENGTH] += 1
-    return place
+    return int(place)
 
 
 @tight

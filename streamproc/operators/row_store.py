@@ -60,7 +60,7 @@ class RowStore:
     keyed: int = 0
 
     def append(self, batch: Batch, deadlines: Int64s, *, owners: Int64s | None = None) -> Int64s:
-        """Keeps the rows; gives their numbers.  Amortized O(1) per row, plus O(sqrt(waiting / rows)) per row to copy."""
+        """Keeps the rows; gives their numbers.  Each is copied O(sqrt(waiting / rows appended)) times, amortized."""
         n = len(batch)
         rows = np.arange(self.used, self.used + n, dtype=np.int64)
         if not n:
@@ -121,7 +121,7 @@ class RowStore:
         self.live -= rows.size
 
     def compact(self) -> Int64s | None:
-        """Closes the holes if they are more than half; gives the new number of every old row (-1 for holes), else None."""
+        """Closes the holes if they are more than half; gives each old row's new number (-1 for holes), else None."""
         if self.used - self.live < max(_COMPACT_FROM, self.live):
             return None
         rows = np.flatnonzero(self.alive[: self.used])
@@ -174,9 +174,10 @@ def row_store(schema: pl.Schema, *, keyed: bool) -> RowStore:
     """An empty store for rows of these columns, with or without the bytes of their keys."""
     empty = pl.DataFrame(schema=schema)
     none = np.empty(0, np.int64)
+    no_bytes = np.empty(0, np.uint8)
     return RowStore(
-        old=empty, young=empty, meta=np.empty((0, WIDTH), np.int64), deadlines=none, minima=none.copy(), owners=none.copy(),
-        marks=np.empty(0, np.uint8), alive=np.empty(0, np.uint8), key_bytes=np.empty(0, np.uint8), key_starts=none.copy(),
+        old=empty, young=empty, meta=np.empty((0, WIDTH), np.int64), deadlines=none, minima=none.copy(),
+        owners=none.copy(), marks=no_bytes, alive=no_bytes.copy(), key_bytes=no_bytes.copy(), key_starts=none.copy(),
         key_ends=none.copy(), key_hashes=np.empty(0, np.uint64), keyed=int(keyed),
     )  # fmt: skip
 

@@ -203,13 +203,14 @@ def within(
 
     other          keyed by columns of the same types
     before, after  a pair holds if  left - before <= right <= left + after  in event time, both ends included
-    how            "inner": pairs only. "left": a left row that found no partner goes on too, with nulls on the right, once
-                   the watermark is above its event time + after; that moment is its event time from there on
+    how            "inner": pairs only. "left": a left row that found no partner goes on too, with nulls on the right,
+                   once the watermark is above its event time + after; that moment is its event time from there on
     suffix         put to columns of `other` whose name the left side has too; key columns of `other` are left out
 
-    A pair comes when its second row does, has the later event time and that row's position; several pairs of one row stand
-    in order of the other side's event time, then of arrival. Rows that wait are held for that long; one that found no
-    partner counts as filtered. If both inputs are `ordered`, so is the output. Late rows of either side go to `.late`.
+    A pair comes when its second row does, has the later event time and that row's position; several pairs of one row
+    stand in order of the other side's event time, then of arrival. Rows that wait are held for that long; one that
+    found no partner counts as filtered. If both inputs are `ordered`, so is the output. Late rows of either side go to
+    `.late`.
 
     >>> shipped = Stream(Within(0, 0, "_right", "inner"))
     >>> within(shipped, before="0s", after="2d").operator.after_us
@@ -269,7 +270,7 @@ def _match(
     right_runs: Int64s, right_arena: Int64s, right_free: Int64s, right_used: Int64s, right_marks: Bytes,
     right_slots: Int64s, right_times: Int64s, right_numbers: Int64s,
 ) -> tuple[Int64s, Int64s, Int64s, Int64s, Int64s]:  # fmt: skip
-    """Lets the rows come in `order`; gives both arenas, the pairs, and the rows of each side that met their first partner.
+    """Lets the rows come in `order`; gives both arenas, the pairs, and the rows of each side that met a first partner.
 
     Pairs are int64[*, 3]: the row that came (as in `order`), and the numbers of the left and the right row.
     """

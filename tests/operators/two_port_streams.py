@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,24 +20,14 @@ from streamproc.contracts.model import Field, Schema
 from streamproc.hashing import mix64
 from streamproc.keys import keys_of
 from streamproc.operator import Fates, Operator, StepTime, StreamType
-
-try:
-    from streamproc.state import export_state, import_state
-except ImportError:
-    import copy
-
-    export_state = copy.deepcopy
-
-    def import_state(a, b):
-        return b
-
+from streamproc.state import export_state, import_state
 
 RANK_UNDER_TEST = 7
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a test stream; `before` is the input row before which it stands if time released it, else it is that one."""
+    """A row of a test stream; if time released it, it stands before input row `at`, else it is that one."""
 
     port: int
     at: int
@@ -184,13 +175,13 @@ def drive(
     operator: Operator, stream: TestStream, cuts: Sequence[int], *,
     resume: bool = False, ordered: bool = False, keyed: bool = True,
 ) -> Result:  # fmt: skip
-    """Runs the operator over the stream, cut before the input rows in `cuts`; with `resume`, state is stored and read at each."""
+    """Runs the operator over the stream, cut before the input rows in `cuts`; `resume` stores and reads state there."""
     types = stream_types(stream.ports, ordered=ordered, keyed=keyed)
     promised = operator.schema(*types).schema.polars()
     state = operator.open(*types)
     result = Result(late=[[] for _ in range(stream.ports)])
     edges = sorted({0, len(stream.watermarks), *(c for c in cuts if c <= len(stream.watermarks))})
-    for first, stop in zip(edges[:-1], edges[1:], strict=True):
+    for first, stop in pairwise(edges):
         rows = [row for row in stream.rows if first <= row.at < stop]
         inputs = tuple(batch_of(rows, port, first=first, keyed=keyed) for port in range(stream.ports))
         before = [(batch.meta.copy(), batch.frame.clone()) for batch in inputs]
