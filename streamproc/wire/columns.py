@@ -71,19 +71,18 @@ def grown(layout: Layout, arena: Arena, scope: int, needed: int) -> Arena:
     return bigger
 
 
-def frame_of(layout: Layout, arena: Arena, data: Sequence[Bytes]) -> pl.DataFrame:
-    """The good rows as a frame of the reader's columns; `data` are the buffers that text views point into.
+def arrow_schema(avro: AvroType) -> pa.Schema:
+    """The Arrow schema of a record's columns, as Polars itself states it: enums and views arrive as such."""
+    empty = pl.DataFrame(schema={column.name: column.dtype for column in avro.fields})
+    return empty.to_arrow(compat_level=pl.CompatLevel.newest()).schema
 
-    The Arrow types come from Polars itself, so that enums and views arrive as what they are.
-    """
-    root = layout.root
-    schema = {column.name: column.dtype for column in root.avro.fields}
-    target = pl.DataFrame(schema=schema).to_arrow(compat_level=pl.CompatLevel.newest()).schema
+
+def frame_of(layout: Layout, target: pa.Schema, arena: Arena, data: Sequence[Bytes]) -> pl.DataFrame:
+    """The good rows as a frame of the reader's columns; `data` are the buffers that text views point into."""
     maker = _Maker(arena, [pa.py_buffer(part) for part in data])
-    arrays = [maker.array(slot, target.field(i).type) for i, slot in enumerate(root.children)]
-    rows = int(arena.counts[0])
+    arrays = [maker.array(slot, target.field(i).type) for i, slot in enumerate(layout.root.children)]
     if not arrays:
-        return pl.DataFrame(height=rows)
+        return pl.DataFrame(height=int(arena.counts[0]))
     frame = pl.from_arrow(pa.Table.from_arrays(arrays, schema=target))
     assert isinstance(frame, pl.DataFrame)
     return frame

@@ -12,7 +12,7 @@ import polars as pl
 
 from streamproc.errors import InputError, UnknownColumn, did_you_mean
 from streamproc.wire import opcodes as op
-from streamproc.wire.columns import Arena, Bytes, Int64s, frame_of, grown, new_arena, reduced
+from streamproc.wire.columns import Arena, Bytes, Int64s, arrow_schema, frame_of, grown, new_arena, reduced
 from streamproc.wire.decode import decode_rows
 from streamproc.wire.layout import layout_of
 from streamproc.wire.opcodes import REASONS
@@ -74,6 +74,7 @@ class Decoder:
                     raise UnknownColumn(f"'{reader.name}' has no field '{name}'", hint=did_you_mean(name, known))
             reader = reduced(reader, frozenset(columns))
         self._program: Program = compile_program(writer, layout_of(reader))
+        self._target = arrow_schema(reader)
 
     def decode(self, buffer: Bytes, starts: Int64s, ends: Int64s) -> Decoded:
         """Decodes the payloads buffer[starts[i]:ends[i]], each of which must hold exactly one record.
@@ -103,7 +104,7 @@ class Decoder:
             arena = grown(layout, arena, int(shortage[0]), int(shortage[1]))
             code = _placed(program, arena)
         bad = np.flatnonzero(verdicts)
-        frame = frame_of(layout, arena, (data, program.constants))
+        frame = frame_of(layout, self._target, arena, (data, program.constants))
         return Decoded(frame, rows[: int(arena.counts[0])], bad, verdicts[bad])
 
     def decode_payloads(self, payloads: Sequence[bytes]) -> Decoded:

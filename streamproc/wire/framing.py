@@ -49,11 +49,24 @@ def _split(buffer: Bytes, starts: Int64s, ends: Int64s, ids: Int64s, bodies: Int
             bodies[row] = p + 5
 
 
+def _different(ids: Int64s) -> list[int]:
+    """The ids without -1, ascending.  Most blocks have one writer: no sorting then."""
+    if ids.size and ids[0] >= 0 and (ids == ids[0]).all():
+        return [int(ids[0])]
+    return [int(schema_id) for schema_id in np.unique(ids[ids >= 0])]
+
+
 class Reader:
     """Reads framed payloads of any mix of writer schemas as one reader's columns.
 
     `lookup` gives the writer's schema of an id, or None where there is none; each id is asked for once, unknown ones
     again in every batch (the schema may be registered later).
+
+    >>> schema = {"type": "record", "name": "r", "fields": [{"name": "a", "type": "long"}]}
+    >>> buffer = np.array([0, 0, 0, 0, 7, 2, 0, 0, 0, 0, 8, 4], np.uint8)
+    >>> decoded = Reader(schema, {7: schema}.get).decode(buffer, np.array([0, 6, -1]), np.array([6, 12, -1]))
+    >>> decoded.frame["a"].to_list(), decoded.why()
+    ([1], [(1, 'unknown schema'), (2, 'null payload')])
     """
 
     def __init__(

@@ -18,7 +18,9 @@ from wire_twin import BadError, column_value, decode, draw, encode, mutated
 
 from streamproc.contracts.avro_json import expand
 from streamproc.contracts.columns import kind_of
-from streamproc.wire import Decoded, Decoder, Encoder
+from streamproc.wire import Decoded, Decoder, Encoder, Reader
+from streamproc.wire.decode import decode_rows
+from streamproc.wire.encode import encode_rows
 
 SEEDS = st.integers(0, 2**32)
 
@@ -124,6 +126,19 @@ def test_a_million_damaged_payloads_are_read_exactly_or_set_aside(schema: dict[s
 
 
 @settings(max_examples=60, deadline=None)
+@given(schemas(wide_unions=False), SEEDS)
+def test_fastavro_writes_the_same_bytes(schema: dict[str, object], seed: int) -> None:
+    rnd, node = random.Random(seed), expand(schema)
+    raws = [draw(rnd, node) for _ in range(8)]
+    frame = Decoder(schema).decode_payloads([encode(node, raw) for raw in raws]).frame
+    ours = Encoder(schema).encode(frame, schema_id=None).to_payloads()
+    for raw, payload in zip(raws, ours, strict=True):
+        stream = io.BytesIO()
+        fastavro.schemaless_writer(stream, fastavro.parse_schema(plain(schema)), as_fastavro(node, raw))
+        assert stream.getvalue() == payload
+
+
+@settings(max_examples=60, deadline=None)
 @given(schemas(), SEEDS, st.data())
 def test_columns_that_nobody_reads_change_nothing_in_those_that_are_read(
     schema: dict[str, object], seed: int, data: st.DataObject
@@ -154,3 +169,15 @@ def test_the_cut_into_batches_changes_neither_rows_nor_bytes(schema: dict[str, o
     assert encoder.encode(joined[cut:], schema_id=None).to_payloads() == payloads[cut:]
     order = rnd.sample(range(12), 12)
     assert encoder.encode(joined[order], schema_id=None).to_payloads() == [payloads[i] for i in order]
+
+
+def test_each_kernel_is_compiled_for_one_kind_of_arguments() -> None:
+    schema = {"type": "record", "name": "r", "fields": [{"name": "a", "type": ["null", "string"]}]}
+    frames = [pl.DataFrame({"a": values}, schema={"a": pl.String}) for values in (["x", None], ["y"], [], [None])]
+    for frame in (*frames, frames[0][1:]):
+        for schema_id in (None, 3):
+            encoded = Encoder(schema).encode(frame, schema_id=schema_id)
+            Reader(schema, {3: schema}.get).decode(encoded.buffer, encoded.starts, encoded.ends)
+            Decoder(schema).decode_payloads(encoded.to_payloads())
+    for kernel in (decode_rows, encode_rows):
+        assert len(kernel.signatures) == 1
