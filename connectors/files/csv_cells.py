@@ -40,7 +40,10 @@ def _record(
     buf: Bytes, p: int, stop: int, last: int, separator: int, row: int,
     cell_starts: Int64s, cell_ends: Int64s, kinds: Int64s,
 ) -> tuple[int, int, int, int, int]:  # fmt: skip
-    """One record at p: verdict, cells found, its end, the place of the next one, lines inside quotes."""
+    """One record at p: verdict, cells found, its end, the place of the next one, lines inside quotes.
+
+    Of a broken record the end is the byte that told so.
+    """
     columns = cell_starts.shape[0]
     cell = 0
     inner = 0
@@ -68,7 +71,7 @@ def _record(
                     inner += 1
                 at += 1
             if not closed:
-                return (UNCLOSED if last == 1 else _MORE), cell, 0, 0, 0
+                return (UNCLOSED if last == 1 else _MORE), cell, stop, 0, 0
             end = at
             at += 1
         else:
@@ -99,7 +102,7 @@ def _record(
                 return _MORE, 0, 0, 0, 0
             return GOOD, cell, done, stop, inner
         else:
-            return AFTER_QUOTE, cell, 0, 0, 0
+            return AFTER_QUOTE, cell, at, 0, 0
 
 
 @kernel
@@ -120,7 +123,11 @@ def _split(
         verdict, found, end, after, inner = _record(buf, p, stop, last, separator, row, cell_starts, cell_ends, kinds)
         if verdict == _MORE and stop - p <= limit:
             break
-        if verdict == _MORE or (verdict == GOOD and end - p > limit):
+        # The byte that decided, line ends included, must lie within the limit: else it would matter where a chunk ends.
+        decided = end
+        if verdict == GOOD:
+            decided = after - 1 if buf[after - 1] == _LF else stop
+        if verdict == _MORE or decided - p > limit:
             verdict = TOO_LONG
         skip = 0
         if verdict == GOOD:

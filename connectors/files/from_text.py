@@ -1,13 +1,13 @@
 """Text columns to the columns of a contract; what cannot be converted becomes null and is told from a real null.
 
-    integers        digits, a sign; "17.0" too, as spreadsheets write whole numbers
-    floats          also NaN, inf, Infinity
-    decimals        digits and a point, no more places than the type has
-    booleans        true, false, 1, 0 in any case
-    dates, times    ISO 8601, or the form that is declared (`moments`)
-    bytes           base64
-    enums           one of the symbols
-    arrays, maps, records, unions   JSON; of a union the object {"branch": value}
+integers        digits, a sign; "17.0" too, as spreadsheets write whole numbers
+floats          also NaN, inf, Infinity
+decimals        digits and a point, no more places than the type has
+booleans        true, false, 1, 0 in any case
+dates, times    ISO 8601, or the form that is declared (`moments`)
+bytes           base64
+enums           one of the symbols
+arrays, maps, records, unions   JSON; of a union the object {"branch": value}
 """
 
 from __future__ import annotations
@@ -116,7 +116,8 @@ class _Nested:
         child = self.column(items, [rows[owner] for owner in owners], inner)
         grouped = pl.DataFrame({"row": pl.Series(owners, dtype=pl.Int64), "item": child})
         lists = grouped.group_by("row", maintain_order=True).agg("item")
-        frame = pl.DataFrame({"row": pl.Series(range(len(values)), dtype=pl.Int64), "present": pl.Series(present, dtype=pl.Boolean)})
+        numbers, there = pl.Series(range(len(values)), dtype=pl.Int64), pl.Series(present, dtype=pl.Boolean)
+        frame = pl.DataFrame({"row": numbers, "present": there})
         joined = frame.join(lists, on="row", how="left", maintain_order="left")
         empty = pl.lit(pl.Series([[]], dtype=dtype)).first()
         filled = pl.when(pl.col("present")).then(pl.coalesce("item", empty))

@@ -80,6 +80,8 @@ def _kind(source: Source) -> str:
         return what + like
     if isinstance(dtype, pl.Binary):
         return "base64"
+    if isinstance(dtype, pl.Decimal):
+        return f"a value of the type Decimal({dtype.precision}, {dtype.scale})"
     if isinstance(dtype, pl.List | pl.Struct):
         return f"JSON of the type {dtype}"
     return f"a value of the type {dtype}"

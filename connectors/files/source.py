@@ -90,7 +90,7 @@ def _check(zone: str, separator: str, rows: int) -> None:
 def _present(path: Path, form: Format, zipped: bool, separator: str, limit: int) -> list[str]:
     """The columns that the file has; of JSON Lines the keys in its first lines."""
     if form == "csv":
-        return csv_header(path, zipped=zipped, separator=separator, limit=limit)
+        return csv_header(path, zipped=zipped, separator=separator)
     if form == "parquet":
         return parquet_columns(path)
     if form == "avro":
@@ -119,9 +119,7 @@ def _text_rows(
         fields = [_text_field(cells, good, source, places, zone, csv=csv) for source in sources]
         kept, reasons = judge(contract, fields)
         bad = [(int(good[row]), reason) for row, reason in reasons]
-        bad += [
-            (int(row), _broken(cells, int(row), len(columns))) for row in np.flatnonzero(cells.verdicts != GOOD)
-        ]
+        bad += [(int(row), _broken(cells, int(row), len(columns))) for row in np.flatnonzero(cells.verdicts != GOOD)]
         yield _rows(
             fields, kept, cells.lines[good][kept], [(int(cells.lines[r]), why, cells.raw(r)) for r, why in sorted(bad)]
         )

@@ -81,16 +81,16 @@ class _Text:
                     break
 
 
-def csv_header(path: Path, *, zipped: bool, separator: str, limit: int) -> list[str]:
+def csv_header(path: Path, *, zipped: bool, separator: str) -> list[str]:
     """The column names in a CSV file's first line."""
     with open_bytes(path, zipped=zipped) as stream:
-        return _header(_Text(path, stream), separator, limit)
+        return _header(_Text(path, stream), separator)
 
 
-def _header(text: _Text, separator: str, limit: int) -> list[str]:
+def _header(text: _Text, separator: str) -> list[str]:
     text.start()
     while (found := first_record(text.rest, separator, last=text.last)) is None:
-        if text.last or len(text.rest) > limit:
+        if text.last or len(text.rest) > MAX_RECORD:
             raise InputError(f"line 1 of '{text.path}' is not a header of CSV", hint="check its quotes and line ends")
         text.more()
     end, after = found
@@ -118,7 +118,7 @@ def csv_pieces(
     """
     with open_bytes(path, zipped=zipped) as stream:
         text = _Text(path, stream, chunk)
-        names = _header(text, separator, limit)
+        names = _header(text, separator)
         split = partial(split_csv, limit=limit, separator=separator)
         yield from text.pieces(split, columns=len(names), rows=rows)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from decimal import Context, Decimal
 from typing import Any
 
 import polars as pl
@@ -11,13 +12,15 @@ from hypothesis import strategies as st
 from streamproc.contracts.derive import contract_of
 from streamproc.contracts.model import Contract, Field, Schema
 
-ENUM = pl.Enum(["red", "green", "ü,\"x\""])
+ENUM = pl.Enum(["red", "green", 'ü,"x"'])
 LEAVES: tuple[pl.DataType, ...] = (
-    pl.Boolean(), pl.Int32(), pl.Int64(), pl.Float32(), pl.Float64(), pl.String(), pl.Binary(), ENUM, pl.Date(), pl.Time(),
-    pl.Decimal(12, 3), pl.Decimal(38, 0), pl.Datetime("ms", "UTC"), pl.Datetime("us", "UTC"), pl.Datetime("ns", "UTC"),
-    pl.Datetime("us"), pl.Datetime("ms"),
+    pl.Boolean(), pl.Int32(), pl.Int64(), pl.Float32(), pl.Float64(), pl.String(), pl.Binary(), ENUM, pl.Date(),
+    pl.Time(), pl.Decimal(12, 3), pl.Decimal(38, 0), pl.Datetime("ms", "UTC"), pl.Datetime("us", "UTC"),
+    pl.Datetime("ns", "UTC"), pl.Datetime("us"), pl.Datetime("ms"),
 )  # fmt: skip
-_TEXT = st.text(alphabet=st.one_of(st.sampled_from("ab,\"\n\r\t\\ '{}[]:é€😀\ufeff\x00\x7f"), st.characters(codec="utf-8")), max_size=8)
+_LETTERS = st.sampled_from("ab,\"\n\r\t\\ '{}[]:é€😀\ufeff\x00\x7f")
+_TEXT = st.text(alphabet=st.one_of(_LETTERS, st.characters(codec="utf-8")), max_size=8)
+_ZERO = dt.datetime(1970, 1, 1, tzinfo=dt.UTC).replace(tzinfo=None)
 
 
 def dtypes(depth: int = 2) -> st.SearchStrategy[pl.DataType]:
@@ -51,8 +54,8 @@ def _values(dtype: pl.DataType) -> st.SearchStrategy[Any]:
     if isinstance(dtype, pl.Struct):
         return st.fixed_dictionaries({field.name: values(field.dtype) for field in dtype.fields})
     if isinstance(dtype, pl.Datetime):
-        low, high = (dt.datetime(1700, 1, 1), dt.datetime(2200, 1, 1)) if dtype.time_unit == "ns" else (None, None)
-        moments = st.datetimes(min_value=low or dt.datetime.min, max_value=high or dt.datetime.max)
+        near = {"min_value": _ZERO.replace(year=1700), "max_value": _ZERO.replace(year=2200)}
+        moments = st.datetimes(**near) if dtype.time_unit == "ns" else st.datetimes()
         if dtype.time_unit == "ms":
             moments = moments.map(lambda moment: moment.replace(microsecond=moment.microsecond // 1000 * 1000))
         return moments.map(lambda moment: moment.replace(tzinfo=dt.UTC)) if dtype.time_zone else moments
@@ -76,8 +79,6 @@ def _values(dtype: pl.DataType) -> st.SearchStrategy[Any]:
 
 
 def _decimal(digits: int, scale: int) -> Any:
-    from decimal import Context, Decimal
-
     return Decimal(digits).scaleb(-scale, context=Context(prec=50))
 
 

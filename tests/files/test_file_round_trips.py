@@ -32,22 +32,20 @@ def read_back(path: Path, contract: Contract, *, rows: int = 100_000) -> pl.Data
     return pl.concat([contract.schema.empty(), *(piece.frame for piece in pieces)])
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=60)
 @given(sample=filled(), rows=st.integers(1, 5), cut=st.integers(0, 8))
-def test_a_file_gives_back_what_was_written(
-    ending: str, sample: tuple[Contract, pl.DataFrame], rows: int, cut: int
-) -> None:
+def test_a_file_gives_back_what_was_written(sample: tuple[Contract, pl.DataFrame], rows: int, cut: int) -> None:
     contract, frame = sample
-    if ending.startswith(("jsonl", "ndjson")) and not frame.height:
-        return
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"rows.{ending}"
-        with FileSink(path, contract.schema, avro=contract.avro) as sink:
-            sink.write(frame[:cut])
-            sink.write(frame[cut:])
-        assert [p.name for p in Path(folder).iterdir()] == [path.name]
-        assert_frame_equal(read_back(path, contract, rows=rows), frame, check_exact=True)
+        for ending in ENDINGS:
+            path = Path(folder) / f"rows.{ending}"
+            with FileSink(path, contract.schema, avro=contract.avro) as sink:
+                sink.write(frame[:cut])
+                sink.write(frame[cut:])
+            if "json" in ending and not frame.height:
+                continue  # a file without a line says nothing, and is refused
+            assert_frame_equal(read_back(path, contract, rows=rows), frame, check_exact=True)
+        assert sorted(p.name for p in Path(folder).iterdir()) == sorted(f"rows.{ending}" for ending in ENDINGS)
 
 
 @pytest.mark.parametrize("codec", ["null", "deflate"])
