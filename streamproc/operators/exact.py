@@ -30,9 +30,9 @@ from streamproc.ports import Int64s
 PARTS: Final = 3
 NO_SPILL: Final = -1
 
-_NANS: Final = 0
-_PLUS: Final = 1
-_MINUS: Final = 2
+NANS: Final = 0
+PLUS: Final = 1
+MINUS: Final = 2
 _PENDING: Final = 3
 """Additions since the row was last carried."""
 _CARRY_AFTER: Final = 1 << 29
@@ -247,11 +247,11 @@ def _add_spilled(sums: SumArrays, i: int, x: float, sign: int) -> bool:
         add_wide(sums.limbs[row], x, sign)
         _pending(sums.limbs, sums.special, row, 1)
     elif np.isnan(x):
-        sums.special[row, _NANS] += sign
+        sums.special[row, NANS] += sign
     elif x > 0:
-        sums.special[row, _PLUS] += sign
+        sums.special[row, PLUS] += sign
     else:
-        sums.special[row, _MINUS] += sign
+        sums.special[row, MINUS] += sign
     return True
 
 
@@ -352,13 +352,13 @@ def rounded_sum(sums: SumArrays, i: int) -> float:
     """
     row = sums.spill[i]
     if row >= 0:
-        if sums.special[row, _NANS] > 0 or (sums.special[row, _PLUS] > 0 and sums.special[row, _MINUS] > 0):
+        if sums.special[row, NANS] > 0 or (sums.special[row, PLUS] > 0 and sums.special[row, MINUS] > 0):
             return np.nan
-        if sums.special[row, _PLUS] > 0:
+        if sums.special[row, PLUS] > 0:
             return np.inf
-        if sums.special[row, _MINUS] > 0:
+        if sums.special[row, MINUS] > 0:
             return -np.inf
-        value = round_half_even(sums.limbs[row])
+        value = round_half_even(sums.limbs[row], LOWEST_BIT)
         sums.special[row, _PENDING] = 1
         return value
     return round_three(sums.parts[i, 0], sums.parts[i, 1], sums.parts[i, 2])

@@ -7,9 +7,7 @@ all digits where the mean is large beside the spread; this one cannot, and it do
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Final
 
 import numpy as np
@@ -17,7 +15,10 @@ import numpy as np
 from streamproc.hashing import kernel
 from streamproc.operators.accumulators import Counts, Reading, counts
 from streamproc.operators.exact import (
+    MINUS,
+    NANS,
     PARTS,
+    PLUS,
     ExactSums,
     SumArrays,
     add_exact,
@@ -28,6 +29,7 @@ from streamproc.operators.exact import (
     two_sum,
 )
 from streamproc.operators.values import Flags, Float64s
+from streamproc.operators.wide_sums import LIMBS, add_wide, wide_variance_numerator
 from streamproc.ports import Int64s
 
 _ROOM: Final = 4 * PARTS * PARTS
@@ -50,38 +52,46 @@ def _grow(parts: Float64s, used: int, x: float) -> int:
 
 
 @kernel
-def variance_numerator(totals: SumArrays, squares: SumArrays, i: int, n: int) -> float:
-    """n S2 - S1^2 of slot i rounded once, or -1 if a sum of it has spilled (then Python does it, see `_slowly`)."""
-    if totals.spill[i] >= 0 or squares.spill[i] >= 0:
-        return -1.0
-    # Unspilled squares are of numbers between 2**-400 and 2**400: no product here can overflow or lose bits.
-    parts = np.zeros(_ROOM)
-    used = 0
-    for k in range(PARTS):
-        high, low = product(np.float64(n), squares.parts[i, k])
-        used = _grow(parts, used, low)
-        used = _grow(parts, used, high)
-        for j in range(PARTS):
-            high, low = product(totals.parts[i, k], totals.parts[i, j])
-            used = _grow(parts, used, -low)
-            used = _grow(parts, used, -high)
-    return round_parts(parts, used)
+def _spilled_numerator(totals: SumArrays, squares: SumArrays, i: int, n: int) -> float:
+    """The numerator where a sum has spilled: by wide sums."""
+    total, square = np.zeros(LIMBS, np.int64), np.zeros(LIMBS, np.int64)
+    for sums, limbs in ((totals, total), (squares, square)):
+        row = sums.spill[i]
+        if row >= 0:
+            if sums.special[row, NANS] > 0 or sums.special[row, PLUS] > 0 or sums.special[row, MINUS] > 0:
+                return np.nan
+            limbs[:] = sums.limbs[row]
+        else:
+            for k in range(PARTS):
+                add_wide(limbs, sums.parts[i, k], 1)
+    return wide_variance_numerator(total, square, n)
 
 
 @kernel
-def _read(totals: SumArrays, squares: SumArrays, slots: Int64s, n: Int64s, out: Float64s, start: int) -> int:
-    for i in range(start, slots.size):
-        out[i] = 0.0
-        if n[i] > 1:
-            numerator = variance_numerator(totals, squares, slots[i], n[i])
-            if numerator < 0.0:
-                return i
-            out[i] = numerator / (np.float64(n[i]) * np.float64(n[i] - 1))
-    return slots.size
+def sample_variance(totals: SumArrays, squares: SumArrays, i: int, n: int) -> float:
+    """The sample variance of the n > 1 values in slot i; NaN where one is not finite, infinite if out of range."""
+    if totals.spill[i] >= 0 or squares.spill[i] >= 0:
+        numerator = _spilled_numerator(totals, squares, i, n)
+    else:
+        # Unspilled squares are of numbers between 2**-400 and 2**400: no product here can overflow or lose bits.
+        parts = np.zeros(_ROOM)
+        used = 0
+        for k in range(PARTS):
+            high, low = product(np.float64(n), squares.parts[i, k])
+            used = _grow(parts, used, low)
+            used = _grow(parts, used, high)
+            for j in range(PARTS):
+                high, low = product(totals.parts[i, k], totals.parts[i, j])
+                used = _grow(parts, used, -low)
+                used = _grow(parts, used, -high)
+        numerator = round_parts(parts, used)
+    return numerator / (np.float64(n) * np.float64(n - 1))
 
 
-NEEDS_ROOM: Final = 0
-NEEDS_PYTHON: Final = 1
+@kernel
+def _read(totals: SumArrays, squares: SumArrays, slots: Int64s, n: Int64s, out: Float64s) -> None:
+    for i in range(slots.size):
+        out[i] = sample_variance(totals, squares, slots[i], n[i]) if n[i] > 1 else 0.0
 
 
 @kernel
@@ -94,32 +104,20 @@ def _add_each(
     valid: Flags,
     n: Int64s,
     out: Float64s,
-    progress: Int64s,
+    start: int,
 ) -> int:
-    """Goes on at row progress[0]; progress[1] says how much of that row is done (1: total, 2: square, too)."""
-    for i in range(progress[0], slots.size):
+    """Goes on at row `start`; the row before which the pools need room, or -1."""
+    for i in range(start, slots.size):
         slot = slots[i]
         if valid[i]:
-            if progress[1] == 0:
-                if not add_exact(totals, slot, values[i], 1):
-                    progress[0] = i
-                    return NEEDS_ROOM
-                progress[1] = 1
-            if not add_exact_square(squares, slot, values[i], 1):
-                progress[0] = i
-                return NEEDS_ROOM
+            if totals.free_count[0] == 0 or squares.free_count[0] == 0:
+                return i
+            add_exact(totals, slot, values[i], 1)
+            add_exact_square(squares, slot, values[i], 1)
             counted[slot] += 1
-        progress[1] = 0
         n[i] = counted[slot]
-        out[i] = 0.0
-        if n[i] > 1:
-            numerator = variance_numerator(totals, squares, slot, n[i])
-            if numerator < 0.0:
-                progress[0] = i + 1
-                return NEEDS_PYTHON
-            out[i] = numerator / (np.float64(n[i]) * np.float64(n[i] - 1))
-    progress[0] = slots.size
-    return NEEDS_PYTHON
+        out[i] = sample_variance(totals, squares, slot, n[i]) if n[i] > 1 else 0.0
+    return -1
 
 
 @dataclass(slots=True)
@@ -145,17 +143,11 @@ class Variances:
     def add_each(self, slots: Int64s, values: Float64s, valid: Flags) -> Reading:
         """Adds, and gives variance and count after each row."""
         n, out = np.empty(slots.size, np.int64), np.empty(slots.size)
-        progress = np.zeros(2, np.int64)
-        while progress[0] < slots.size:
-            why = _add_each(
-                self.totals.arrays(), self.squares.arrays(), self.counts.counts, slots, values, valid, n, out, progress
-            )
-            if why == NEEDS_ROOM:
-                self.totals.grow_pool()
-                self.squares.grow_pool()
-            elif progress[0] < slots.size or (slots.size and self._is_wide(int(slots[-1])) and n[-1] > 1):
-                row = int(progress[0]) - 1
-                out[row] = self._slowly(int(slots[row]), int(n[row]))
+        at = 0
+        while (at := _add_each(self.totals.arrays(), self.squares.arrays(), self.counts.counts, slots, values, valid, n,
+                               out, at)) >= 0:  # fmt: skip
+            self.totals.grow_pool()
+            self.squares.grow_pool()
         return (out, n)
 
     def merge(self, into: Int64s, source: Int64s) -> None:
@@ -174,34 +166,8 @@ class Variances:
         """(variances, 0 below two values; counts)"""
         (n,) = self.counts.read(slots)
         out = np.empty(slots.size)
-        at = 0
-        while (at := _read(self.totals.arrays(), self.squares.arrays(), slots, n, out, at)) < slots.size:
-            out[at] = self._slowly(int(slots[at]), int(n[at]))
-            at += 1
+        _read(self.totals.arrays(), self.squares.arrays(), slots, n, out)
         return (out, n)
-
-    def _is_wide(self, slot: int) -> bool:
-        return bool(self.totals.spill[slot] >= 0 or self.squares.spill[slot] >= 0)
-
-    def _slowly(self, slot: int, n: int) -> float:
-        return sample_variance(n, self.totals.exactly(slot), self.squares.exactly(slot))
-
-
-def sample_variance(count: int, total: Fraction | float, squares: Fraction | float) -> float:
-    """The numerator rounded, then divided: what the kernel does, for exact sums of any size.
-
-    NaN where a sum is not finite, an infinity where the numerator is out of range.
-
-    >>> sample_variance(3, Fraction(6), Fraction(14))
-    1.0
-    """
-    if isinstance(total, float) or isinstance(squares, float):
-        return math.nan
-    try:
-        numerator = float(count * squares - total * total)
-    except OverflowError:
-        numerator = math.inf
-    return numerator / (float(count) * float(count - 1))
 
 
 def variances() -> Variances:

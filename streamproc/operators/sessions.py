@@ -20,14 +20,14 @@ from streamproc.operators.aggregates import Aggregate
 from streamproc.operators.inputs import Inputs
 from streamproc.operators.released import released_meta, released_up_to, updated_meta
 from streamproc.operators.session_table import Assigned, SessionTable
-from streamproc.operators.windows import Emit, WindowPlan, plan_windows
+from streamproc.operators.windows import Emit, InputShape, input_shape, plan_windows
 
 
 @dataclass(slots=True)
 class SessionState:
     """Open sessions and what they hold; `revisions` counts the rows of each, where updates are emitted."""
 
-    plan: WindowPlan
+    shape: InputShape
     table: SessionTable
     parts: tuple[Accumulator, ...]
     revisions: Counts
@@ -55,8 +55,9 @@ class Sessions:
 
     def open(self, *inputs: StreamType) -> SessionState:
         """No session yet."""
-        plan = plan_windows(inputs[0], dict(self.aggregates), self.verb)
-        return SessionState(plan, SessionTable(), plan.aggregates.open(), counts())
+        shape = input_shape(inputs[0], self.aggregates, self.verb)
+        parts = shape.plan(self.aggregates, self.verb).aggregates.open()
+        return SessionState(shape, SessionTable(), parts, counts())
 
     def process(self, state: SessionState, inputs: tuple[Batch, ...], time: StepTime) -> tuple[SessionState, Output]:
         """Adds the rows and merges what they bridge, then releases what is due by the end of the step."""
@@ -91,7 +92,7 @@ class Sessions:
         time.fates.absorb(batch.meta[:, ACCOUNT])
         if self.emit == "close":
             # No freed session is taken again within a call, so all rows can go in before anything is merged.
-            state.plan.aggregates.add(state.parts, found.sessions, Inputs(batch))
+            state.shape.plan(self.aggregates, self.verb).aggregates.add(state.parts, found.sessions, Inputs(batch))
             self._merge(state, found.merges)
             return None, late
         return self._add_each(state, batch, found, time), late
@@ -106,6 +107,7 @@ class Sessions:
 
     def _add_each(self, state: SessionState, batch: Batch, found: Assigned, time: StepTime) -> Batch:
         assert batch.keys is not None
+        plan = state.shape.plan(self.aggregates, self.verb)
         frames: list[pl.DataFrame] = []
         cuts = [0, *np.unique(found.merges[:, 0]).tolist(), len(batch)]
         merged = 0
@@ -116,11 +118,11 @@ class Sessions:
             rows = np.arange(begin, stop)
             piece = Inputs(batch.take(rows))
             sessions = found.sessions[rows]
-            columns = state.plan.aggregates.add_each(state.parts, sessions, piece)
+            columns = plan.aggregates.add_each(state.parts, sessions, piece)
             (revisions,) = state.revisions.add_each(sessions, *piece.form("valid", ""))
             keys = batch.keys.take(rows)
             columns.append(pl.Series("revision", revisions))
-            frames.append(state.plan.frame(keys, found.starts[rows], found.ends[rows], columns))
+            frames.append(plan.frame(keys, found.starts[rows], found.ends[rows], columns))
         frame = pl.concat(frames, rechunk=True)
         meta = updated_meta(
             batch.meta, found.ends, time, key_hashes=batch.keys.hashes, starts=found.starts,
@@ -129,13 +131,13 @@ class Sessions:
         return Batch(frame, meta, batch.keys)
 
     def _release(self, state: SessionState, time: StepTime) -> Batch:
-        table = state.table
+        plan, table = state.shape.plan(self.aggregates, self.verb), state.table
         sessions = np.empty(0, np.int64) if time.end is None else table.due(time.end)
         read = sessions if self.emit == "close" else sessions[:0]
         keys = table.keys.key_bytes(table.key[read])
         starts, ends = table.start[read], table.end[read]
-        values = state.plan.aggregates.read(state.parts, read)
-        made = Batch(state.plan.frame(keys, starts, ends, values), released_meta(ends, time, keys.hashes, starts), keys)
+        values = plan.aggregates.read(state.parts, read)
+        made = Batch(plan.frame(keys, starts, ends, values), released_meta(ends, time, keys.hashes, starts), keys)
         if sessions.size:
             for part in (*state.parts, state.revisions):
                 part.clear(sessions)

@@ -75,27 +75,29 @@ def add_wide_square(limbs: Int64s, x: float, sign: int) -> None:
 def carry(limbs: Int64s) -> None:
     """Brings every limb but the highest into 0..2**32-1; the highest carries the sign."""
     over = np.int64(0)
-    for at in range(LIMBS - 1):
+    top = limbs.size - 1
+    for at in range(top):
         value = limbs[at] + over
         limbs[at] = value & np.int64(0xFFFFFFFF)
         over = value >> 32
-    limbs[LIMBS - 1] += over
+    limbs[top] += over
 
 
 @kernel
-def round_half_even(limbs: Int64s) -> float:
+def round_half_even(limbs: Int64s, lowest: int) -> float:
     """The float64 nearest to the row's value, ties to even; zero is +0.0, what is out of range an infinity.
 
+    lowest  bit 0 of the row has the value 2**-lowest, which is at least 1074
     The row is carried in passing, which does not change its value.
     """
     carry(limbs)
     sign = 1.0
     work = limbs
-    if limbs[LIMBS - 1] < 0:
+    if limbs[limbs.size - 1] < 0:
         work = -limbs
         carry(work)
         sign = -1.0
-    top = LIMBS - 1
+    top = limbs.size - 1
     while top >= 0 and work[top] == 0:
         top -= 1
     if top < 0:
@@ -105,7 +107,7 @@ def round_half_even(limbs: Int64s) -> float:
         length += 1
     highest = top * 32 + length - 1  # the bit number of the leading one
     # The last bit that the result can hold: 52 below the leading one, but never below 2**-1074.
-    last = max(highest - 52, LOWEST_BIT - 1074)
+    last = max(highest - 52, lowest - 1074)
     mantissa = np.int64(0)
     for place in range(top, -1, -1):
         low_bit = place * 32
@@ -126,7 +128,48 @@ def round_half_even(limbs: Int64s) -> float:
         if rest or mantissa & 1:
             mantissa += 1
     # mantissa <= 2**53 is exact as a float and already stands on the result's grid: nothing is rounded again here.
-    return sign * math.ldexp(np.float64(mantissa), last - LOWEST_BIT)
+    return sign * math.ldexp(np.float64(mantissa), last - lowest)
+
+
+@kernel
+def _magnitude(limbs: Int64s) -> Int64s:
+    """The carried limbs of the row's absolute value, as a new row."""
+    out = limbs.copy()
+    carry(out)
+    if out[out.size - 1] < 0:
+        out = -out
+        carry(out)
+    return out
+
+
+@kernel
+def wide_variance_numerator(total: Int64s, squares: Int64s, n: int) -> float:
+    """n * squares - total**2 of two rows, formed exactly and rounded once."""
+    root = _magnitude(total)
+    carry(squares)
+    out = np.zeros(2 * LIMBS + 2, np.int64)
+    used = LIMBS
+    while used > 0 and root[used - 1] == 0:
+        used -= 1
+    for i in range(used):
+        over = np.uint64(0)
+        for j in range(used):
+            # At most (2**32 - 1)**2 + 2 * (2**32 - 1), which is the largest uint64.
+            over += np.uint64(root[i]) * np.uint64(root[j]) + np.uint64(out[i + j])
+            out[i + j] = np.int64(over & _LOW32)
+            over >>= np.uint64(32)
+        out[i + used] = np.int64(over)
+    # Bit 0 of a product of two rows is 2**-(2 * LOWEST_BIT): squares move up by LOWEST_BIT bits, which is 70 limbs.
+    shift = LOWEST_BIT // 32
+    low, high = n & 0xFFFFFFFF, n >> 32
+    for k in range(out.size):
+        out[k] = -out[k]
+    for k in range(LIMBS - 1):
+        for part, place in ((low, shift + k), (high, shift + k + 1)):
+            term = np.uint64(squares[k]) * np.uint64(part)
+            out[place] += np.int64(term & _LOW32)
+            out[place + 1] += np.int64(term >> np.uint64(32))
+    return round_half_even(out, 2 * LOWEST_BIT)
 
 
 def integer(limbs: Int64s) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal
 
 import numpy as np
@@ -61,6 +62,41 @@ class WindowPlan:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class InputShape:
+    """What a state keeps of its input's type, so that a step can be planned again from the state alone.
+
+    columns  a frame without rows: the key's columns and those under the aggregates
+    key      names of the key's columns
+    """
+
+    columns: pl.DataFrame
+    key: tuple[str, ...]
+
+    def plan(self, aggregates: tuple[tuple[str, Aggregate], ...], step: str) -> WindowPlan:
+        """The plan over these columns; what governs a column (unit, origins) is not in it."""
+        return _planned(tuple(self.columns.schema.items()), self.key, aggregates, step)
+
+
+def input_shape(stream: StreamType, aggregates: tuple[tuple[str, Aggregate], ...], step: str) -> InputShape:
+    """The shape of a stream as these aggregates see it; raises as `plan_windows`."""
+    plan_windows(stream, dict(aggregates), step)
+    key = stream.require_key(step)
+    names = dict.fromkeys((*key, *(aggregate.column for _, aggregate in aggregates if aggregate.column)))
+    return InputShape(pl.DataFrame(schema={name: stream.schema[name].dtype for name in names}), key)
+
+
+@lru_cache(maxsize=256)
+def _planned(
+    columns: tuple[tuple[str, pl.DataType], ...],
+    key: tuple[str, ...],
+    aggregates: tuple[tuple[str, Aggregate], ...],
+    step: str,
+) -> WindowPlan:
+    schema = Schema(tuple(Field(name, dtype, True) for name, dtype in columns))
+    return plan_windows(StreamType(schema, key), dict(aggregates), step)
+
+
 def plan_windows(stream: StreamType, aggregates: Mapping[str, Aggregate], step: str) -> WindowPlan:
     """The plan of a window step; raises DefinitionError where the stream has no key or an aggregate does not fit."""
     key = tuple(stream.schema[name] for name in stream.require_key(step))
@@ -74,7 +110,7 @@ class WindowState:
     revisions  int64[panes]  how many rows a pane took in; only kept where each of them is emitted
     """
 
-    plan: WindowPlan
+    shape: InputShape
     panes: Panes
     parts: tuple[Accumulator, ...]
     revisions: Counts
@@ -108,8 +144,9 @@ class Windows:
 
     def open(self, *inputs: StreamType) -> WindowState:
         """No window yet."""
-        plan = plan_windows(inputs[0], dict(self.aggregates), self.verb)
-        return WindowState(plan, Panes(), plan.aggregates.open(), counts())
+        shape = input_shape(inputs[0], self.aggregates, self.verb)
+        parts = shape.plan(self.aggregates, self.verb).aggregates.open()
+        return WindowState(shape, Panes(), parts, counts())
 
     def process(self, state: WindowState, inputs: tuple[Batch, ...], time: StepTime) -> tuple[WindowState, Output]:
         """Adds the rows, then releases what is due by the end of the step."""
@@ -138,6 +175,7 @@ class Windows:
 
     def _add(self, state: WindowState, batch: Batch, time: StepTime) -> Batch | None:
         assert batch.keys is not None  # the plan lets only keyed streams in
+        plan = state.shape.plan(self.aggregates, self.verb)
         first, last = self._first_open(batch.meta), self._last(batch.meta)
         rows: Int64s | None = None
         starts = first
@@ -153,28 +191,29 @@ class Windows:
         values = Inputs(batch, rows)
         time.fates.absorb(batch.meta[:, ACCOUNT])
         if self.emit == "close":
-            state.plan.aggregates.add(state.parts, panes, values)
+            plan.aggregates.add(state.parts, panes, values)
             return None
         state.revisions.grow(capacity)
-        columns = state.plan.aggregates.add_each(state.parts, panes, values)
+        columns = plan.aggregates.add_each(state.parts, panes, values)
         (revisions,) = state.revisions.add_each(panes, *values.form("valid", ""))
         keys = batch.keys if rows is None else batch.keys.take(rows)
         meta = batch.meta if rows is None else batch.meta[rows]
         ends = starts + self.span_us
-        frame = state.plan.frame(keys, starts, ends, [*columns, pl.Series("revision", revisions)])
+        frame = plan.frame(keys, starts, ends, [*columns, pl.Series("revision", revisions)])
         made = updated_meta(meta, ends, time, key_hashes=keys.hashes, starts=starts, revisions=revisions)
         return Batch(frame, made, keys)
 
     def _release(self, state: WindowState, time: StepTime) -> Batch:
+        plan = state.shape.plan(self.aggregates, self.verb)
         panes = np.empty(0, np.int64) if time.end is None else state.panes.due(time.end)
         slots, starts = state.panes.table.pairs(panes)
         keys = state.panes.keys.key_bytes(slots)
         ends = starts + self.span_us
         read = panes if self.emit == "close" else panes[:0]
-        values = state.plan.aggregates.read(state.parts, read)
+        values = plan.aggregates.read(state.parts, read)
         if self.emit == "update":
             keys, starts, ends = keys.take(read), starts[:0], ends[:0]
-        made = Batch(state.plan.frame(keys, starts, ends, values), released_meta(ends, time, keys.hashes, starts), keys)
+        made = Batch(plan.frame(keys, starts, ends, values), released_meta(ends, time, keys.hashes, starts), keys)
         if panes.size and time.end is not None:
             for part in (*state.parts, *([state.revisions] if self.emit == "update" else [])):
                 part.clear(panes)

@@ -17,6 +17,7 @@ from streamproc.errors import DefinitionError, TypeMismatch, UnknownColumn
 from streamproc.operators import aggregates as of
 from streamproc.operators.sessions import Sessions, session
 from streamproc.operators.windows import Windows, sliding, tumbling
+from streamproc.state import export_state, import_state
 
 LAWS = settings(max_examples=200, deadline=None)
 SECOND = 1_000_000
@@ -165,6 +166,20 @@ def test_windows_equal_their_twin(operator: Any, stream: Stream) -> None:
 @given(operators(), streams(), cuts())
 def test_a_cut_does_not_show(operator: Any, stream: Stream, places: list[int]) -> None:
     same(run(operator, stream), run(operator, stream, places))
+
+
+@LAWS
+@given(operators(), streams(), cuts())
+def test_a_snapshot_between_any_two_batches_changes_nothing(operator: Any, stream: Stream, places: list[int]) -> None:
+    def restored(state: Any) -> Any:
+        arrays = {name: array.copy() for name, array in export_state(state).items()}
+        again = import_state(operator.open(STREAM), arrays)
+        assert {name: array.tobytes() for name, array in export_state(again).items()} == {
+            name: array.tobytes() for name, array in arrays.items()
+        }
+        return again
+
+    same(run(operator, stream), run(operator, stream, places, through=restored))
 
 
 @LAWS
