@@ -239,6 +239,15 @@ class TestTimestamps:
         assert stamps[:2].tolist() == [50_000, 20_000]
         assert stamps[2] > 50_000
 
+    def test_given_and_stamped_records_go_into_one_transaction(self, log: Log) -> None:
+        transaction = log.producer("writer").begin()
+        for timestamps in ([50_000], None, [20_000], None):
+            transaction.append(block_of("t", 0, [b"a"], timestamps=timestamps))
+        transaction.commit()
+        stamps = np.concatenate([block.timestamps for block in read_all(log, T0)])
+        assert stamps[[0, 2]].tolist() == [50_000, 20_000]
+        assert stamps[1] == stamps[3] > 50_000
+
     def test_look_up_by_time_gives_the_first_record_that_is_not_older(self, log: Log) -> None:
         first, _ = write(log, T0, [b"a", b"b", b"c"], timestamps=[10_000, 50_000, 20_000])
         second, _ = write(log, T0, [b"d"], timestamps=[40_000])

@@ -176,7 +176,7 @@ class TestSeveral:
             assert list(log.check()) == []
 
     def test_processes_that_create_the_same_log_at_once_agree(self, tmp_path: Path) -> None:
-        for round_ in range(4):
+        for round_ in range(2):
             path, barrier = tmp_path / f"new{round_}.db", CONTEXT.Barrier(6)
             processes = [CONTEXT.Process(target=open_together, args=(path, n, barrier)) for n in range(6)]
             for process in processes:
@@ -249,6 +249,12 @@ class TestLarge:
                 sizes.append(len(log.read(T0, at)))
                 at += sizes[-1]
             assert sizes == [65_536, 65_536, 65_536, 3_392]
+
+    def test_every_commit_reaches_the_disk(self, path: Path) -> None:
+        with EmbeddedLog(path) as log:
+            (synchronous,) = log._database.execute("PRAGMA synchronous").fetchone()
+            (mode,) = log._database.execute("PRAGMA journal_mode").fetchone()
+        assert (synchronous, mode) == (2, "wal"), "2 is FULL: fsync of the WAL at each commit"
 
     def test_offsets_are_dense_over_commits_and_aborts(self, path: Path) -> None:
         with EmbeddedLog(path) as log:
