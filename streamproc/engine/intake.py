@@ -63,7 +63,7 @@ class Units:
     idle: bool = False
 
     def __len__(self) -> int:
-        return self.units.shape[0]
+        return int(self.units.shape[0])
 
     def slice(self, start: int, stop: int) -> Units:
         """Units start..stop; shares all buffers."""

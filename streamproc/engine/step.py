@@ -165,11 +165,10 @@ class _Step:
         self.order = np.empty(n, np.int64)
         self.order[unit_of] = np.arange(n)
         self.unit_of = unit_of
-        channel = np.repeat(np.arange(len(parts)), sizes)
-        self.unit_channel = channel
+        self.unit_channel = np.repeat(np.arange(len(parts)), sizes)
         inlets = np.array([c.inlet for c in self.channels], np.int64)
         ordered = joined[unit_of]
-        self.fates = StepFates(self.first_account, inlets[channel[unit_of]], ordered[:, unit.KIND], len(self.stage.stage.inputs))
+        self.fates = StepFates(self.first_account, inlets[self.unit_channel[unit_of]], ordered[:, unit.KIND], len(self.stage.stage.inputs))
         self.operator_fates = Fates()
         for number, part in enumerate(self.given.units):
             if len(part):

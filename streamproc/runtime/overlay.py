@@ -8,9 +8,15 @@ from streamproc.ports import Block, Log, Membership, Producer, TopicPartition, T
 
 
 class OverlayLog:
-    """The topics in `shared` come from `history`, read-only; everything else lives in `scratch`."""
+    """The topics in `shared` come from `history`, read-only; everything else lives in `scratch`.
 
-    def __init__(self, history: Log, scratch: Log, shared: frozenset[str]) -> None:
+    starts  where history begins for this run, for partitions that are not to be read from their start
+    """
+
+    def __init__(
+        self, history: Log, scratch: Log, shared: frozenset[str], *, starts: Mapping[TopicPartition, int] | None = None
+    ) -> None:
+        self._starts = dict(starts or {})
         self._history = history
         self._scratch = scratch
         self._shared = shared
@@ -37,7 +43,8 @@ class OverlayLog:
 
     def start_offset(self, partition: TopicPartition) -> int:
         """The first offset held."""
-        return self._of(partition.topic).start_offset(partition)
+        first = self._of(partition.topic).start_offset(partition)
+        return max(first, self._starts.get(partition, first))
 
     def end_offset(self, partition: TopicPartition) -> int:
         """One past the last committed record."""

@@ -217,18 +217,19 @@ def replay_by_event_time(
     scratch: Log,
     *,
     close: bool = True,
+    starts: Mapping[TopicPartition, int] | None = None,
     ends: Mapping[TopicPartition, int] | None = None,
     on_commit: Callable[[Progress], None] | None = None,
 ) -> tuple[Binding, OverlayLog, Progress]:
     """Computes history afresh, in order of event time, into a scratch log; the live topics and groups stay as they are.
 
-    ends  where each source partition ends; by default where it ends now
+    starts, ends  where each source partition begins and ends; by default all that is there now
 
     Gives the binding and log of the run: its sinks hold the results.
     """
     plan = plan_topology(topology, registry)
     shared = frozenset(node.origin.topic for node in plan.sources if isinstance(node.origin, Source))
-    log = OverlayLog(history, scratch, shared)
+    log = OverlayLog(history, scratch, shared, starts=starts)
     binding = bind(topology, log, registry)
     until = dict(ends) if ends is not None else source_ends(binding, log)
     worker = Worker(binding, log, member="replay", until_end=until, close=close, in_stages=True, on_commit=on_commit)

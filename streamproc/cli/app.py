@@ -1,0 +1,91 @@
+"""The command `streamproc`: verbs, loaded when they are used, and one way to fail.
+
+Exit 0: fine. Exit 1: a finding (a replay that diverges, a difference, a failed check). Exit 2: misuse, or something that
+cannot be used. Answers go to stdout, everything else to stderr. A user's mistake never shows a traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Final
+
+import click
+
+_VERBS: Final = {
+    "check": ("streamproc.cli.check:check", "Plan a topology and say what is wrong with it; runs nothing."),
+    "contracts": ("streamproc.cli.contracts:contracts", "List, register and check contracts."),
+    "demo": ("streamproc.cli.demo:demo", "Run the retail topology on real events, replay it, and prove both equal."),
+    "describe": ("streamproc.cli.check:describe", "Show stages, steps, schemas and topics of a topology."),
+    "diff": ("streamproc.cli.diff:diff", "Compare two topics or files, row by row."),
+    "dlq": ("streamproc.cli.dlq:dlq", "List, show and replay dead letters."),
+    "produce": ("streamproc.cli.produce:produce", "Write a file's rows to a topic."),
+    "replay": ("streamproc.cli.replay:replay", "Run history again: as recorded, or afresh by event time."),
+    "run": ("streamproc.cli.run:run", "Run a topology as a worker."),
+    "subscribe": ("streamproc.cli.subscribe:subscribe", "Print a topic's rows as JSON lines."),
+    "topics": ("streamproc.cli.topics:topics", "List the topics of the log."),
+    "verify": ("streamproc.cli.verify:verify", "Hold the log against the journal."),
+}
+
+
+class _Verbs(click.Group):
+    """Knows its commands by name and loads one when it is called: `--help` must not import an engine."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _VERBS:
+            return None
+        module, _, name = _VERBS[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _VERBS and not args[0].startswith("-"):
+            from streamproc.errors import did_you_mean
+
+            raise click.UsageError(f"there is no command '{args[0]}'; {did_you_mean(args[0], _VERBS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in sorted(_VERBS.items())])
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="streamproc", prog_name="streamproc")
+def cli() -> None:
+    """Event processing over durable logs: exact, replayable, one topology for live and history.
+
+    Begin with 'streamproc demo'. A TOPOLOGY is module:name or path/to/file.py:name; the name may be left out where the
+    file has one topology.
+    """
+
+
+def main() -> None:
+    """Runs the command line; gives the process its exit code."""
+    from streamproc.errors import StreamprocError, VerificationError
+
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Exit as leave:
+        sys.exit(leave.exit_code)
+    except click.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as misuse:
+        misuse.show()
+        sys.exit(2)
+    except VerificationError as finding:
+        click.echo(f"{type(finding).__name__}: {finding}", err=True)
+        sys.exit(1)
+    except StreamprocError as refused:
+        click.echo(f"{type(refused).__name__}: {refused}", err=True)
+        sys.exit(2)
+    except BrokenPipeError:
+        # The reader of a pipe has gone: what it wanted, it has.
+        sys.stderr.close()
+        sys.exit(0)

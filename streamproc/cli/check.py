@@ -1,0 +1,153 @@
+"""`check` and `describe`: what the plan says, without running anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from streamproc.cli.render import put_json, put_table
+from streamproc.cli.workspace import Workspace, load_topology, workspace_options
+from streamproc.contracts.derive import avsc_text
+from streamproc.graph import Source
+from streamproc.planning.plan import Plan
+from streamproc.runtime.binding import plan_topology
+
+
+@click.command()
+@click.argument("topology")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@workspace_options
+def check(topology: str, as_json: bool, workspace: Workspace) -> None:
+    """Plan TOPOLOGY: names, types, units, keys, contracts. Runs nothing and needs no log."""
+    plan = plan_topology(load_topology(topology), workspace.registry())
+    derived = [sink for sink in plan.sinks if not sink.declared and not sink.forwards]
+    if as_json:
+        put_json(
+            {
+                "ok": True,
+                "topology": plan.topology.name,
+                "version": plan.topology.version,
+                "fingerprint": plan.logic,
+                "stages": len(plan.stages),
+                "steps": len(plan.nodes),
+                "derived_contracts": [str(sink.contract) for sink in derived],
+            }
+        )
+        return
+    click.echo(
+        f"{plan.topology.name} version {plan.topology.version} is sound: {len(plan.nodes)} steps in {len(plan.stages)} stages, "
+        f"fingerprint {plan.logic[:12]}"
+    )
+    for sink in derived:
+        click.echo(
+            f"\nsink '{sink.name}' names no contract; to promise it to readers, commit this as schemas_avro/{sink.contract}.avsc:"
+        )
+        click.echo(avsc_text(sink.contract))
+
+
+@click.command()
+@click.argument("topology")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@workspace_options
+def describe(topology: str, as_json: bool, workspace: Workspace) -> None:
+    """Show the stages of TOPOLOGY with their steps, schemas, topics and fingerprints."""
+    plan = plan_topology(load_topology(topology), workspace.registry())
+    described = description(plan)
+    if as_json:
+        put_json(described)
+        return
+    about = plan.topology
+    click.echo(
+        f"{about.name} version {about.version}"
+        + (f", owned by {about.owner}" if about.owner else "")
+        + (f", for {about.scope}" if about.scope else "")
+    )
+    if about.doc:
+        click.echo(about.doc)
+    for stage in described["stages"]:
+        rows = [
+            (
+                step["name"],
+                step["kind"],
+                ", ".join(step["reads"]),
+                ", ".join(step["key"]) if step["key"] is not None else "-",
+                "yes" if step["ordered"] else "",
+                ", ".join(f"{n}: {t}" for n, t in step["columns"].items()),
+            )
+            for step in stage["steps"]
+        ]
+        put_table(
+            f"stage {stage['index']}" + (" (one task)" if stage["single"] else ""),
+            ("step", "kind", "reads", "key", "ordered", "columns"),
+            rows,
+        )
+    put_table(
+        "sinks",
+        ("sink", "topic", "contract", "how"),
+        [
+            (
+                s["name"],
+                s["topic"],
+                s["contract"],
+                "forwarded" if s["forwards"] else "declared" if s["declared"] else "derived",
+            )
+            for s in described["sinks"]
+        ],
+    )
+
+
+def description(plan: Plan) -> dict[str, Any]:
+    """A plan as plain values, for catalogues."""
+    return {
+        "topology": plan.topology.name,
+        "version": plan.topology.version,
+        "owner": plan.topology.owner,
+        "scope": plan.topology.scope,
+        "fingerprint": plan.logic,
+        "sources": [
+            {
+                "topic": node.origin.topic,
+                "contract": str(node.contract),
+                "event_time": node.origin.event_time,
+                "lateness_us": node.origin.lateness_us,
+                "reads": sorted(node.columns),
+            }
+            for node in plan.sources
+            if isinstance(node.origin, Source)
+        ],
+        "stages": [
+            {
+                "index": stage.index,
+                "single": stage.single,
+                "steps": [
+                    {
+                        "name": node.name,
+                        "rank": node.rank,
+                        "kind": "source" if isinstance(node.origin, Source) else node.origin.verb,
+                        "reads": [
+                            plan.nodes[rank].name + ("" if port == "rows" else f".{port}") for rank, port in node.inputs
+                        ],
+                        "key": node.type.keyed_by,
+                        "ordered": node.type.ordered,
+                        "state": node.state,
+                        "logic": node.logic,
+                        "columns": {field.name: str(field.dtype) for field in node.type.schema},
+                    }
+                    for node in stage.nodes
+                ],
+            }
+            for stage in plan.stages
+        ],
+        "sinks": [
+            {
+                "name": sink.name,
+                "topic": sink.topic,
+                "contract": str(sink.contract),
+                "declared": sink.declared,
+                "forwards": sink.forwards,
+                "stage": sink.stage,
+            }
+            for sink in plan.sinks
+        ],
+    }

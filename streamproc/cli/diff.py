@@ -1,0 +1,93 @@
+"""`diff`: two topics or files, as sets of rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import polars as pl
+
+from streamproc.cli.render import put_json
+from streamproc.cli.workspace import Workspace, workspace_options
+from streamproc.errors import InputError, UnknownColumn, UnknownTopic, did_you_mean
+from streamproc.runtime.compare import compare
+from streamproc.runtime.reading import read_topic
+
+_READERS = {
+    ".parquet": pl.read_parquet,
+    ".jsonl": pl.read_ndjson,
+    ".ndjson": pl.read_ndjson,
+    ".csv": pl.read_csv,
+    ".avro": None,
+}
+
+
+@click.command()
+@click.argument("a")
+@click.argument("b")
+@click.option(
+    "--key",
+    multiple=True,
+    metavar="COLUMN",
+    help="Columns that say which rows of A and B are the same one; then changed rows are told apart.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@workspace_options
+def diff(a: str, b: str, key: tuple[str, ...], as_json: bool, workspace: Workspace) -> None:
+    """Compare A and B, each a topic or a file (.parquet, .csv, .jsonl, .avro), whatever their order. Exit 1 if they differ."""
+    left, right = _rows(a, workspace), _rows(b, workspace)
+    for column in key:
+        for name, frame in ((a, left), (b, right)):
+            if column not in frame.columns:
+                raise UnknownColumn(f"'{name}' has no column '{column}'", hint=did_you_mean(column, frame.columns))
+    result = compare(left, right, key=key)
+    if as_json:
+        put_json(
+            {
+                "equal": result.equal,
+                "rows_a": left.height,
+                "rows_b": right.height,
+                "same": result.same,
+                "changed": result.changed,
+                "only_a": result.only_left,
+                "only_b": result.only_right,
+                "first": result.first,
+            }
+        )
+    elif result.equal:
+        click.echo(f"equal: {result.same:,} rows")
+    else:
+        click.echo(
+            f"{result.same:,} rows are the same"
+            + (f", {result.changed:,} changed" if key else "")
+            + f", {result.only_left:,} only in {a}, {result.only_right:,} only in {b}"
+        )
+        click.echo(f"first difference: {result.first}")
+    if not result.equal:
+        raise click.exceptions.Exit(1)
+
+
+def _rows(name: str, workspace: Workspace) -> pl.DataFrame:
+    path = Path(name)
+    if path.suffix in _READERS:
+        if not path.exists():
+            raise InputError(f"there is no file '{name}'", hint="name a file or a topic")
+        try:
+            frame = _avro(path) if path.suffix == ".avro" else _READERS[path.suffix](path)  # type: ignore[misc]  # None is .avro
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise InputError(
+                f"'{name}' cannot be read: {error}", hint="name a file that streamproc or Polars wrote"
+            ) from None
+    else:
+        with workspace.log() as log:
+            if name not in log.topics():
+                raise UnknownTopic(f"'{name}' is neither a file nor a topic", hint=did_you_mean(name, log.topics()))
+            frame = read_topic(log, workspace.registry(), name)
+    return frame.drop("_partition", "_offset", strict=False)
+
+
+def _avro(path: Path) -> pl.DataFrame:
+    from connectors.files.avro_container import container_frames
+
+    frames = [frame for frame, _ in container_frames(path, rows=100_000)]
+    return pl.concat(frames) if frames else pl.DataFrame()

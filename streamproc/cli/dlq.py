@@ -1,0 +1,173 @@
+"""`dlq`: dead letters, counted, shown, and sent again after a fix."""
+
+from __future__ import annotations
+
+import click
+import numpy as np
+import polars as pl
+
+from streamproc.cli.render import put_json, put_table
+from streamproc.cli.workspace import Workspace, load_topology, workspace_options
+from streamproc.engine.compiled import Names
+from streamproc.engine.rejects import REJECTED, row_json
+from streamproc.errors import UnknownTopic
+from streamproc.hashing import partitions_of
+from streamproc.ports import Log, TopicPartition, block_of
+from streamproc.runtime.reading import TopicReader, read_blocks, read_topic
+
+
+@click.group()
+def dlq() -> None:
+    """Dead letters of a topology: records that could not be used, with reason and origin."""
+
+
+@dlq.command("list")
+@click.argument("topology")
+@click.option("--late", is_flag=True, help="Late rows in place of dead letters.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON array.")
+@workspace_options
+def list_letters(topology: str, late: bool, as_json: bool, workspace: Workspace) -> None:
+    """Count the dead letters of TOPOLOGY by source, step and reason."""
+    with workspace.log() as log:
+        frame = _letters(log, workspace, topology, late=late)
+    counts = (
+        frame.group_by("topic", "step", "reason")
+        .len("rows")
+        .sort("rows", "topic", "step", "reason", descending=[True, False, False, False])
+    )
+    if as_json:
+        put_json(counts.to_dicts())
+    else:
+        put_table("", tuple(counts.columns), counts.rows())
+
+
+@dlq.command("show")
+@click.argument("topology")
+@click.option("--late", is_flag=True, help="Late rows in place of dead letters.")
+@click.option("--reason", default=None, help="Only those with this reason.")
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="JSON lines with everything, payload as hexadecimal text.")
+@workspace_options
+def show_letters(
+    topology: str, late: bool, reason: str | None, limit: int, as_json: bool, workspace: Workspace
+) -> None:
+    """Show dead letters of TOPOLOGY: origin, reason, and the row as far as it can be read."""
+    with workspace.log() as log:
+        frame = _letters(log, workspace, topology, late=late)
+        if reason is not None:
+            frame = frame.filter(pl.col("reason") == reason)
+        frame = frame.head(limit)
+        if as_json:
+            for line in row_json(frame):
+                click.echo(line.decode())
+            return
+        reader = TopicReader(workspace.registry())
+        rows = [
+            (f"{row['topic']}-{row['partition']}@{row['offset']}", row["step"], row["reason"], _readable(row, reader))
+            for row in frame.to_dicts()
+        ]
+    put_table("", ("origin", "step", "reason", "row"), rows)
+
+
+@dlq.command("replay")
+@click.argument("topology")
+@click.option("--reason", default=None, help="Only those with this reason.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be sent.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@workspace_options
+def replay_letters(topology: str, reason: str | None, dry_run: bool, as_json: bool, workspace: Workspace) -> None:
+    """Send dead letters of TOPOLOGY to their source topics again, each exactly once, with key and payload as they came.
+
+    What was sent is remembered in the same transaction: a second call sends only what came since. Rows that were made inside
+    the topology have no record to send and are counted as skipped.
+    """
+    name = load_topology(topology)
+    with workspace.log() as log:
+        letters = _topic(log, workspace, topology, late=False)
+        group = f"{name.name}.dlq.replay" + (f".{reason}" if reason else "")
+        places = [TopicPartition(letters, p) for p in range(log.topics()[letters].partitions)]
+        done = log.committed(group)
+        starts = {place.partition: done.get(place, log.start_offset(place)) for place in places}
+        ends = {place.partition: log.end_offset(place) for place in places}
+        reader = TopicReader(workspace.registry())
+        frames = [f for block in read_blocks(log, letters, starts=starts, ends=ends) for f in reader.frames(block)]
+        frame = pl.concat(frames) if frames else pl.DataFrame(schema=REJECTED.schema.polars())
+        if reason is not None:
+            frame = frame.filter(pl.col("reason") == reason)
+        whole = frame.filter((pl.col("encoding") == "record") & pl.col("topic").is_in(list(log.topics())))
+        sent = {}
+        producer = log.producer(group)
+        transaction = producer.begin()
+        for (topic,), rows in whole.group_by(["topic"], maintain_order=True):
+            sent[str(topic)] = rows.height
+            partitions = log.topics()[str(topic)].partitions
+            for (partition,), part in rows.with_columns(_place=_partitions(rows, partitions)).group_by(
+                ["_place"], maintain_order=True
+            ):
+                transaction.append(
+                    block_of(str(topic), int(str(partition)), part["payload"].to_list(), keys=part["key"].to_list())
+                )
+        transaction.commit_offsets(group, {place: ends[place.partition] for place in places})
+        if dry_run:
+            transaction.abort()
+        else:
+            transaction.commit()
+        producer.close()
+    skipped = frame.height - whole.height
+    if as_json:
+        put_json({"sent": sent, "skipped": skipped, "dry_run": dry_run})
+    else:
+        click.echo(
+            f"{'would send' if dry_run else 'sent'} {whole.height:,} records again"
+            + (f", {skipped:,} skipped: no record of theirs is left" if skipped else "")
+        )
+        if sent:
+            put_table("", ("topic", "records"), sorted(sent.items()))
+
+
+def _partitions(rows: pl.DataFrame, count: int) -> pl.Series:
+    """Where each record belongs: by its key, else where it was."""
+    keys = rows["key"].to_list()
+    block = block_of("", 0, keys)
+    by_key = partitions_of(block.buffer, block.value_starts, block.value_ends, count)
+    return pl.Series(np.where(by_key < 0, rows["partition"].to_numpy() % count, by_key))
+
+
+def _topic(log: Log, workspace: Workspace, topology: str, *, late: bool) -> str:
+    del workspace
+    value = load_topology(topology)
+    names = Names(value.name, value.version)
+    topic = names.late if late else names.dead_letters
+    if topic not in log.topics():
+        raise UnknownTopic(
+            f"topology '{value.name}' never ran on this log", hint=f"run it first: 'streamproc run {topology}'"
+        )
+    return topic
+
+
+def _letters(log: Log, workspace: Workspace, topology: str, *, late: bool) -> pl.DataFrame:
+    return read_topic(log, workspace.registry(), _topic(log, workspace, topology, late=late), REJECTED.schema.polars())
+
+
+def _readable(row: dict[str, object], reader: TopicReader) -> str:
+    payload = row["payload"]
+    if not isinstance(payload, bytes):
+        return ""
+    if row["encoding"] == "json":
+        return payload.decode(errors="replace")
+    block = block_of("t", 0, [payload])
+    stamped = type(block)(
+        block.topic,
+        0,
+        np.zeros(1, np.int64),
+        np.zeros(1, np.int64),
+        block.buffer,
+        block.value_starts,
+        block.value_ends,
+        block.key_starts,
+        block.key_ends,
+    )
+    for frame in reader.frames(stamped):
+        if frame.height:
+            return row_json(frame.drop("_partition", "_offset"))[0].decode()
+    return payload[:48].hex()

@@ -1,0 +1,201 @@
+"""What every command needs: the log, the contracts, the checkpoints and the topology that its options name."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import os
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from connectors.checkpoints import DirectoryCheckpoints
+from connectors.embedded import EmbeddedLog
+from connectors.registry import FolderRegistry
+from streamproc.errors import InputError, did_you_mean
+from streamproc.planning.topology import Topology
+
+DEFAULT: Final = ".streamproc"
+"""Where a project keeps its embedded log and checkpoints if no binding says otherwise."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A binding, settled: paths of the embedded log, of checkpoints, and of contract folders."""
+
+    log_path: Path
+    checkpoints_path: Path
+    contracts: tuple[Path, ...]
+    options: tuple[str, ...] = ()
+    """The options that say all this again to another process."""
+
+    @contextlib.contextmanager
+    def log(self, *, create: bool = False) -> Iterator[EmbeddedLog]:
+        """The log, open; raises InputError where there is none and it is not to be created."""
+        if not create and not self.log_path.exists():
+            raise InputError(
+                f"there is no log at '{self.log_path}'",
+                hint="write to one with 'streamproc produce FILE TOPIC', or name another with --log or --bind",
+            )
+        if create:
+            self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        log = EmbeddedLog(self.log_path, create=create)
+        try:
+            yield log
+        finally:
+            log.close()
+
+    def checkpoints(self) -> DirectoryCheckpoints:
+        """The checkpoint directory."""
+        self.checkpoints_path.mkdir(parents=True, exist_ok=True)
+        return DirectoryCheckpoints(self.checkpoints_path)
+
+    def registry(self) -> FolderRegistry:
+        """Contracts of the project, then those that ship with the package."""
+        return FolderRegistry(self.contracts)
+
+
+def workspace_options(command: F) -> F:
+    """Adds --bind and --log, and hands the command a `workspace`."""
+
+    def settled(bind: Path | None, log: Path | None, **others: Any) -> Any:
+        return command(workspace=_workspace(bind, log), **others)
+
+    settled.__name__, settled.__doc__ = command.__name__, command.__doc__
+    if hasattr(command, "__click_params__"):
+        settled.__click_params__ = command.__click_params__  # type: ignore[attr-defined]  # click keeps options there
+    path = click.Path(path_type=Path)
+    wrapped = click.option("--log", type=path, metavar="FILE", help=f"The embedded log.  [default: {DEFAULT}/log.db]")(
+        settled
+    )
+    return click.option(
+        "--bind", type=path, metavar="FILE", help="A TOML file that says where log, checkpoints and contracts are."
+    )(wrapped)  # type: ignore[return-value]  # click changes the signature
+
+
+def _workspace(bind: Path | None, log: Path | None) -> Workspace:
+    settings: dict[str, Any] = {}
+    home = Path(DEFAULT)
+    root = Path()
+    if bind is not None:
+        try:
+            settings = tomllib.loads(bind.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(
+                f"the binding '{bind}' cannot be read: {error.strerror}", hint="name a TOML file"
+            ) from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"the binding '{bind}' is not TOML: {error}", hint="see 'bindings' in the README"
+            ) from None
+        root = bind.parent
+        known = {"log", "checkpoints", "contracts"}
+        for name in sorted(set(settings) - known):
+            raise InputError(f"the binding '{bind}' sets '{name}'", hint=did_you_mean(name, known))
+    log_section = _section(settings, "log", bind, {"path"})
+    checkpoints = _section(settings, "checkpoints", bind, {"path"})
+    contracts = _section(settings, "contracts", bind, {"folders"})
+    log_path = log if log is not None else (root / log_section["path"] if "path" in log_section else home / "log.db")
+    folders = [root / folder for folder in contracts.get("folders", ["schemas_avro"])]
+    shipped = Path(str(files("schemas_avro")))
+    return Workspace(
+        log_path,
+        root / checkpoints["path"] if "path" in checkpoints else log_path.parent / f"{log_path.stem}.checkpoints",
+        (*folders, shipped),
+        (*(("--bind", str(bind)) if bind is not None else ()), *(("--log", str(log)) if log is not None else ())),
+    )
+
+
+def _section(settings: dict[str, Any], name: str, bind: Path | None, known: set[str]) -> dict[str, Any]:
+    section = settings.get(name, {})
+    if not isinstance(section, dict):
+        raise InputError(f"'{name}' in the binding '{bind}' is not a table", hint=f"write [{name}]")
+    for key in sorted(set(section) - known):
+        raise InputError(f"[{name}] in the binding '{bind}' sets '{key}'", hint=did_you_mean(key, known))
+    return section
+
+
+def load_topology(text: str) -> Topology:
+    """The topology that `module:name` or `path/to/file.py:name` names; the name is optional where there is only one.
+
+    Raises InputError that says what was looked for and what is there.
+    """
+    place, _, name = text.partition(":")
+    module = _module_of(place)
+    found = {key: value for key, value in vars(module).items() if isinstance(value, Topology)}
+    if name:
+        if name not in vars(module):
+            raise InputError(f"'{place}' has no name '{name}'", hint=did_you_mean(name, found))
+        value = vars(module)[name]
+        if not isinstance(value, Topology):
+            raise InputError(f"'{text}' is a {type(value).__name__}, not a topology", hint=did_you_mean(name, found))
+        return value
+    distinct = {id(value): value for value in found.values()}
+    if len(distinct) != 1:
+        there = f"it has {', '.join(sorted(found))}" if found else "it has none"
+        raise InputError(f"'{place}' does not say which topology is meant: {there}", hint=f"write {place}:name")
+    return next(iter(distinct.values()))
+
+
+def _module_of(place: str) -> Any:
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        if place.endswith(".py"):
+            path = Path(place)
+            if not path.exists():
+                raise InputError(
+                    f"there is no file '{place}'", hint="name a Python file or a module that defines a topology"
+                )
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            if spec is None or spec.loader is None:
+                raise InputError(f"'{place}' cannot be loaded", hint="name a Python file")
+            module = importlib.util.module_from_spec(spec)
+            sys.modules.setdefault(path.stem, module)
+            spec.loader.exec_module(module)
+            return module
+        return importlib.import_module(place)
+    except ModuleNotFoundError as missing:
+        if missing.name is not None and (place == missing.name or place.startswith(missing.name + ".")):
+            raise InputError(
+                f"there is no module '{place}'",
+                hint="write module:name or path/to/file.py:name, from the project's folder",
+            ) from None
+        raise InputError(
+            f"'{place}' needs the module '{missing.name}', which is not installed", hint="install it"
+        ) from None
+    except SyntaxError as error:
+        raise InputError(f"'{place}' line {error.lineno}: {error.msg}", hint="mend the file") from None
+    except (InputError, click.ClickException):
+        raise
+    except Exception as error:
+        from streamproc.errors import StreamprocError
+
+        if isinstance(error, StreamprocError):
+            raise
+        line = _line_of(error, place)
+        raise InputError(
+            f"'{place}'{line} fails when it is loaded: {type(error).__name__}: {error}", hint="mend the file"
+        ) from None
+
+
+def _line_of(error: BaseException, place: str) -> str:
+    trace = error.__traceback__
+    line = ""
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename.endswith(
+            place.replace(".", "/") + ".py"
+        ) or trace.tb_frame.f_code.co_filename.endswith(place):
+            line = f" line {trace.tb_lineno}"
+        trace = trace.tb_next
+    return line
