@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from streamproc.batch import DUE, EVENT_TIME, ROW, Batch
@@ -22,7 +23,14 @@ from streamproc.hashing import kernel
 from streamproc.operator import Output, StepTime, StreamType
 from streamproc.operators.deadlines import BLOCK, NEVER
 from streamproc.operators.event_order import absorb, pass_in_order
-from streamproc.operators.join_columns import output_name, reads_of, require_same_key, require_suffix, right_columns
+from streamproc.operators.join_columns import (
+    only_columns,
+    output_name,
+    reads_of,
+    require_same_key,
+    require_suffix,
+    right_columns,
+)
 from streamproc.operators.key_runs import (
     BASE,
     FIRST,
@@ -32,6 +40,7 @@ from streamproc.operators.key_runs import (
     KeyRuns,
     first_at_or_after,
     insert,
+    is_full,
     key_runs,
     make_place,
     merge_by_position,
@@ -131,8 +140,8 @@ class AsOf:
         runs.make_room(int(owners.max(initial=-1)) + 1)
         moments = np.ascontiguousarray(right.event_time)
         ends = np.full(len(right), NEVER, np.int64) if self.max_age_us is None else moments + self._horizon
-        store = replace(right, frame=right.frame.select(rows.old.columns))
-        numbers = rows.append(store, ends, owners=owners)
+        brought = replace(right, frame=only_columns(right.frame, rows.old.columns))
+        numbers = rows.append(brought, ends, owners=owners)
         runs.arena, found = _look_up(
             runs.runs, runs.arena, runs.free, runs.used, rows.deadlines, rows.minima,
             merge_by_position(_positions(left), _positions(right), state.in_order),
@@ -149,16 +158,16 @@ class AsOf:
             known &= age <= self._horizon
             status = np.where(known, np.where(age > self.max_age_us, _EXPIRED, _MATCHED), _MISSING).astype(np.int64)
         matched = status == _MATCHED
-        found = state.rows.frame(numbers[matched])
-        if not matched.all():
-            places = pl.DataFrame({"place": np.cumsum(matched) - 1, "matched": matched})
-            index = places.select(pl.when("matched").then("place")).to_series()
-            found = found.select(pl.all().gather(index))
+        if matched.any():
+            found = state.rows.frame(numbers[matched])
+            if found.width and not matched.all():
+                found = found[_null_where(~matched, np.cumsum(matched) - 1)]
+        else:
+            found = state.rows.old.clear(len(left))
         names = left.frame.columns
         columns = [column.alias(output_name(column.name, names, self.suffix)) for column in found.get_columns()]
         said, aged = self._made
-        ages = pl.DataFrame({"age": age, "known": known}).select(pl.when("known").then("age").alias(aged))
-        made = [_STATUSES[status].alias(said), ages.to_series()]
+        made = [_STATUSES[status].alias(said), _null_where(~known, age).alias(aged)]
         return left.with_frame(pl.DataFrame([*left.frame.get_columns(), *columns, *made]))
 
     def _forget(self, state: AsOfState, time: StepTime) -> None:
@@ -167,12 +176,10 @@ class AsOf:
         due = rows.take_due(MIN_TIME if time.end is None else time.end)
         if not due.size:
             return
-        owners = rows.owners[due]
-        state.runs.drop(owners)
+        emptied = state.runs.drop(rows.owners[due])
+        if emptied.size:
+            state.table.release(emptied)
         rows.remove(due)
-        empty = state.runs.is_empty(owners)
-        if empty.size:
-            state.table.release(empty)
         numbers = rows.compact()
         if numbers is not None:
             state.runs.renumber(numbers)
@@ -211,6 +218,10 @@ def as_of(
     return Step(AsOf(age, require_suffix(suffix), chosen, name or "as_of"), (other,), name)
 
 
+def _null_where(mask: npt.NDArray[np.bool_], values: Int64s) -> pl.Series:
+    return pl.Series(values).set(pl.Series(mask), None) if mask.any() else pl.Series(values)
+
+
 def _positions(batch: Batch) -> Int64s:
     return np.ascontiguousarray(batch.meta[:, ROW : DUE + 2])
 
@@ -233,7 +244,8 @@ def _look_up(
             continue
         i -= left_slots.size
         slot, moment, number = right_slots[i], right_times[i], right_numbers[i]
-        arena = make_place(runs, arena, free, used, slot)
+        if is_full(runs, slot):
+            arena = make_place(runs, arena, free, used, slot)
         place = insert(runs, arena, slot, moment, number)
         start = runs[slot, BASE] + runs[slot, FIRST]
         # A row is superfluous once the watermark reaches the next row's event time: deadlines are strict, hence - 1.

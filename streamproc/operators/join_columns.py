@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import polars as pl
+
 from streamproc.contracts.model import Schema
 from streamproc.errors import DefinitionError, TypeMismatch
 from streamproc.keys import key_kinds
@@ -30,6 +32,11 @@ def right_columns(right: StreamType, chosen: tuple[str, ...] | None) -> tuple[st
     if chosen is None:
         return tuple(name for name in right.schema.names if name not in (right.keyed_by or ()))
     return tuple(right.schema[name].name for name in chosen)
+
+
+def only_columns(frame: pl.DataFrame, names: list[str]) -> pl.DataFrame:
+    """These columns of a frame (`select` goes through the query engine, which costs more than a small step does)."""
+    return frame if frame.columns == names else pl.DataFrame([frame.get_column(name) for name in names])
 
 
 def output_name(name: str, left: Iterable[str], suffix: str) -> str:

@@ -51,15 +51,13 @@ class KeyRuns:
         """Makes sure that slots below `slots` have a run."""
         self.runs = grow(self.runs, next_rows(self.runs.shape[0], slots))
 
-    def drop(self, slots: Int64s) -> None:
-        """Takes one row from the front of the run of each of these slots; a slot may stand here several times."""
-        _drop(self.runs, self.arena, self.free, slots)
+    def drop(self, slots: Int64s) -> Int64s:
+        """Takes one row from the front of the run of each of these slots; gives the slots whose run is empty now.
 
-    def is_empty(self, slots: Int64s) -> Int64s:
-        """Those of the slots whose run has no rows, each once, ascending."""
-        some = np.unique(slots)
-        empty: Int64s = some[self.runs[some, LENGTH] == 0]
-        return empty
+        A slot stands here as many times as it loses rows.
+        """
+        emptied = np.empty(slots.size, np.int64)
+        return emptied[: _drop(self.runs, self.arena, self.free, slots, emptied)]
 
     def renumber(self, numbers: Int64s) -> None:
         """Gives every row the number `numbers[old number]`."""
@@ -115,25 +113,30 @@ def _bigger(runs: Int64s, arena: Int64s, free: Int64s, used: Int64s, slot: int) 
     return arena
 
 
+@tight
+def is_full(runs: Int64s, slot: int) -> bool:
+    """Whether `make_place` must be called before a row is added."""
+    size = runs[slot, SIZE]
+    return bool(size == 0 or runs[slot, FIRST] + runs[slot, LENGTH] == 1 << size)
+
+
 @kernel
 def make_place(runs: Int64s, arena: Int64s, free: Int64s, used: Int64s, slot: int) -> Int64s:
-    """Makes sure that the run of this slot can take one row more; gives the arena, which may have grown."""
-    places = 0 if runs[slot, SIZE] == 0 else 1 << runs[slot, SIZE]
+    """Makes a place behind a full run; gives the arena, which may have grown."""
     length = runs[slot, LENGTH]
-    if runs[slot, FIRST] + length == places:
-        if 2 * length >= places or places == 0:
-            return _bigger(runs, arena, free, used, slot)
-        base, start = runs[slot, BASE], runs[slot, BASE] + runs[slot, FIRST]
-        for i in range(length):
-            arena[base + i, TIME] = arena[start + i, TIME]
-            arena[base + i, NUMBER] = arena[start + i, NUMBER]
-        runs[slot, FIRST] = 0
+    if runs[slot, SIZE] == 0 or 2 * length >= 1 << runs[slot, SIZE]:
+        return _bigger(runs, arena, free, used, slot)
+    base, start = runs[slot, BASE], runs[slot, BASE] + runs[slot, FIRST]
+    for i in range(length):
+        arena[base + i, TIME] = arena[start + i, TIME]
+        arena[base + i, NUMBER] = arena[start + i, NUMBER]
+    runs[slot, FIRST] = 0
     return arena
 
 
 @tight
 def insert(runs: Int64s, arena: Int64s, slot: int, moment: int, number: int) -> int:
-    """Adds a row behind those of its event time and gives its place; `make_place` was called before."""
+    """Adds a row behind those of its event time and gives its place; the run `is_full` no more."""
     start = runs[slot, BASE] + runs[slot, FIRST]
     place = start + runs[slot, LENGTH]
     while place > start and arena[place - 1, TIME] > moment:
@@ -147,7 +150,8 @@ def insert(runs: Int64s, arena: Int64s, slot: int, moment: int, number: int) -> 
 
 
 @tight
-def _drop(runs: Int64s, arena: Int64s, free: Int64s, slots: Int64s) -> None:
+def _drop(runs: Int64s, arena: Int64s, free: Int64s, slots: Int64s, emptied: Int64s) -> int:
+    n = 0
     for i in range(slots.size):
         slot = slots[i]
         runs[slot, FIRST] += 1
@@ -159,6 +163,9 @@ def _drop(runs: Int64s, arena: Int64s, free: Int64s, slots: Int64s) -> None:
             runs[slot, BASE] = 0
             runs[slot, SIZE] = 0
             runs[slot, FIRST] = 0
+            emptied[n] = slot
+            n += 1
+    return n
 
 
 @tight

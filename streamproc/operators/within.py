@@ -34,12 +34,21 @@ from streamproc.graph import Step, Stream
 from streamproc.hashing import kernel, mix64
 from streamproc.operator import Output, StepTime, StreamType
 from streamproc.operators.event_order import absorb, as_released, hold, pass_in_order, release
-from streamproc.operators.join_columns import output_name, reads_of, require_same_key, require_suffix, right_columns
+from streamproc.operators.join_columns import (
+    only_columns,
+    output_name,
+    reads_of,
+    require_same_key,
+    require_suffix,
+    right_columns,
+)
 from streamproc.operators.key_runs import (
+    LENGTH,
     NUMBER,
     KeyRuns,
     first_at_or_after,
     insert,
+    is_full,
     key_runs,
     make_place,
     merge_by_position,
@@ -144,7 +153,7 @@ class Within:
         for side in (ours, theirs):
             side.runs.make_room(slots)
         left_times, right_times = np.ascontiguousarray(left.event_time), np.ascontiguousarray(right.event_time)
-        brought = replace(right, frame=right.frame.select(theirs.rows.old.columns))
+        brought = replace(right, frame=only_columns(right.frame, theirs.rows.old.columns))
         left_numbers = ours.rows.append(left, left_times + self.after_us, owners=left_owners)
         right_numbers = theirs.rows.append(brought, right_times + self.before_us, owners=right_owners)
         ours.runs.arena, theirs.runs.arena, pairs, left_met, right_met = _match(
@@ -248,15 +257,13 @@ def _settle(rows: RowStore, came: Int64s, met: Int64s, time: StepTime) -> None:
 
 def _forget(state: WithinState, due_left: Int64s, due_right: Int64s) -> None:
     """Drops rows that no row to come can meet, and keys that have no rows any more."""
-    owners = []
-    for side, due in ((state.left, due_left), (state.right, due_right)):
-        owners.append(side.rows.owners[due])
-        side.runs.drop(owners[-1])
+    for side, other, due in ((state.left, state.right, due_left), (state.right, state.left, due_right)):
+        emptied = side.runs.drop(side.rows.owners[due])
+        # A key that loses its last rows on both sides is empty on both only at the second look.
+        emptied = emptied[other.runs.runs[emptied, LENGTH] == 0]
+        if emptied.size:
+            state.table.release(emptied)
         side.rows.remove(due)
-    empty = state.right.runs.is_empty(state.left.runs.is_empty(np.concatenate(owners)))
-    if empty.size:
-        state.table.release(empty)
-    for side in (state.left, state.right):
         numbers = side.rows.compact()
         if numbers is not None:
             side.runs.renumber(numbers)
@@ -284,14 +291,16 @@ def _match(
             slot, moment, number = left_slots[i], left_times[i], left_numbers[i]
             place = first_at_or_after(right_runs, right_arena, slot, moment - before)
             stop = first_at_or_after(right_runs, right_arena, slot, moment + after + 1)
-            left_arena = make_place(left_runs, left_arena, left_free, left_used, slot)
+            if is_full(left_runs, slot):
+                left_arena = make_place(left_runs, left_arena, left_free, left_used, slot)
             insert(left_runs, left_arena, slot, moment, number)
         else:
             j = i - left_slots.size
             slot, moment, number = right_slots[j], right_times[j], right_numbers[j]
             place = first_at_or_after(left_runs, left_arena, slot, moment - after)
             stop = first_at_or_after(left_runs, left_arena, slot, moment + before + 1)
-            right_arena = make_place(right_runs, right_arena, right_free, right_used, slot)
+            if is_full(right_runs, slot):
+                right_arena = make_place(right_runs, right_arena, right_free, right_used, slot)
             insert(right_runs, right_arena, slot, moment, number)
         while n + stop - place > pairs.shape[0]:
             more = np.empty((2 * pairs.shape[0] + 16, 3), np.int64)
