@@ -78,9 +78,9 @@ def _same_columns(left: Schema, other: Schema, port: int) -> None:
                 f"{place} has '{column.name}' as {found.dtype}, the first as {column.dtype}",
                 hint="cast one of them in a with_columns before",
             )
-        if found.unit != column.unit:
+        if found.unit and column.unit and found.unit != column.unit:
             raise TypeMismatch(
-                f"{place} has '{column.name}' in {found.unit or 'no unit'}, the first in {column.unit or 'no unit'}",
+                f"{place} has '{column.name}' in {found.unit}, the first in {column.unit}",
                 hint="bring both to one unit in a with_columns before",
             )
     for column in other:
@@ -96,6 +96,8 @@ def _joined(columns: list[Field]) -> Field:
     return replace(
         columns[0],
         nullable=any(column.nullable for column in columns),
+        # A column without a unit, such as a constant, fits every unit and promises none.
+        unit=columns[0].unit if len({column.unit for column in columns}) == 1 else "",
         pii=tags[0] if tags else "",  # "direct" sorts before every other tag
         origins=frozenset().union(*(column.origins for column in columns)),
     )

@@ -1,0 +1,1 @@
+"""The contracts that ship with the package, and their ids."""
