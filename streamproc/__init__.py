@@ -44,7 +44,7 @@ _HOMES: Final = {
     "rename": "streamproc.operators.columns",
     "require": "streamproc.operators.require",
     "select": "streamproc.operators.columns",
-    "session": "streamproc.operators.windows",
+    "session": "streamproc.operators.sessions",
     "sink": "streamproc.planning.topology",
     "sliding": "streamproc.operators.windows",
     "source": "streamproc.graph",

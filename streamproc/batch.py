@@ -166,8 +166,18 @@ def _concat_raw(parts: Sequence[Raw]) -> Raw:
         buffer,
         np.concatenate([part.starts + shift for part, shift in zip(parts, shifts, strict=True)]),
         np.concatenate([part.ends + shift for part, shift in zip(parts, shifts, strict=True)]),
-        np.concatenate([np.where(part.key_starts < 0, -1, part.key_starts + shift) for part, shift in zip(parts, shifts, strict=True)]),
-        np.concatenate([np.where(part.key_starts < 0, -1, part.key_ends + shift) for part, shift in zip(parts, shifts, strict=True)]),
+        np.concatenate(
+            [
+                np.where(part.key_starts < 0, -1, part.key_starts + shift)
+                for part, shift in zip(parts, shifts, strict=True)
+            ]
+        ),
+        np.concatenate(
+            [
+                np.where(part.key_starts < 0, -1, part.key_ends + shift)
+                for part, shift in zip(parts, shifts, strict=True)
+            ]
+        ),
     )
 
 

@@ -16,8 +16,15 @@ MIN_TIME: Final = -(2**62)
 MAX_TIME: Final = 2**62
 """After every event: the watermark of an input that has ended and was closed."""
 
-_UNITS: Final = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000,
-                 "w": 604_800_000_000}
+_UNITS: Final = {
+    "us": 1,
+    "ms": 1_000,
+    "s": 1_000_000,
+    "m": 60_000_000,
+    "h": 3_600_000_000,
+    "d": 86_400_000_000,
+    "w": 604_800_000_000,
+}
 _SPAN: Final = re.compile(r"(\d+)(us|ms|s|m|h|d|w)")
 
 Span = str | timedelta
@@ -37,7 +44,9 @@ def span_us(span: Span) -> int:
     else:
         parts = _SPAN.findall(span)
         if not parts or "".join(number + unit for number, unit in parts) != span:
-            raise InputError(f"'{span}' is not a span of time", hint="write for example '250ms', '10m', '1h30m' or '7d'")
+            raise InputError(
+                f"'{span}' is not a span of time", hint="write for example '250ms', '10m', '1h30m' or '7d'"
+            )
         us = sum(int(number) * _UNITS[unit] for number, unit in parts)
     if not 0 <= us < MAX_TIME:
         raise InputError(f"the span {span!r} is out of range", hint="spans are positive and below 146,000 years")

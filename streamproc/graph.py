@@ -64,7 +64,10 @@ class Stream:
     def late(self) -> Stream:
         """The rows that came too late for this step, as a stream of their own (they go to `<topology>.late` anyway)."""
         if isinstance(self.origin, Source):
-            raise DefinitionError(f"source '{self.origin.topic}' has no late stream", hint="timed steps have one: windows, joins, dedupe, ordered")
+            raise DefinitionError(
+                f"source '{self.origin.topic}' has no late stream",
+                hint="timed steps have one: windows, joins, dedupe, ordered",
+            )
         return replace(self, port="late")
 
 
@@ -88,6 +91,12 @@ def source(
     if not topic:
         raise DefinitionError("a source needs the name of a topic", hint="sp.source('payments', contract='payment.v2')")
     return Stream(
-        Source(topic, contract, span_us(lateness), span_us(max_future_skew),
-               None if idle_after is None else span_us(idle_after), event_time)
-    )  # fmt: skip
+        Source(
+            topic,
+            contract,
+            span_us(lateness),
+            span_us(max_future_skew),
+            None if idle_after is None else span_us(idle_after),
+            event_time,
+        )
+    )

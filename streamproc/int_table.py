@@ -183,12 +183,13 @@ class IntTable:
     (array([0, 1, 2]), 3)
     """
 
-    __slots__ = ("arrays",)
+    __slots__ = ("_index", "arrays")
     EXPORTED: ClassVar = ("pairs", "live", "free")
 
     def __init__(self) -> None:
+        self._index = si.GrowingIndex()
         self.arrays = IntArrays(
-            si.empty_index(), si.no_index(), np.zeros((0, 2), np.int64), np.zeros(0, np.uint8), np.zeros(0, np.int64),
+            self._index.cells, self._index.old, np.zeros((0, 2), np.int64), np.zeros(0, np.uint8), np.zeros(0, np.int64),
             np.zeros(si.HEAD, np.int64),
         )  # fmt: skip
 
@@ -210,13 +211,13 @@ class IntTable:
     def reserve(self, count: int) -> None:
         """Makes room for `count` insertions; pauses for a bounded slice of work.  Look at `capacity` afterwards."""
         t = self.arrays
-        index, old = si.index_with_room(t.cells, t.old, t.head, count)
+        self._index.make_room(t.head, count)
         rows = self.used + max(0, count - int(t.head[si.FREE]))
         pairs, live, free = t.pairs, t.live, t.free
         if rows > live.size:
             rows = next_rows(live.size, rows)
             pairs, live, free = grow(pairs, rows), grow(live, rows), grow(free, rows)
-        self.arrays = IntArrays(index, old, pairs, live, free, t.head)
+        self.arrays = IntArrays(self._index.cells, self._index.old, pairs, live, free, t.head)
 
     def intern(self, first: Int64s, second: Int64s) -> Int64s:
         """The slot of each pair; new pairs get one in order of appearance.  Cost O(1) a row."""
@@ -227,6 +228,7 @@ class IntTable:
         a, b = frozen(first), frozen(second)
         hashes = frozen(mix64(a, b))
         slots, fresh = np.empty(a.size, np.int64), np.zeros(a.size, np.bool_)
+        self.reserve(0)
         at = _intern_pairs(self.arrays, a, b, hashes, 0, slots, fresh)
         while at < a.size:
             self.reserve(1)
@@ -265,10 +267,10 @@ class IntTable:
         table = cls()
         used, free, live = arrays["live"].size, arrays["free"].size, int(arrays["live"].sum())
         t = table.arrays
-        index, old = si.index_with_room(t.cells, t.old, t.head, live)
+        table._index.make_room(t.head, live)
         t.head[si.LIVE], t.head[si.USED], t.head[si.FREE] = live, used, free
         pairs, flags, stack = grow(t.pairs, capacity), grow(t.live, capacity), grow(t.free, capacity)
         pairs[:used], flags[:used], stack[:free] = arrays["pairs"], arrays["live"], arrays["free"]
-        table.arrays = IntArrays(index, old, pairs, flags, stack, t.head)
+        table.arrays = IntArrays(table._index.cells, table._index.old, pairs, flags, stack, t.head)
         _rebuild(table.arrays)
         return table

@@ -210,12 +210,13 @@ class KeyTable:
     array([0, 1, 0])
     """
 
-    __slots__ = ("arrays",)
+    __slots__ = ("_index", "arrays")
     EXPORTED: ClassVar = ("arena", "starts", "lengths", "rooms", "free")
 
     def __init__(self) -> None:
+        self._index = si.GrowingIndex()
         self.arrays = KeyArrays(
-            si.empty_index(), si.no_index(), np.zeros((0, 4), np.int64), np.zeros(0, np.uint8), np.zeros(0, np.int64),
+            self._index.cells, self._index.old, np.zeros((0, 4), np.int64), np.zeros(0, np.uint8), np.zeros(0, np.int64),
             np.zeros(si.HEAD, np.int64),
         )  # fmt: skip
 
@@ -245,9 +246,10 @@ class KeyTable:
         """As `intern`, and which rows brought a new key: the owner clears what an earlier key left in their slots."""
         buffer, starts, ends, hashes, prefixes = _plain(keys)
         slots, fresh = np.empty(starts.size, np.int64), np.zeros(starts.size, np.bool_)
+        self._make_room(0, 0)
         at = _intern(self.arrays, buffer, starts, ends, hashes, prefixes, 0, slots, fresh)
         while at < starts.size:
-            self._make_room(int(ends[at] - starts[at]))
+            self._make_room(1, int(ends[at] - starts[at]))
             at = _intern(self.arrays, buffer, starts, ends, hashes, prefixes, at, slots, fresh)
         return slots, fresh
 
@@ -286,18 +288,18 @@ class KeyTable:
         """The slots in use, ascending."""
         return np.flatnonzero(self.arrays.records[: self.used, _SIZE] & _LOW)
 
-    def _make_room(self, length: int) -> None:
+    def _make_room(self, count: int, length: int) -> None:
         t = self.arrays
-        index, old = si.index_with_room(t.cells, t.old, t.head, 1)
+        self._index.make_room(t.head, count)
         records, free, arena = t.records, t.free, t.arena
-        if t.head[si.FREE] == 0 and self.used == self.capacity:
+        if count and t.head[si.FREE] == 0 and self.used == self.capacity:
             rows = next_rows(self.capacity, self.used + 1)
             records, free = grow(records, rows), grow(free, rows)
         # A reused slot may ask for twice its old room, which is less than twice the key's length.
-        needed = int(t.head[si.ARENA]) + 2 * length + 8
+        needed = int(t.head[si.ARENA]) + count * (2 * length + 8)
         if needed > arena.size:
             arena = grow(arena, 8 * next_rows(arena.size // 8, (needed + 7) // 8))
-        self.arrays = KeyArrays(index, old, records, arena, free, t.head)
+        self.arrays = KeyArrays(self._index.cells, self._index.old, records, arena, free, t.head)
 
     def export(self) -> dict[str, npt.NDArray[Any]]:
         """Key bytes, bounds, room and free stack as arrays, without the index; a length of -1 marks a free slot."""
@@ -318,7 +320,7 @@ class KeyTable:
         starts, lengths, free = arrays["starts"], arrays["lengths"], arrays["free"]
         used, live = starts.size, int((lengths >= 0).sum())
         t = table.arrays
-        index, old = si.index_with_room(t.cells, t.old, t.head, live)
+        table._index.make_room(t.head, live)
         t.head[si.LIVE], t.head[si.USED], t.head[si.FREE] = live, used, free.size
         t.head[si.ARENA] = arrays["arena"].size
         records, stack = grow(t.records, capacity), grow(t.free, capacity)
@@ -328,7 +330,7 @@ class KeyTable:
         records[:used, _START] = starts
         records[:used, _SIZE] = (arrays["rooms"] << 32) | (lengths + 1)
         hashes = hash_bytes(arena, starts, starts + np.maximum(lengths, 0))
-        table.arrays = KeyArrays(index, old, records, arena, stack, t.head)
+        table.arrays = KeyArrays(table._index.cells, table._index.old, records, arena, stack, t.head)
         _rebuild(table.arrays, hashes)
         return table
 

@@ -37,7 +37,9 @@ HEAD: Final = 8
 
 _SMALLEST: Final = 64
 _MOVED_PER_INSERT: Final = 4
-_MOVED_PER_RESERVE: Final = 4096
+_MOVED_PER_CALL: Final = 4096
+_MADE_READY_FROM: Final = 1 << 15
+_NONE: Final = np.zeros(0, np.uint64)
 
 
 def _prefetch(typing_context: Any, array: Any, at: Any) -> Any:
@@ -167,32 +169,50 @@ def has_room(index: UInt64s, capacity: int, head: Int64s) -> bool:
     return 2 * (head[LIVE] + 1) <= index.size and (head[FREE] > 0 or head[USED] < capacity)
 
 
-def empty_index() -> UInt64s:
-    """The smallest index."""
-    return np.zeros(_SMALLEST, np.uint64)
+class GrowingIndex:
+    """The index, the one that it replaces, and the memory of the one that will replace it.
 
-
-def no_index() -> UInt64s:
-    """What stands for the old index while nothing grows."""
-    return np.zeros(0, np.uint64)
-
-
-def index_with_room(index: UInt64s, old: UInt64s, head: Int64s, count: int) -> tuple[UInt64s, UInt64s]:
-    """The two indexes after a slice of moving, with room for `count` more slots.
-
-    A new index has load one quarter at most, so the old one is empty long before the new one is full.
+    Fresh memory costs most at its first touch (a page fault each), and hashes touch all of it at once: a batch of 8,192
+    new keys paused for 155 ms in a new index of 256 MB.  So the next index is made ready a slice a call, in order, while
+    the load goes from three eighths to one half.
     """
-    if old.size:
-        move_cells(index, old, head, _MOVED_PER_RESERVE)
-        if head[CURSOR] == old.size:
-            old = no_index()
-    live = int(head[LIVE])
-    if 2 * (live + count) <= index.size:
-        return index, old
-    if old.size:
-        move_cells(index, old, head, old.size)
-    size = _SMALLEST
-    while size < 4 * live or size < 2 * (live + count):
-        size *= 2
-    head[CURSOR] = 0
-    return np.zeros(size, np.uint64), index if live else no_index()
+
+    __slots__ = ("_next", "_ready", "cells", "old")
+
+    def __init__(self) -> None:
+        self.cells: UInt64s = np.zeros(_SMALLEST, np.uint64)
+        self.old: UInt64s = _NONE
+        self._next: UInt64s = _NONE
+        self._ready = 0
+
+    def make_room(self, head: Int64s, count: int) -> None:
+        """Moves and makes ready a slice, and sees that `count` more slots find room.
+
+        A new index has load one quarter at most, so the old one is empty long before the new one is full.
+        """
+        if self.old.size:
+            move_cells(self.cells, self.old, head, _MOVED_PER_CALL)
+            if head[CURSOR] == self.old.size:
+                self.old = _NONE
+        live, size = int(head[LIVE]), self.cells.size
+        if 2 * (live + count) <= size:
+            if size >= _MADE_READY_FROM and 8 * live > 3 * size:
+                # One fourth more than the load asks for, so that it is done before the load is one half.
+                self._make_ready(2 * size, (8 * live - 3 * size) * 5 // 2)
+            return
+        if self.old.size:
+            move_cells(self.cells, self.old, head, self.old.size)
+        while size < 4 * live or size < 2 * (live + count):
+            size *= 2
+        self._make_ready(size, size)
+        head[CURSOR] = 0
+        self.old = self.cells if live else _NONE
+        self.cells, self._next = self._next, _NONE
+
+    def _make_ready(self, size: int, cells: int) -> None:
+        if self._next.size != size:
+            self._next, self._ready = np.empty(size, np.uint64), 0
+        upto = min(size, cells)
+        if upto > self._ready:
+            self._next[self._ready : upto] = 0
+            self._ready = upto

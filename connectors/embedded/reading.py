@@ -8,7 +8,7 @@ from contextlib import closing
 import numpy as np
 
 from connectors.embedded.database import Database
-from connectors.embedded.layout import joined, record_bytes
+from connectors.embedded.layout import Columns, block_from, joined, record_bytes
 from connectors.embedded.stored import (
     BlockRow,
     PartitionRow,
@@ -17,6 +17,7 @@ from connectors.embedded.stored import (
     next_row,
     partition_row,
     read_block,
+    read_columns,
 )
 from streamproc.errors import CorruptLog, OffsetOutOfRange
 from streamproc.ports import Block, TopicPartition, block_of
@@ -43,6 +44,13 @@ class Reader:
 
     def _read(self, partition: TopicPartition, offset: int, *, max_records: int, max_bytes: int) -> Block:
         parts: list[Block] = []
+        small: list[Columns] = []
+
+        def gather_small() -> None:
+            if small:
+                parts.append(block_from(partition, small))
+                small.clear()
+
         records, size = max(max_records, 1), max_bytes
         with self._database.reading():
             row = partition_row(self._database, partition)
@@ -52,6 +60,18 @@ class Reader:
             with closing(block_rows(self._database, row, offset)) as rows:
                 for stored, payload in rows:
                     reached = stored.next
+                    if payload and stored.base >= offset and stored.count <= records and stored.raw_bytes <= size:
+                        columns = read_columns(self._database, partition, stored, payload)
+                        if small and small[0].names != columns.names:
+                            gather_small()
+                        if stored.count:
+                            small.append(columns)
+                        records -= stored.count
+                        size -= stored.raw_bytes
+                        if records <= 0 or size <= 0:
+                            break
+                        continue
+                    gather_small()
                     whole = block = self._decoded(partition, stored, payload)
                     if block.offsets.size and block.offsets[0] < offset:
                         block = block.slice(int(np.searchsorted(block.offsets, offset)), len(block))
@@ -68,6 +88,7 @@ class Reader:
                 else:
                     if reached < row.end:
                         raise damaged(self._database, partition, reached, "a stored block is missing")
+        gather_small()
         if not parts:
             return block_of(partition.topic, partition.partition, [])
         return parts[0] if len(parts) == 1 else joined(parts)

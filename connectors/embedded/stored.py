@@ -11,7 +11,7 @@ import xxhash
 import zstandard
 
 from connectors.embedded.database import Database
-from connectors.embedded.layout import Encoded, decode
+from connectors.embedded.layout import Columns, Encoded, block_from, decode
 from streamproc.errors import CorruptLog, UnknownTopic, did_you_mean
 from streamproc.event_time import MIN_TIME
 from streamproc.ports import Block, TopicPartition
@@ -183,6 +183,13 @@ def block_rows(database: Database, partition: PartitionRow, offset: int) -> Gene
 
 def read_block(database: Database, partition: TopicPartition, row: BlockRow, payload: bytes | None = None) -> Block:
     """The records of a stored block; raises CorruptLog if its checksum does not match."""
+    return block_from(partition, [read_columns(database, partition, row, payload)])
+
+
+def read_columns(
+    database: Database, partition: TopicPartition, row: BlockRow, payload: bytes | None = None
+) -> Columns:
+    """The columns of a stored block; raises CorruptLog if its checksum does not match."""
     if payload is None:
         found = database.execute("SELECT CAST(payload AS BLOB) FROM block WHERE id = ?", (row.id,)).fetchone()
         if found is None:
@@ -192,15 +199,13 @@ def read_block(database: Database, partition: TopicPartition, row: BlockRow, pay
     if not isinstance(payload, bytes) or checksum_of(partition, told, payload) != row.checksum:
         raise damaged(database, partition, row.base, "the checksum of a stored block does not match its bytes")
     try:
-        block = decode(
-            payload, row.raw_bytes, topic=partition.topic, partition=partition.partition, base=row.base,
-            append_time=row.append_time,
-        )  # fmt: skip
+        columns = decode(payload, row.raw_bytes, base=row.base, append_time=row.append_time)
     except (zstandard.ZstdError, ValueError, struct.error) as error:
         raise damaged(database, partition, row.base, f"a stored block cannot be read ({error})") from error
-    if len(block) != row.count:
-        raise damaged(database, partition, row.base, f"a stored block has {len(block)} records, not {row.count}")
-    return block
+    if columns.offsets.size != row.count:
+        found_count = columns.offsets.size
+        raise damaged(database, partition, row.base, f"a stored block has {found_count} records, not {row.count}")
+    return columns
 
 
 def damaged(database: Database, partition: TopicPartition, offset: int, what: str) -> CorruptLog:

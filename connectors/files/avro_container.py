@@ -13,7 +13,7 @@ import io
 import json
 import lzma
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, cast
@@ -24,8 +24,8 @@ import pyarrow as pa
 import zstandard
 
 from connectors.files.formats import open_bytes
-from streamproc.contracts.avro_json import load_schema
-from streamproc.errors import InputError, InvalidSchema
+from streamproc.contracts.avro_json import expand, load_schema
+from streamproc.errors import InputError, InvalidSchema, StreamprocError
 from streamproc.wire.decoder import Decoder
 from streamproc.wire.encoder import Encoder
 
@@ -53,15 +53,17 @@ def container_columns(path: Path) -> list[str]:
     return [str(field["name"]) for field in fields]
 
 
-def container_frames(path: Path, *, rows: int) -> Iterator[tuple[pl.DataFrame, list[tuple[int, str, bytes]]]]:
-    """The records as frames of the writer's columns, each of at most `rows` rows, with the bad rows behind them.
+def container_frames(
+    path: Path, names: Sequence[str], *, rows: int
+) -> Iterator[tuple[pl.DataFrame, list[tuple[int, str, bytes]]]]:
+    """The records as frames of the named fields, each of at most `rows` rows, with the bad rows behind them.
 
     A block that cannot be decoded (its bytes are there, but are not its records) is one bad row with these bytes.
     Raises InputError, naming the block, where the file itself is broken: cut off, or a marker is missing.
     """
     with open_bytes(path) as stream:
         header = read_header(path, stream)
-        decoder = _block_decoder(header.schema)
+        decoder = _block_decoder(path, header.schema, names)
         done = 0
         for count, body in _blocks(path, stream, header):
             framed = _varint(count) + body + b"\0"
@@ -79,10 +81,18 @@ def container_frames(path: Path, *, rows: int) -> Iterator[tuple[pl.DataFrame, l
             done += count
 
 
-def _block_decoder(schema: Mapping[str, object]) -> Decoder:
-    items = {"type": "array", "items": schema}
-    block = {"type": "record", "name": "sp_container_block", "fields": [{"name": _ROWS, "type": items}]}
-    return Decoder(block)
+def _block_decoder(path: Path, schema: Mapping[str, object], names: Sequence[str]) -> Decoder:
+    fields = cast(list[Mapping[str, object]], cast(Mapping[str, object], expand(schema))["fields"])
+    wanted = {**schema, "fields": [field for field in fields if field["name"] in names]}
+    try:
+        return Decoder(_block_schema(schema), _block_schema(wanted))
+    except StreamprocError as error:
+        raise InputError(f"the schema in '{path}' cannot be used: {error.message}", hint=error.hint) from None
+
+
+def _block_schema(record: Mapping[str, object]) -> Mapping[str, object]:
+    items = {"type": "array", "items": record}
+    return {"type": "record", "name": "sp_container_block", "fields": [{"name": _ROWS, "type": items}]}
 
 
 def _unpacked(frame: pl.DataFrame) -> pl.DataFrame:

@@ -115,14 +115,15 @@ def check_utf8(cells: Cells) -> None:
     if not len(cells):
         return
     low, high = int(cells.starts.min()), int(cells.ends.max())
-    if _is_utf8(cells.buffer[low:high].tobytes()):
+    if is_utf8(cells.buffer[low:high].tobytes()):
         return
     for row in np.flatnonzero(cells.verdicts == GOOD):
-        if not _is_utf8(cells.raw(int(row))):
+        if not is_utf8(cells.raw(int(row))):
             cells.verdicts[row] = NOT_UTF8
 
 
-def _is_utf8(text: bytes) -> bool:
+def is_utf8(text: bytes) -> bool:
+    """Whether bytes are UTF-8 text."""
     try:
         text.decode()
     except UnicodeDecodeError:

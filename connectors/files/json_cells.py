@@ -1,8 +1,7 @@
 """Splits JSON Lines into records and cells: each line one object, of which the wanted keys are found.
 
-Numbers stay text, so that 64-bit integers and decimals arrive exactly.  A line that is not one JSON object (RFC 8259)
-is bad and costs only itself.  Of nested values, and of those that nobody reads, brackets and strings are checked here;
-a nested value that is read is parsed as a whole later.
+Numbers stay text, so that 64-bit integers and decimals arrive exactly; a nested value is one cell, parsed later.
+A line that is not one JSON object (RFC 8259) is bad and costs only itself.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ from connectors.files.cells import (
 from streamproc.hashing import kernel
 
 _BAD: Final = -1
+_DEPTH: Final = 256  # of brackets inside one another
 
 
 @kernel
@@ -140,23 +140,75 @@ def _literal(buf: Bytes, p: int, e: int) -> int:
 
 
 @kernel
-def _nested(buf: Bytes, p: int, e: int) -> int:
-    """The end of an object or array that begins at p, or -1: brackets are counted, strings are read."""
+def _scalar(buf: Bytes, p: int, e: int) -> int:
+    """The end of a string, number, true, false or null at p, or -1."""
+    c = buf[p]
+    if c == 34:
+        end, _ = _string(buf, p + 1, e)
+        return end + 1 if end >= 0 else _BAD
+    if c == 45 or 48 <= c <= 57:
+        return _number(buf, p, e)
+    return _literal(buf, p, e)
+
+
+@kernel
+def _key(buf: Bytes, p: int, e: int) -> int:
+    """The place behind a key and its colon, or -1."""
+    if p >= e or buf[p] != 34:
+        return _BAD
+    end, _ = _string(buf, p + 1, e)
+    if end < 0:
+        return _BAD
+    p = _blank(buf, end + 1, e)
+    return p + 1 if p < e and buf[p] == 58 else _BAD
+
+
+@kernel
+def _nested(buf: Bytes, p: int, e: int, stack: Bytes) -> int:
+    """The end of an object or array that begins at p, or -1; `stack` bounds its depth."""
     depth = 0
-    while p < e:
+    while True:
+        p = _blank(buf, p, e)
+        if p >= e:
+            return _BAD
         c = buf[p]
-        if c == 34:
-            p, _ = _string(buf, p + 1, e)
+        if c in (123, 91):
+            if depth == stack.size:
+                return _BAD
+            stack[depth] = c
+            depth += 1
+            p = _blank(buf, p + 1, e)
+            if p < e and buf[p] == c + 2:  # closed at once: the brackets are two code points apart
+                depth -= 1
+                p += 1
+            elif c == 123:
+                p = _key(buf, p, e)
+                if p < 0:
+                    return _BAD
+                continue
+            else:
+                continue
+        else:
+            p = _scalar(buf, p, e)
             if p < 0:
                 return _BAD
-        elif c in (123, 91):
-            depth += 1
-        elif c in (125, 93):
+        while depth > 0:
+            p = _blank(buf, p, e)
+            if p >= e:
+                return _BAD
+            if buf[p] == 44:
+                p = _blank(buf, p + 1, e)
+                if stack[depth - 1] == 123:
+                    p = _key(buf, p, e)
+                    if p < 0:
+                        return _BAD
+                break
+            if buf[p] != stack[depth - 1] + 2:
+                return _BAD
             depth -= 1
-            if depth == 0:
-                return p + 1
-        p += 1
-    return _BAD
+            p += 1
+        if depth == 0:
+            return p
 
 
 @kernel
@@ -176,7 +228,7 @@ def _column_of(buf: Bytes, p: int, e: int, names: Bytes, name_starts: Int64s, na
 @kernel
 def _object(
     buf: Bytes, p: int, e: int, row: int, names: Bytes, name_starts: Int64s, name_ends: Int64s, name_columns: Int64s,
-    cell_starts: Int64s, cell_ends: Int64s, kinds: Int64s,
+    cell_starts: Int64s, cell_ends: Int64s, kinds: Int64s, stack: Bytes,
 ) -> int:  # fmt: skip
     """Reads the object at p..e into a row of cells; gives the verdict."""
     for column in range(kinds.shape[0]):
@@ -208,7 +260,7 @@ def _object(
             p = end + 1 if end >= 0 else _BAD
             kind = ESCAPED if escaped == 1 else QUOTED
         elif c in (123, 91):
-            p = _nested(buf, p, e)
+            p = _nested(buf, p, e, stack)
             end = p
             kind = NESTED
         elif c == 45 or 48 <= c <= 57:
@@ -248,6 +300,7 @@ def _split(
     stop = buf.size
     p = start
     row = 0
+    stack = np.zeros(_DEPTH, np.uint8)
     while row < starts.size and p < stop:
         end = p
         while end < stop and buf[end] != 10:
@@ -263,7 +316,7 @@ def _split(
                 line += 1
                 continue
             verdict = _object(
-                buf, p, end, row, names, name_starts, name_ends, name_columns, cell_starts, cell_ends, kinds
+                buf, p, end, row, names, name_starts, name_ends, name_columns, cell_starts, cell_ends, kinds, stack
             )
         starts[row] = p
         ends[row] = min(end, p + limit)

@@ -9,11 +9,14 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from polars.exceptions import PanicException
 
+from connectors.files.cells import is_utf8
 from connectors.files.formats import open_bytes, unreadable
 from streamproc.errors import InputError
 
 _parquet: Any = pq
+_arrow: Any = pa
 
 
 def parquet_columns(path: Path) -> list[str]:
@@ -22,7 +25,7 @@ def parquet_columns(path: Path) -> list[str]:
     try:
         with _parquet.ParquetFile(path) as file:
             names: list[str] = file.schema_arrow.names
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"'{path}' is not a Parquet file: {error}", hint="check how it was made") from None
     for name in names:
         if names.count(name) > 1:
@@ -33,7 +36,7 @@ def parquet_columns(path: Path) -> list[str]:
 def parquet_frames(
     path: Path, names: Sequence[str], *, rows: int
 ) -> Iterator[tuple[pl.DataFrame, list[tuple[int, str, bytes]]]]:
-    """Frames of at most `rows` rows with the named columns, each with its bad rows (of which Parquet has none).
+    """Frames of at most `rows` rows with the named columns, each with the bad rows behind it: text that is not UTF-8.
 
     Memory is one row group's pages of these columns at most.
     """
@@ -41,9 +44,38 @@ def parquet_frames(
     try:
         with _parquet.ParquetFile(path, pre_buffer=False) as file:
             for batch in file.iter_batches(batch_size=rows, columns=list(names), use_threads=False):
-                frame = pl.from_arrow(batch)
-                assert isinstance(frame, pl.DataFrame)
-                yield frame, []
-                done += frame.height
-    except (pa.ArrowException, OSError) as error:
+                start = 0
+                for row, column in _not_text(batch):
+                    raw = batch.column(column)[row].cast(_arrow.binary()).as_py()
+                    reason = f"column '{column}' is not UTF-8 text"
+                    yield _frame(batch.slice(start, row - start)), [(done + row + 1, reason, raw)]
+                    start = row + 1
+                yield _frame(batch.slice(start)), []
+                done += batch.num_rows
+    except (pa.ArrowException, OSError, UnicodeDecodeError, PanicException) as error:
         raise unreadable(path, error, place=f" after row {done}") from None
+
+
+def _not_text(batch: Any) -> list[tuple[int, str]]:
+    """Rows, in order, with the first of their text columns that is not UTF-8. Polars would panic at them.
+
+    Raises ArrowInvalid for a batch that is broken in another way.
+    """
+    bad: dict[int, str] = {}
+    for name in batch.schema.names:
+        column = batch.column(name)
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            if not (_arrow.types.is_string(column.type) or _arrow.types.is_large_string(column.type)):
+                raise
+            for row, value in enumerate(column.cast(_arrow.large_binary()).to_pylist()):
+                if value is not None and not is_utf8(value):
+                    bad.setdefault(row, name)
+    return sorted(bad.items())
+
+
+def _frame(batch: Any) -> pl.DataFrame:
+    frame = pl.from_arrow(batch)
+    assert isinstance(frame, pl.DataFrame)
+    return frame

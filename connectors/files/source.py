@@ -73,7 +73,7 @@ def read_file(
         return _text_rows(pieces, contract, sources, names, zone, csv=False)
     if form == "parquet":
         return _typed_rows(file, parquet_frames(file, names, rows=rows), contract, sources, zone)
-    return _typed_rows(file, container_frames(file, rows=rows), contract, sources, zone)
+    return _typed_rows(file, container_frames(file, names, rows=rows), contract, sources, zone)
 
 
 def _check(zone: str, separator: str, rows: int) -> None:

@@ -150,7 +150,7 @@ class FloatTotals:
 
 
 @kernel
-def _wide_add(low: Int64s, high: Int64s, i: int, add_low: int, add_high: int) -> bool:
+def wide_add(low: Int64s, high: Int64s, i: int, add_low: int, add_high: int) -> bool:
     """128-bit addition; False if the sum leaves 128 bits."""
     before = np.uint64(low[i])
     after = before + np.uint64(add_low)
@@ -165,7 +165,7 @@ def _wide_add(low: Int64s, high: Int64s, i: int, add_low: int, add_high: int) ->
 @kernel
 def _wide_total(low: Int64s, high: Int64s, slots: Int64s, value_low: Int64s, value_high: Int64s, valid: Flags) -> int:
     for i in range(slots.size):
-        if valid[i] and not _wide_add(low, high, slots[i], value_low[i], value_high[i]):
+        if valid[i] and not wide_add(low, high, slots[i], value_low[i], value_high[i]):
             return i
     return -1
 
@@ -176,7 +176,7 @@ def _wide_total_each(
     out_low: Int64s, out_high: Int64s,
 ) -> int:  # fmt: skip
     for i in range(slots.size):
-        if valid[i] and not _wide_add(low, high, slots[i], value_low[i], value_high[i]):
+        if valid[i] and not wide_add(low, high, slots[i], value_low[i], value_high[i]):
             return i
         out_low[i] = low[slots[i]]
         out_high[i] = high[slots[i]]
@@ -186,7 +186,7 @@ def _wide_total_each(
 @kernel
 def _wide_merge(low: Int64s, high: Int64s, into: Int64s, source: Int64s) -> int:
     for i in range(into.size):
-        if not _wide_add(low, high, into[i], low[source[i]], high[source[i]]):
+        if not wide_add(low, high, into[i], low[source[i]], high[source[i]]):
             return i
     return -1
 

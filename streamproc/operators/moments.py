@@ -52,36 +52,39 @@ def _grow(parts: Float64s, used: int, x: float) -> int:
 
 
 @kernel
-def _spilled_numerator(totals: SumArrays, squares: SumArrays, i: int, n: int) -> float:
+def _spilled_numerator(totals: SumArrays, squares: SumArrays, i: int, j: int, n: int) -> float:
     """The numerator where a sum has spilled: by wide sums."""
     total, square = np.zeros(LIMBS, np.int64), np.zeros(LIMBS, np.int64)
-    for sums, limbs in ((totals, total), (squares, square)):
-        row = sums.spill[i]
+    for sums, limbs, slot in ((totals, total, i), (squares, square, j)):
+        row = sums.spill[slot]
         if row >= 0:
             if sums.special[row, NANS] > 0 or sums.special[row, PLUS] > 0 or sums.special[row, MINUS] > 0:
                 return np.nan
             limbs[:] = sums.limbs[row]
         else:
             for k in range(PARTS):
-                add_wide(limbs, sums.parts[i, k], 1)
+                add_wide(limbs, sums.parts[slot, k], 1)
     return wide_variance_numerator(total, square, n)
 
 
 @kernel
-def sample_variance(totals: SumArrays, squares: SumArrays, i: int, n: int) -> float:
-    """The sample variance of the n > 1 values in slot i; NaN where one is not finite, infinite if out of range."""
-    if totals.spill[i] >= 0 or squares.spill[i] >= 0:
-        numerator = _spilled_numerator(totals, squares, i, n)
+def sample_variance(totals: SumArrays, squares: SumArrays, i: int, j: int, n: int) -> float:
+    """The sample variance of n > 1 values with sum in slot i, sum of squares in slot j.
+
+    NaN where a value is not finite, an infinity if the numerator is out of range.
+    """
+    if totals.spill[i] >= 0 or squares.spill[j] >= 0:
+        numerator = _spilled_numerator(totals, squares, i, j, n)
     else:
         # Unspilled squares are of numbers between 2**-400 and 2**400: no product here can overflow or lose bits.
         parts = np.zeros(_ROOM)
         used = 0
         for k in range(PARTS):
-            high, low = product(np.float64(n), squares.parts[i, k])
+            high, low = product(np.float64(n), squares.parts[j, k])
             used = _grow(parts, used, low)
             used = _grow(parts, used, high)
-            for j in range(PARTS):
-                high, low = product(totals.parts[i, k], totals.parts[i, j])
+            for m in range(PARTS):
+                high, low = product(totals.parts[i, k], totals.parts[i, m])
                 used = _grow(parts, used, -low)
                 used = _grow(parts, used, -high)
         numerator = round_parts(parts, used)
@@ -91,7 +94,7 @@ def sample_variance(totals: SumArrays, squares: SumArrays, i: int, n: int) -> fl
 @kernel
 def _read(totals: SumArrays, squares: SumArrays, slots: Int64s, n: Int64s, out: Float64s) -> None:
     for i in range(slots.size):
-        out[i] = sample_variance(totals, squares, slots[i], n[i]) if n[i] > 1 else 0.0
+        out[i] = sample_variance(totals, squares, slots[i], slots[i], n[i]) if n[i] > 1 else 0.0
 
 
 @kernel
@@ -116,7 +119,7 @@ def _add_each(
             add_exact_square(squares, slot, values[i], 1)
             counted[slot] += 1
         n[i] = counted[slot]
-        out[i] = sample_variance(totals, squares, slot, n[i]) if n[i] > 1 else 0.0
+        out[i] = sample_variance(totals, squares, slot, slot, n[i]) if n[i] > 1 else 0.0
     return -1
 
 

@@ -7,15 +7,16 @@ what is committed: it opens its producer anew and restores every task.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from streamproc.errors import Fenced, StreamprocError
+from streamproc.errors import Fenced, LogBusy
 from streamproc.event_time import span_us
-from streamproc.ports import CheckpointStore, Log, Membership, Producer, TopicPartition
+from streamproc.ports import CheckpointStore, Log, Membership, Producer, TopicPartition, Transaction
 from streamproc.runtime.binding import Binding
 from streamproc.runtime.checkpoint import save_state
 from streamproc.runtime.journal import Entry, entry_block
@@ -29,6 +30,8 @@ _MOST_STEP_UNITS = 1 << 20
 _LEAST_STEP_UNITS = 4_096
 _GROUP_POLL_S = 1.0
 _CHECKPOINT_WORK_S = 5.0
+_FENCED_AGAIN_S = 60.0
+_BUSY_COMMITS = 3
 
 
 @dataclass(slots=True)
@@ -99,20 +102,26 @@ class Worker:
         began = time.monotonic()
         collecting = gc.isenabled()
         gc.disable()  # The cyclic collector nearly doubles the cost where objects live long; it runs at checkpoints.
-        membership = self.log.join(self.binding.names.workers, self.binding.names.tasks, self.member)
-        producer = self.log.producer(self._transactional_id())
+        membership, producer = self._join()
         try:
             polled = 0.0
+            fenced_at = float("-inf")
             while not self._stop:
-                if time.monotonic() - polled >= _GROUP_POLL_S or not self.tasks:
-                    self._take_over(membership)
-                    polled = time.monotonic()
                 try:
+                    if time.monotonic() - polled >= _GROUP_POLL_S or not self.tasks:
+                        self._take_over(membership)
+                        polled = time.monotonic()
                     busy = self._turn(producer, membership)
                 except Fenced as fenced:
-                    logger.warning("%s lost its place: %s", self.member, fenced)
-                    producer = self._begin_again(producer, membership)
-                    polled = 0.0
+                    if time.monotonic() - fenced_at < _FENCED_AGAIN_S:
+                        raise  # Somebody else runs under this name: one of the two has to go.
+                    fenced_at, polled = time.monotonic(), 0.0
+                    logger.warning("%s lost its place and joins again: %s", self.member, fenced)
+                    # Believe only what is committed: a new producer, and every task from its journal.
+                    producer.close()
+                    self.tasks.clear()
+                    self._fresh.clear()
+                    membership, producer = self._join()
                     continue
                 if not busy:
                     if self.until_end is not None and self._finished():
@@ -128,10 +137,6 @@ class Worker:
         return self.progress
 
     # ── ownership ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _transactional_id(self) -> str:
-        names = self.binding.names
-        return f"{names.topology}.v{names.version}.live.{self.member}"
 
     def _take_over(self, membership: Membership) -> None:
         owned = membership.poll()
@@ -153,19 +158,18 @@ class Worker:
             if restored.steps:
                 logger.info("%s restored: %d steps run again", restored.task.name, restored.steps)
 
-    def _begin_again(self, producer: Producer, membership: Membership) -> Producer:
-        """Believes only what is committed: a new producer, and every task from its journal."""
-        producer.close()
-        self.tasks.clear()
-        self._fresh.clear()
-        membership.poll()
-        return self.log.producer(self._transactional_id())
+    def _join(self) -> tuple[Membership, Producer]:
+        """Enters the group and opens the producer; both fence an older worker of the same name."""
+        names = self.binding.names
+        membership = self.log.join(names.workers, names.tasks, self.member)
+        return membership, self.log.producer(f"{names.topology}.v{names.version}.live.{self.member}")
 
     def _give_back(self, membership: Membership) -> None:
         for number in sorted(self.tasks):
             self._save(number)
         self.tasks.clear()
-        membership.leave()
+        with contextlib.suppress(Fenced):
+            membership.leave()
 
     # ── one turn ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -192,12 +196,7 @@ class Worker:
         fresh = [self.tasks[number] for number in sorted(self._fresh)]
         if not steps and not fresh:
             return False
-        try:
-            self._commit(producer, membership, fresh, steps)
-        except Fenced:
-            raise
-        except StreamprocError as unknown:
-            raise Fenced(f"a commit failed: {unknown.message}", hint=unknown.hint) from unknown
+        self._commit(producer, membership, fresh, steps)
         spent = time.monotonic() - began
         self._adapt(spent, full=full)
         for number in sorted(self.tasks):
@@ -264,7 +263,7 @@ class Worker:
                     membership=membership,
                     owned=(number,),
                 )
-            ranges = transaction.commit()
+            ranges = _committed(transaction)
         except BaseException:
             transaction.abort()
             raise
@@ -353,3 +352,13 @@ class Worker:
             self.log.wait(waiting, int(max(self._commit_s, 0.001) * 1e6))
         else:
             time.sleep(0.02)
+
+
+def _committed(transaction: Transaction) -> dict[TopicPartition, tuple[int, int]]:
+    """Commits; a log that is busy leaves the transaction open, so the same commit is tried again for a while."""
+    for _ in range(_BUSY_COMMITS):
+        try:
+            return transaction.commit()
+        except LogBusy as busy:
+            logger.warning("the commit waits: %s", busy)
+    return transaction.commit()

@@ -7,9 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.embedded.layout import BLOCK_BYTES, BLOCK_RECORDS, decode, encode, joined, pieces
+from connectors.embedded.layout import (
+    BLOCK_BYTES,
+    BLOCK_RECORDS,
+    Columns,
+    block_from,
+    decode,
+    encode,
+    joined,
+    pieces,
+)
 from streamproc.errors import LogError
-from streamproc.ports import Block, HeaderColumn, block_of
+from streamproc.ports import Block, HeaderColumn, TopicPartition, block_of
 
 cells = st.none() | st.binary(max_size=6)
 instants = st.integers(-(2**63), 2**63 - 1)
@@ -58,8 +67,12 @@ def told(block: Block) -> list[tuple[object, ...]]:
 
 
 def stored(block: Block, *, base: int = 40) -> Block:
+    return block_from(TopicPartition("t", 3), [columns(block, base=base)])
+
+
+def columns(block: Block, *, base: int = 40) -> Columns:
     encoded = encode(block)
-    return decode(encoded.payload, encoded.raw_bytes, topic="t", partition=3, base=base, append_time=99)
+    return decode(encoded.payload, encoded.raw_bytes, base=base, append_time=99)
 
 
 @settings(deadline=None, max_examples=200)
@@ -80,6 +93,16 @@ def test_joined_blocks_say_what_each_of_them_says(parts: list[Block]) -> None:
 
 
 @settings(deadline=None, max_examples=100)
+@given(st.lists(blocks() | scattered_blocks(), min_size=1, max_size=5))
+def test_stored_blocks_read_together_say_what_each_of_them_says(parts: list[Block]) -> None:
+    names = [header.name for header in parts[0].headers]
+    alike = [part for part in parts if [header.name for header in part.headers] == names]
+    read = block_from(TopicPartition("t", 3), [columns(part, base=100 * i) for i, part in enumerate(alike)])
+    assert told(read) == [row for part in alike for row in told(part)]
+    assert read.offsets.tolist() == [100 * i + row for i, part in enumerate(alike) for row in range(len(part))]
+
+
+@settings(deadline=None, max_examples=100)
 @given(st.sets(st.integers(0, 2**40), min_size=1, max_size=20), st.integers(0, 2**40))
 def test_offsets_with_gaps_are_kept(chosen: set[int], base: int) -> None:
     offsets = np.array(sorted(chosen), np.int64) + base
@@ -89,7 +112,7 @@ def test_offsets_with_gaps_are_kept(chosen: set[int], base: int) -> None:
         whole.value_starts, whole.value_ends, whole.key_starts, whole.key_ends,
     )  # fmt: skip
     encoded = encode(block, base=base)
-    read = decode(encoded.payload, encoded.raw_bytes, topic="t", partition=3, base=base, append_time=0)
+    read = decode(encoded.payload, encoded.raw_bytes, base=base, append_time=0)
     assert read.offsets.tolist() == offsets.tolist()
 
 

@@ -89,7 +89,7 @@ def test_each_type_has_its_bytes(dtype: pl.DataType, value: object, expected: by
 
 @pytest.mark.parametrize("dtype", [pl.Float64(), pl.Float32(), pl.Datetime("ns"), pl.List(pl.Int64()), pl.Int128()])
 def test_what_cannot_be_a_key_is_refused_by_name_at_plan_time_and_by_the_rows(dtype: pl.DataType) -> None:
-    with pytest.raises(TypeMismatch, match="column 'price' .* cannot be a key; "):
+    with pytest.raises(TypeMismatch, match=r"column 'price' .* cannot be a key; "):
         key_kinds(Schema((Field("price", dtype),)), ["price"])
     with pytest.raises(TypeMismatch, match="'price'"):
         keys_of(pl.DataFrame(schema={"price": dtype}), ["price"])

@@ -83,7 +83,8 @@ def test_every_kind_of_value_comes_back() -> None:
     back = import_state(Counts(), export_state(state))
     assert bytes_of(back) == bytes_of(state)
     assert back.frame.equals(state.frame) and back.frame.schema == state.frame.schema
-    assert (back.note, back.blob, back.big, back.done, back.parts[0].mean) == ("ünï", b"\x00\xff", -(2**100), True, -np.inf)
+    assert (back.note, back.blob, back.big, back.done) == ("ünï", b"\x00\xff", -(2**100), True)
+    assert back.parts[0].mean == -np.inf
     assert str(back.parts[1].mean) == "-0.0"
     back.count = grow(back.count, 3)
     back.parts[0].total[0, 0] = 9
@@ -122,7 +123,7 @@ def test_foreign_state_is_refused_with_the_path() -> None:
     with pytest.raises(ForeignFingerprint, match="does not fit at '': it holds a Counts"):
         import_state(Other(np.zeros(1)), stored)
     del stored["parts.0.total"]
-    with pytest.raises(ForeignFingerprint, match="'parts.0.total': the array is missing; resume with the version"):
+    with pytest.raises(ForeignFingerprint, match=r"'parts\.0\.total': the array is missing; resume with the version"):
         import_state(Counts(), stored)
     with pytest.raises(ForeignFingerprint, match="no description"):
         import_state(Counts(), {})
