@@ -103,6 +103,7 @@ class Worker:
         collecting = gc.isenabled()
         gc.disable()  # The cyclic collector nearly doubles the cost where objects live long; it runs at checkpoints.
         membership, producer = self._join()
+        sound = False
         try:
             polled = 0.0
             fenced_at = float("-inf")
@@ -128,8 +129,10 @@ class Worker:
                         break
                     self._rest()
                 self.progress.seconds = time.monotonic() - began
+            sound = True
         finally:
-            self._give_back(membership)
+            # After an error a task's state may be half of a step: it must never become a checkpoint.
+            self._give_back(membership, save=sound)
             producer.close()
             if collecting:
                 gc.enable()
@@ -164,8 +167,8 @@ class Worker:
         membership = self.log.join(names.workers, names.tasks, self.member)
         return membership, self.log.producer(f"{names.topology}.v{names.version}.live.{self.member}")
 
-    def _give_back(self, membership: Membership) -> None:
-        for number in sorted(self.tasks):
+    def _give_back(self, membership: Membership, *, save: bool) -> None:
+        for number in sorted(self.tasks) if save else ():
             self._save(number)
         self.tasks.clear()
         with contextlib.suppress(Fenced):
