@@ -216,8 +216,8 @@ class KeyTable:
     def __init__(self) -> None:
         self._index = si.GrowingIndex()
         self.arrays = KeyArrays(
-            self._index.cells, self._index.old, np.zeros((0, 4), np.int64), np.zeros(0, np.uint8), np.zeros(0, np.int64),
-            np.zeros(si.HEAD, np.int64),
+            self._index.cells, self._index.old, np.zeros((0, 4), np.int64), np.zeros(0, np.uint8),
+            np.zeros(0, np.int64), np.zeros(si.HEAD, np.int64),
         )  # fmt: skip
 
     @property
