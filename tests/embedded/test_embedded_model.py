@@ -63,7 +63,7 @@ class Model:
         return next((i for i in range(self.start[place], len(known)) if known[i][0] >= time), len(known))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(steps)
 def test_the_log_agrees_with_lists(steps: list[tuple]) -> None:
     model, now = Model(), [1500]
