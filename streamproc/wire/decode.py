@@ -47,7 +47,7 @@ def decode_rows(
             verdicts[row] = op.NULL_PAYLOAD
             continue
         if nested:
-            saved[:] = counts
+            _copy(counts, saved)
         depth = 0
         pc = 0
         while True:
@@ -120,7 +120,7 @@ def decode_rows(
                     if o == op.ADD_ITEM and counts[inner] >= capacity[inner]:
                         shortage[0] = inner
                         shortage[1] = counts[inner] + 1
-                        counts[:] = saved
+                        _copy(saved, counts)
                         return row
                     continue
                 count_known = True
@@ -274,7 +274,7 @@ def decode_rows(
                     if inner >= 0 and counts[inner] + z > capacity[inner]:
                         shortage[0] = inner
                         shortage[1] = counts[inner] + z
-                        counts[:] = saved
+                        _copy(saved, counts)
                         return row
                     left[depth] = z
                     block_ends[depth] = block_end
@@ -341,8 +341,15 @@ def decode_rows(
             rows[counts[0]] = row
             counts[0] += 1
         elif nested:
-            counts[:] = saved
+            _copy(saved, counts)
     return starts.size
+
+
+@kernel
+def _copy(source: Int64s, target: Int64s) -> None:
+    """A loop, because Numba takes seconds to compile the general assignment to a slice."""
+    for i in range(source.size):
+        target[i] = source[i]
 
 
 @kernel
