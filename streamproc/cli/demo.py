@@ -23,7 +23,7 @@ from streamproc.runtime.reading import read_topic
 from streamproc.runtime.replay import recorded_sums, replay_as_recorded, replay_by_event_time, source_ends
 from streamproc.runtime.worker import Progress, Worker
 
-TOPOLOGY: Final = "topologies.retail.topology"
+TOPOLOGY: Final = "topologies.retail"
 _MARK: Final = ".streamproc-demo"
 
 

@@ -20,6 +20,9 @@ class OverlayLog:
         self._history = history
         self._scratch = scratch
         self._shared = shared
+        for topic, settings in history.topics().items():
+            if topic in shared:
+                scratch.create_topic(topic, settings)  # Stays empty: offsets of this run are committed against it.
 
     def _of(self, topic: str) -> Log:
         return self._history if topic in self._shared else self._scratch
