@@ -59,8 +59,8 @@ def naive_as_of(
     return out, late, sorted(absorbed)
 
 
-@settings(max_examples=250, deadline=None)
-@given(st.data(), timed_streams(ports=2, max_rows=60), AGES)
+@settings(max_examples=200, deadline=None)
+@given(st.data(), timed_streams(ports=2, max_rows=45), AGES)
 def test_in_order_of_arrival_as_of_equals_its_twin_that_forgets_nothing(
     data: st.DataObject, stream: TestStream, max_age: int | None
 ) -> None:
@@ -72,7 +72,7 @@ def test_in_order_of_arrival_as_of_equals_its_twin_that_forgets_nothing(
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.data(), timed_streams(ports=2, max_rows=60, in_order=True), AGES)
+@given(st.data(), timed_streams(ports=2, max_rows=45, in_order=True), AGES)
 def test_below_ordered_every_right_row_up_to_the_left_one_counts(
     data: st.DataObject, stream: TestStream, max_age: int | None
 ) -> None:
@@ -82,7 +82,7 @@ def test_below_ordered_every_right_row_up_to_the_left_one_counts(
     assert result.sorted_fates() == ([], [], absorbed)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data(), st.integers(0, 2**32 - 1), AGES)
 def test_ordered_inputs_wait_until_the_watermark_has_passed_them(
     data: st.DataObject, seed: int, max_age: int | None
@@ -116,7 +116,7 @@ def test_ordered_inputs_wait_until_the_watermark_has_passed_them(
     assert held == [row.account for row in rows if row.time >= marks[-1]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data(), timed_streams(ports=2), AGES)
 def test_cut_and_resume_change_nothing(data: st.DataObject, stream: TestStream, max_age: int | None) -> None:
     whole = drive(joined(max_age), stream, [])
@@ -125,8 +125,8 @@ def test_cut_and_resume_change_nothing(data: st.DataObject, stream: TestStream, 
         assert (cut.rows, cut.late, sorted(cut.absorbed)) == (whole.rows, whole.late, sorted(whole.absorbed))
 
 
-@settings(max_examples=40, deadline=None)
-@given(timed_streams(ports=2, max_rows=60), AGES)
+@settings(max_examples=25, deadline=None)
+@given(timed_streams(ports=2, max_rows=45), AGES)
 def test_rows_of_other_keys_change_nothing(stream: TestStream, max_age: int | None) -> None:
     together = drive(joined(max_age), stream, range(0, 99, 7))
     for key in ("a", "b", None):
@@ -136,7 +136,7 @@ def test_rows_of_other_keys_change_nothing(stream: TestStream, max_age: int | No
 
 @pytest.mark.parametrize("max_age", [None, 100])
 def test_state_holds_one_row_a_key_once_time_has_passed(max_age: int | None) -> None:
-    stream = make_stream(np.random.default_rng(3), 8000, lateness=20, spread=4, ports=2)
+    stream = make_stream(np.random.default_rng(3), 5000, lateness=20, spread=4, ports=2)
     operator = joined(max_age)
     types = stream_types(2)
     whole, sizes = drive(operator, stream, []), []
@@ -151,7 +151,7 @@ def test_state_holds_one_row_a_key_once_time_has_passed(max_age: int | None) -> 
             sizes.append((state.rows.live, state.rows.used, int(state.runs.used[0])))
             return out
 
-    again = drive(Watched(max_age, "_right", None, "as_of"), stream, range(0, 8000, 61))
+    again = drive(Watched(max_age, "_right", None, "as_of"), stream, range(0, 5000, 61))
     assert again.rows == whole.rows
     assert max(sizes) < (120, 2500, 2000)
 

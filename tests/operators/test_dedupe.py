@@ -34,8 +34,8 @@ def naive_dedupe(stream: TestStream, columns: tuple[str, ...], within: int) -> t
     return [row.account for row in through], late
 
 
-@settings(max_examples=250, deadline=None)
-@given(st.data(), timed_streams(max_rows=60), WITHIN, st.sampled_from([("key",), ("value",), ("key", "value")]))
+@settings(max_examples=200, deadline=None)
+@given(st.data(), timed_streams(max_rows=45), WITHIN, st.sampled_from([("key",), ("value",), ("key", "value")]))
 def test_dedupe_equals_its_twin_that_forgets_nothing(
     data: st.DataObject, stream: TestStream, within: int, columns: tuple[str, ...]
 ) -> None:
@@ -47,7 +47,7 @@ def test_dedupe_equals_its_twin_that_forgets_nothing(
     assert result.sorted_fates() == ([], [], [])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data(), timed_streams(), WITHIN)
 def test_cut_and_resume_change_nothing(data: st.DataObject, stream: TestStream, within: int) -> None:
     operator = dedupe("key", within=f"{within}us").operator
@@ -57,8 +57,8 @@ def test_cut_and_resume_change_nothing(data: st.DataObject, stream: TestStream, 
         assert (cut.rows, cut.late) == (whole.rows, whole.late)
 
 
-@settings(max_examples=40, deadline=None)
-@given(timed_streams(max_rows=60), WITHIN)
+@settings(max_examples=25, deadline=None)
+@given(timed_streams(max_rows=45), WITHIN)
 def test_rows_of_other_ids_change_nothing(stream: TestStream, within: int) -> None:
     operator = dedupe("key", within=f"{within}us").operator
     together = drive(operator, stream, range(0, 99, 7))

@@ -56,7 +56,7 @@ def naive_ordered(stream: TestStream, by: tuple[str, ...]) -> tuple[list[tuple[A
     return gone, late, sorted(r.account for r in waiting)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.data(), timed_streams(), BY)
 def test_ordered_equals_its_row_at_a_time_twin_under_any_cut(
     data: st.DataObject, stream: TestStream, by: tuple[str, ...]
@@ -71,7 +71,7 @@ def test_ordered_equals_its_row_at_a_time_twin_under_any_cut(
     assert (held, absorbed) == (waiting, [])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data(), timed_streams(), BY)
 def test_cut_and_resume_change_nothing(data: st.DataObject, stream: TestStream, by: tuple[str, ...]) -> None:
     operator = ordered(by).operator
@@ -81,7 +81,7 @@ def test_cut_and_resume_change_nothing(data: st.DataObject, stream: TestStream, 
         assert (cut.rows, cut.late) == (whole.rows, whole.late)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(timed_streams())
 def test_released_rows_carry_their_own_event_time_and_the_operators_rank(stream: TestStream) -> None:
     result = drive(ordered("value").operator, stream, range(0, 99, 3))
@@ -93,7 +93,7 @@ def test_released_rows_carry_their_own_event_time_and_the_operators_rank(stream:
         assert at == 0 or stream.watermarks[at - 1] <= meta[EVENT_TIME]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(timed_streams())
 def test_keys_stay_with_their_rows_and_unkeyed_streams_stay_unkeyed(stream: TestStream) -> None:
     keyed = drive(ordered().operator, stream, range(0, 99, 4))

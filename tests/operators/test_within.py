@@ -106,8 +106,8 @@ def seen(result: Any) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=250, deadline=None)
-@given(st.data(), timed_streams(ports=2, max_rows=50), SPANS, HOWS)
+@settings(max_examples=200, deadline=None)
+@given(st.data(), timed_streams(ports=2, max_rows=45), SPANS, HOWS)
 def test_in_order_of_arrival_within_equals_its_twin_that_forgets_nothing(
     data: st.DataObject, stream: TestStream, spans: tuple[int, int], how: How
 ) -> None:
@@ -116,7 +116,7 @@ def test_in_order_of_arrival_within_equals_its_twin_that_forgets_nothing(
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.data(), timed_streams(ports=2, max_rows=50, in_order=True), SPANS, HOWS)
+@given(st.data(), timed_streams(ports=2, max_rows=45, in_order=True), SPANS, HOWS)
 def test_below_ordered_pairs_come_in_order_of_event_time(
     data: st.DataObject, stream: TestStream, spans: tuple[int, int], how: How
 ) -> None:
@@ -128,7 +128,7 @@ def test_below_ordered_pairs_come_in_order_of_event_time(
     assert times == sorted(times)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data(), timed_streams(ports=2), SPANS, HOWS)
 def test_cut_and_resume_change_nothing(
     data: st.DataObject, stream: TestStream, spans: tuple[int, int], how: How
@@ -139,7 +139,7 @@ def test_cut_and_resume_change_nothing(
         assert (cut.rows, cut.late, seen(cut)) == (whole.rows, whole.late, seen(whole))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(timed_streams(ports=2), SPANS, HOWS)
 def test_rows_of_other_keys_change_nothing(stream: TestStream, spans: tuple[int, int], how: How) -> None:
     together = drive(pairing(spans, how), stream, range(0, 99, 7))
@@ -148,7 +148,7 @@ def test_rows_of_other_keys_change_nothing(stream: TestStream, spans: tuple[int,
         assert drive(pairing(spans, how), alone, [5, 30]).rows == [row for row in together.rows if row[2][0] == key]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(timed_streams(ports=2), SPANS)
 def test_nothing_that_comes_out_is_behind_its_watermark(stream: TestStream, spans: tuple[int, int]) -> None:
     for meta, _, _ in drive(pairing(spans, "left"), stream, []).rows:
@@ -156,7 +156,7 @@ def test_nothing_that_comes_out_is_behind_its_watermark(stream: TestStream, span
 
 
 def test_state_is_bounded_by_the_span_and_not_by_the_stream() -> None:
-    stream = make_stream(np.random.default_rng(11), 8000, lateness=5, spread=6, ports=2)
+    stream = make_stream(np.random.default_rng(11), 5000, lateness=5, spread=6, ports=2)
     stream = TestStream((*stream.rows[:-1],), stream.watermarks, 2)
     operator = pairing((10, 10), "left")
     whole = drive(operator, stream, [])
@@ -172,7 +172,7 @@ def test_state_is_bounded_by_the_span_and_not_by_the_stream() -> None:
             sizes.append((state.left.rows.live, state.left.rows.used, int(state.right.runs.used[0]), state.table.used))
             return out
 
-    again = drive(Watched(10, 10, "_right", "left"), stream, range(0, 8000, 61))
+    again = drive(Watched(10, 10, "_right", "left"), stream, range(0, 5000, 61))
     assert again.rows == whole.rows
     assert max(s[0] for s in sizes) < 150
     assert max(s[1] for s in sizes) < 2500
