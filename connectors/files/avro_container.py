@@ -24,6 +24,7 @@ import pyarrow as pa
 import zstandard
 
 from connectors.files.formats import open_bytes
+from connectors.files.rows import FramePiece
 from streamproc.contracts.avro_json import expand, load_schema
 from streamproc.errors import InputError, InvalidSchema, StreamprocError
 from streamproc.wire.decoder import Decoder
@@ -53,51 +54,99 @@ def container_columns(path: Path) -> list[str]:
     return [str(field["name"]) for field in fields]
 
 
-def container_frames(
-    path: Path, names: Sequence[str], *, rows: int
-) -> Iterator[tuple[pl.DataFrame, list[tuple[int, str, bytes]]]]:
+def container_frames(path: Path, names: Sequence[str], *, rows: int) -> Iterator[FramePiece]:
     """The records as frames of the named fields, each of at most `rows` rows, with the bad rows behind them.
 
-    A block that cannot be decoded (its bytes are there, but are not its records) is one bad row with these bytes.
+    Before each frame stands how many rows come before it in the file. A record whose text is not UTF-8 is one bad row;
+    a block whose bytes are no records at all is one bad row as a whole.
     Raises InputError, naming the block, where the file itself is broken: cut off, or a marker is missing.
     """
     with open_bytes(path) as stream:
         header = read_header(path, stream)
-        decoder = _block_decoder(path, header.schema, names)
+        blocks = _Blocks(path, header.schema, names)
         done = 0
         for count, body in _blocks(path, stream, header):
-            framed = _varint(count) + body + b"\0"
-            decoded = decoder.decode(
-                np.frombuffer(framed, np.uint8), np.zeros(1, np.int64), np.full(1, len(framed), np.int64)
-            )
-            for _, why in decoded.why():
-                reason = f"{why}: rows {done + 1} to {done + count} are one block that does not hold {count} records"
-                empty = _unpacked(decoded.frame)
-                yield empty, [(done + 1, reason, body)]
-            if decoded.rows.size:
-                frame = _unpacked(decoded.frame)
+            frame = blocks.whole(count, body)
+            if frame is None:
+                yield from blocks.row_by_row(count, body, done)
+            else:
                 for start in range(0, frame.height, rows):
-                    yield frame[start : start + rows], []
+                    yield done + start, frame[start : start + rows], []
             done += count
 
 
-def _block_decoder(path: Path, schema: Mapping[str, object], names: Sequence[str]) -> Decoder:
-    fields = cast(list[Mapping[str, object]], cast(Mapping[str, object], expand(schema))["fields"])
-    wanted = {**schema, "fields": [field for field in fields if field["name"] in names]}
-    try:
-        return Decoder(_block_schema(schema), _block_schema(wanted))
-    except StreamprocError as error:
-        raise InputError(f"the schema in '{path}' cannot be used: {error.message}", hint=error.hint) from None
+class _Blocks:
+    """Decodes the blocks of one file."""
+
+    __slots__ = ("_block", "_record", "_schema")
+
+    def __init__(self, path: Path, schema: Mapping[str, object], names: Sequence[str]) -> None:
+        self._schema = cast(Mapping[str, object], expand(schema))
+        fields = cast(list[Mapping[str, object]], self._schema["fields"])
+        wanted = {**self._schema, "fields": [field for field in fields if field["name"] in names]}
+        try:
+            self._block = Decoder(_block_schema(schema), _block_schema(wanted))
+            self._record = Decoder(schema, wanted)
+        except StreamprocError as error:
+            raise InputError(f"the schema in '{path}' cannot be used: {error.message}", hint=error.hint) from None
+
+    def whole(self, count: int, body: bytes) -> pl.DataFrame | None:
+        """The records of a block, or None if it does not hold that many good ones."""
+        return _decoded(self._block, count, body)
+
+    def row_by_row(self, count: int, body: bytes, done: int) -> Iterator[FramePiece]:
+        """A block with bad records: cut into them if texts are all that is wrong, else one bad row for all of it.
+
+        Texts and bytes look the same on the wire. So the block is read with bytes in the place of its texts and written
+        again record by record, which tells where each one begins and ends.
+        """
+        try:
+            loose = cast(Mapping[str, object], _texts_as_bytes(self._schema))
+            frame = _decoded(Decoder(_block_schema(loose)), count, body)
+            payloads = None if frame is None else Encoder(loose).encode(frame, schema_id=None)
+        except StreamprocError:
+            payloads = None
+        if payloads is None:
+            reason = f"rows {done + 1} to {done + count}: a block that does not hold {count} records of its schema"
+            yield done, self._record.decode_payloads([]).frame, [(done + 1, reason, body)]
+            return
+        decoded = self._record.decode(payloads.buffer, payloads.starts, payloads.ends)
+        start = good = 0
+        for row, why in decoded.why():
+            raw = payloads.buffer[int(payloads.starts[row]) : int(payloads.ends[row])].tobytes()
+            yield done + start, decoded.frame[good : good + row - start], [(done + row + 1, why, raw)]
+            good, start = good + row - start, row + 1
+        yield done + start, decoded.frame[good:], []
+
+
+def _decoded(decoder: Decoder, count: int, body: bytes) -> pl.DataFrame | None:
+    framed = _varint(count) + body + b"\0"
+    bounds = np.zeros(1, np.int64), np.full(1, len(framed), np.int64)
+    decoded = decoder.decode(np.frombuffer(framed, np.uint8), *bounds)
+    if not decoded.rows.size:
+        return None
+    return decoded.frame.get_column(_ROWS).explode(empty_as_null=False).struct.unnest()
+
+
+def _texts_as_bytes(node: object) -> object:
+    """An expanded schema with bytes for each text; defaults and logical types of texts are left out."""
+    if isinstance(node, list):
+        return [_texts_as_bytes(branch) for branch in node]
+    if isinstance(node, str):
+        return "bytes" if node == "string" else node
+    assert isinstance(node, Mapping)
+    if node["type"] == "string":
+        return "bytes"
+    if node["type"] == "record":
+        fields = cast(list[Mapping[str, object]], node["fields"])
+        plain = [{"name": field["name"], "type": _texts_as_bytes(field["type"])} for field in fields]
+        return {"type": "record", "name": node["name"], "fields": plain}
+    return {key: _texts_as_bytes(item) if key in ("items", "values") else item for key, item in node.items()}
 
 
 def _block_schema(record: Mapping[str, object]) -> Mapping[str, object]:
     items = {"type": "array", "items": record}
     return {"type": "record", "name": "sp_container_block", "fields": [{"name": _ROWS, "type": items}]}
-
-
-def _unpacked(frame: pl.DataFrame) -> pl.DataFrame:
-    structs = frame.get_column(_ROWS).explode(empty_as_null=False)
-    return structs.struct.unnest()
 
 
 def read_header(path: Path, stream: IO[bytes]) -> Header:

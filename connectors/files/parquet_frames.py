@@ -13,6 +13,7 @@ from polars.exceptions import PanicException
 
 from connectors.files.cells import is_utf8
 from connectors.files.formats import open_bytes, unreadable
+from connectors.files.rows import FramePiece
 from streamproc.errors import InputError
 
 _parquet: Any = pq
@@ -33,11 +34,10 @@ def parquet_columns(path: Path) -> list[str]:
     return names
 
 
-def parquet_frames(
-    path: Path, names: Sequence[str], *, rows: int
-) -> Iterator[tuple[pl.DataFrame, list[tuple[int, str, bytes]]]]:
+def parquet_frames(path: Path, names: Sequence[str], *, rows: int) -> Iterator[FramePiece]:
     """Frames of at most `rows` rows with the named columns, each with the bad rows behind it: text that is not UTF-8.
 
+    Before each frame stands how many rows come before it in the file.
     Memory is one row group's pages of these columns at most.
     """
     done = 0
@@ -48,9 +48,9 @@ def parquet_frames(
                 for row, column in _not_text(batch):
                     raw = batch.column(column)[row].cast(_arrow.binary()).as_py()
                     reason = f"column '{column}' is not UTF-8 text"
-                    yield _frame(batch.slice(start, row - start)), [(done + row + 1, reason, raw)]
+                    yield done + start, _frame(batch.slice(start, row - start)), [(done + row + 1, reason, raw)]
                     start = row + 1
-                yield _frame(batch.slice(start)), []
+                yield done + start, _frame(batch.slice(start)), []
                 done += batch.num_rows
     except (pa.ArrowException, OSError, UnicodeDecodeError, PanicException) as error:
         raise unreadable(path, error, place=f" after row {done}") from None

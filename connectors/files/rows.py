@@ -15,6 +15,8 @@ from streamproc.ports import Int64s
 
 BAD_ROWS: Final = pl.Schema({"line": pl.Int64(), "reason": pl.String(), "raw": pl.Binary()})
 """Of each bad row: its line (text) or row number (Parquet, Avro) from 1, why it is bad, and what stands there."""
+FramePiece = tuple[int, pl.DataFrame, list[tuple[int, str, bytes]]]
+"""Of a typed file: how many rows come before, some rows, and the bad rows behind them (number, reason, raw)."""
 _SHOWN: Final = 60
 
 

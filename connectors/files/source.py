@@ -18,7 +18,7 @@ from connectors.files.formats import Format, format_of, open_bytes
 from connectors.files.from_text import from_text
 from connectors.files.from_typed import from_typed
 from connectors.files.parquet_frames import parquet_columns, parquet_frames
-from connectors.files.rows import Converted, FileRows, bad_frame, judge
+from connectors.files.rows import Converted, FileRows, FramePiece, bad_frame, judge
 from connectors.files.text_pieces import MAX_RECORD, csv_header, csv_pieces, json_pieces
 from streamproc.contracts.model import Contract
 from streamproc.errors import InputError
@@ -157,11 +157,9 @@ def _text_field(
 
 
 def _typed_rows(
-    path: Path, frames: Iterator[tuple[pl.DataFrame, list[tuple[int, str, bytes]]]], contract: Contract,
-    sources: Sequence[Source], zone: str,
-) -> Iterator[FileRows]:  # fmt: skip
-    before = 0
-    for frame, damaged in frames:
+    path: Path, frames: Iterator[FramePiece], contract: Contract, sources: Sequence[Source], zone: str
+) -> Iterator[FileRows]:
+    for before, frame, damaged in frames:
         fields = [_typed_field(path, frame, contract, source, zone) for source in sources]
         kept, reasons = judge(contract, fields)
         shown = frame[[row for row, _ in reasons]].to_dicts() if reasons else []
@@ -170,7 +168,6 @@ def _typed_rows(
             for (row, why), values in zip(reasons, shown, strict=True)
         ]
         yield _rows(fields, kept, kept + before + 1, [*bad, *damaged])
-        before += frame.height + len(damaged)
 
 
 def _typed_field(path: Path, frame: pl.DataFrame, contract: Contract, source: Source, zone: str) -> Converted:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import gzip
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from connectors.files.sink import FileSink
 from connectors.files.source import read_file
@@ -255,10 +258,15 @@ def test_a_damaged_block_of_avro_is_told_from_a_block_of_other_records(tmp_path:
     cut = written(tmp_path, good[:-20], "cut.avro")
     with pytest.raises(InputError, match=r"block 1 of '.*cut.avro' is damaged: it ends too early"):
         list(read_file(cut, contract=weather))
-    other = written(tmp_path, good.replace(b"012650-99999", b"012650-\xff9999"), "other.avro")
+    other = written(tmp_path, good.replace(b"012650-99999", b"\xff" * 12, 1), "text.avro")
+    station = parse_contract('{"type": "record", "name": "w", "fields": [{"name": "station", "type": "string"}]}')
+    pieces = list(read_file(other, contract=station))
+    assert [line for piece in pieces for line in piece.lines] == [1, 2, 3, 5]
+    assert [row[:2] for piece in pieces for row in piece.bad.rows()] == [(4, "bad UTF-8")]
+    other = written(tmp_path, good.replace(b"\x18012650-99999", b"\x7f012650-99999"), "other.avro")
     (piece,) = read_file(other, contract=weather)
     assert piece.frame.height == 0
-    assert piece.bad["reason"][0].endswith("rows 1 to 5 are one block that does not hold 5 records")
+    assert piece.bad["reason"][0] == "rows 1 to 5: a block that does not hold 5 records of its schema"
 
 
 def test_a_sink_leaves_the_old_file_alone_until_it_is_closed(tmp_path: Path) -> None:
@@ -320,3 +328,43 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         assert int(count) == lines
         peaks.append(int(peak) * 1024)
     assert peaks[1] - peaks[0] < 25 << 20  # of 45 MB more text
+
+
+def test_text_that_is_not_utf8_in_parquet_costs_its_row(tmp_path: Path) -> None:
+    path = tmp_path / "orders.parquet"
+    pl.DataFrame({"id": [1, 2, 3], "text": ["a", "MARKED", "c"], "at": ["2011-01-04"] * 3}).write_parquet(
+        path, compression="uncompressed", statistics=False, use_pyarrow=True, pyarrow_options={"use_dictionary": False}
+    )
+    path.write_bytes(path.read_bytes().replace(b"MARKED", b"\xff\xfe\xfd\xfc\xfb\xfa"))
+    pieces = list(read_file(path, contract=ORDER))
+    assert [line for piece in pieces for line in piece.lines] == [1, 3]
+    assert [row for piece in pieces for row in piece.bad.rows()] == [
+        (2, "column 'text' is not UTF-8 text", b"\xff\xfe\xfd\xfc\xfb\xfa")
+    ]
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    ending=st.sampled_from(["csv", "jsonl", "avro", "parquet", "csv.gz"]),
+    place=st.integers(0, 2**20),
+    patch=st.binary(max_size=4),
+    gone=st.integers(0, 9),
+)
+def test_a_damaged_file_gives_rows_and_bad_rows_or_says_what_is_wrong(
+    ending: str, place: int, patch: bytes, gone: int
+) -> None:
+    rows = pl.DataFrame({"id": range(9), "text": ["é"] * 9, "price": [None] * 9, "at": range(9), "status": ["NEW"] * 9})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"orders.{ending}"
+        with FileSink(path, ORDER.schema, avro=ORDER.avro) as sink:
+            sink.write(rows.cast(dict(ORDER.schema.polars())))  # type: ignore[arg-type]  # a schema is a mapping
+        whole = path.read_bytes()
+        at = place % len(whole)
+        path.write_bytes(whole[:at] + patch + whole[at + gone :])
+        try:
+            pieces = list(read_file(path, contract=ORDER))
+        except InputError as error:
+            assert str(path) in str(error)
+        else:
+            assert all(piece.frame.schema == ORDER.schema.polars() for piece in pieces)
+            assert all(len(piece.lines) == piece.frame.height for piece in pieces)

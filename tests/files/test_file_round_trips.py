@@ -32,7 +32,7 @@ def read_back(path: Path, contract: Contract, *, rows: int = 100_000) -> pl.Data
     return pl.concat([contract.schema.empty(), *(piece.frame for piece in pieces)])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(sample=filled(), rows=st.integers(1, 5), cut=st.integers(0, 8))
 def test_a_file_gives_back_what_was_written(sample: tuple[Contract, pl.DataFrame], rows: int, cut: int) -> None:
     contract, frame = sample
@@ -49,7 +49,7 @@ def test_a_file_gives_back_what_was_written(sample: tuple[Contract, pl.DataFrame
 
 
 @pytest.mark.parametrize("codec", ["null", "deflate"])
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(sample=filled())
 def test_fastavro_reads_our_containers_and_we_read_fastavros(codec: str, sample: tuple[Contract, pl.DataFrame]) -> None:
     contract, frame = sample
