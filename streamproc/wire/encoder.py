@@ -122,12 +122,16 @@ class _Compiler:
         self.emit(op.END, slot)
 
     def emit(self, opcode: int, slot: Slot, *, tag: int = op.PLAIN, a: int = 0, b: int = 0) -> int:
+        me, here = self.number(slot), len(self.code)
+        self.code.append([opcode, tag, me, me, slot.scope, a, b, here + 1, op.ZERO_NOTHING, slot.inner])
+        return here
+
+    def number(self, slot: Slot) -> int:
+        """The slot's number, a new one at its first use."""
         if id(slot) not in self.numbers:
             self.numbers[id(slot)] = len(self.paths)
             self.paths.append(slot.path)
-        me, here = self.numbers[id(slot)], len(self.code)
-        self.code.append([opcode, tag, me, me, slot.scope, a, b, here + 1, op.ZERO_NOTHING, slot.inner])
-        return here
+        return self.numbers[id(slot)]
 
     def node(self, avro: AvroType, slot: Slot) -> None:
         """A value of any type, with its branch index where it is a union."""
@@ -161,8 +165,7 @@ class _Compiler:
     def value(self, avro: AvroType, slot: Slot, tag: int) -> None:
         """A value of a type that is not a union."""
         if avro.kind == "null":
-            self.numbers.setdefault(id(slot), len(self.paths))
-            self.paths.append(slot.path)
+            self.number(slot)
             return
         if avro.kind == "record" or avro.logical == "duration":
             start = self.emit(op.RECORD, slot, tag=tag)

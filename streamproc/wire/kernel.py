@@ -12,5 +12,8 @@ R = TypeVar("R")
 
 
 def kernel(function: Callable[P, R]) -> Callable[P, R]:
-    """The compiled function, with the types that it was written with (numba's own decorator loses them)."""
-    return cast(Callable[P, R], nb.njit(cache=True)(function))
+    """The compiled function, with the types that it was written with (numba's own decorator loses them).
+
+    Other threads run while it does: it sees only arrays that nobody changes meanwhile.
+    """
+    return cast(Callable[P, R], nb.njit(cache=True, nogil=True)(function))

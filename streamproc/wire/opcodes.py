@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from typing import Final
 
-# Plain module integers: Numba freezes them into the kernels as constants.
+# Plain module integers: Numba freezes them into the kernels as constants.  Its cache does not notice when they change:
+# whoever edits them touches decode.py and encode.py too.
 OP: Final = 0
 TAG: Final = 1
 BASE: Final = 2
