@@ -40,7 +40,8 @@ def moments(text: pl.Series, dtype: pl.Datetime, *, form: str, zone: str) -> pl.
     stripped = text.str.strip_chars()
     # Most files keep to one form: what the first text has is tried first, and then usually nothing is left to try.
     first = stripped.drop_nulls().head(1)
-    forms = tuple(sorted(forms, key=lambda known: _parsed(first, known[0], known[1], dtype).null_count()))
+    best = next((known for known in forms if not _parsed(first, known[0], known[1], dtype).null_count()), forms[0])
+    forms = (best, *(known for known in forms if known != best))
     found = pl.Series(text.name, [], dtype=dtype).extend_constant(None, len(text))
     for place, (pattern, where) in enumerate(forms):
         if place and found.null_count() == text.null_count():

@@ -32,8 +32,8 @@ def read_back(path: Path, contract: Contract, *, rows: int = 100_000) -> pl.Data
     return pl.concat([contract.schema.empty(), *(piece.frame for piece in pieces)])
 
 
-@settings(deadline=None, max_examples=40)
-@given(sample=filled(), rows=st.integers(1, 5), cut=st.integers(0, 8))
+@settings(deadline=None, max_examples=30)
+@given(sample=filled(), rows=st.integers(2, 9), cut=st.integers(0, 8))
 def test_a_file_gives_back_what_was_written(sample: tuple[Contract, pl.DataFrame], rows: int, cut: int) -> None:
     contract, frame = sample
     with tempfile.TemporaryDirectory() as folder:
