@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from streamproc.batch import C0, C1, C2, C3, EVENT_TIME, Batch
-from streamproc.hashing import frozen
-from streamproc.operators.values import codes_of, floats_of, valid_of, wide_of
+from streamproc.hashing import frozen, mix64
+from streamproc.operators.value_table import value_keys
+from streamproc.operators.values import codes_of, floats_of, has_codes, labels_of, valid_of, wide_of
 from streamproc.ports import Int64s
 
 Arrays = tuple[npt.NDArray[Any], ...]
@@ -30,12 +31,20 @@ class Inputs:
         self._forms: dict[tuple[str, str], Arrays] = {}
 
     def form(self, form: str, column: str) -> Arrays:
-        """The arrays of a column in one form ("valid", "floats", "codes", "placed", "wide"), `valid` last."""
+        """The arrays of a column in one form (see `_make`), `valid` last."""
         if (form, column) not in self._forms:
             made = self._make(form, column)
-            taken = made if self._rows is None else tuple(frozen(array[self._rows]) for array in made)
+            if self._rows is None:
+                taken = made
+            elif form in ("keys", "placed keys"):  # the first array is the buffer that the others point into
+                taken = made[0], *(frozen(array[self._rows]) for array in made[1:])
+            else:
+                taken = tuple(frozen(array[self._rows]) for array in made)
             self._forms[form, column] = taken
         return self._forms[form, column]
+
+    def _places(self) -> npt.NDArray[Any]:
+        return frozen(self._meta[:, [EVENT_TIME, C0, C1, C2, C3]])
 
     def _make(self, form: str, column: str) -> Arrays:
         if not column:
@@ -47,7 +56,15 @@ class Inputs:
         if form == "codes":
             return codes_of(values), valid
         if form == "placed":
-            return codes_of(values), frozen(self._meta[:, [EVENT_TIME, C0, C1, C2, C3]]), valid
+            return codes_of(values), self._places(), valid
+        if form == "labels":
+            return labels_of(values), valid
+        if form == "hashes":
+            return frozen(mix64(labels_of(values)) if has_codes(values.dtype) else value_keys(values).hashes), valid
+        if form in ("keys", "placed keys"):
+            keys = value_keys(values)
+            found = frozen(keys.buffer), frozen(keys.starts), frozen(keys.ends), frozen(keys.hashes)
+            return (*found, valid) if form == "keys" else (*found, self._places(), valid)
         if form == "wide":
             return *wide_of(values), valid
         return (valid,)

@@ -144,7 +144,8 @@ def plan_lookback(aggregates: Mapping[str, Aggregate], schema: Schema, *, step: 
                 f"step '{step}': {name}={aggregate} has no span", hint=f"write for example {aggregate}.over('1h')"
             )
         part, computed = plan.parts[0], plan.computed[0]
-        if part.kind not in ("count", "total", "var", "min", "max", "first", "last"):
+        known = part.kind in ("count", "total", "var", "min", "max", "first", "last")
+        if not known or part.form in ("keys", "placed keys"):
             raise DefinitionError(
                 f"step '{step}': {aggregate} cannot look back row by row",
                 hint="compute it in a window, for example tumbling",

@@ -20,7 +20,7 @@ from streamproc.operators.aggregates import Aggregate
 from streamproc.operators.inputs import Inputs
 from streamproc.operators.released import released_meta, released_up_to, updated_meta
 from streamproc.operators.session_table import Assigned, SessionTable
-from streamproc.operators.windows import Emit, InputShape, input_shape, plan_windows
+from streamproc.operators.windows import Emit, InputShape, input_shape, plan_windows, refuse_estimates
 
 
 @dataclass(slots=True)
@@ -46,6 +46,7 @@ class Sessions:
         """Key columns, window_start, window_end, the aggregates, and revision where updates are emitted."""
         fields = plan_windows(inputs[0], dict(self.aggregates), self.verb).fields
         if self.emit == "update":
+            refuse_estimates(self.aggregates, self.verb)
             fields = (*fields, Field("revision", pl.Int64(), doc="how many rows the session holds"))
         return StreamType(Schema(fields), inputs[0].keyed_by, ordered=self.emit == "close")
 

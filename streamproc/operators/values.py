@@ -62,6 +62,12 @@ def codes_of(column: pl.Series) -> Int64s:
     return frozen(column.to_physical().cast(pl.Int64).fill_null(0).rechunk().to_numpy())
 
 
+def labels_of(column: pl.Series) -> Int64s:
+    """As `codes_of`, but -0.0 and 0.0 are one value: for counting what is equal."""
+    codes = codes_of(column)
+    return frozen(np.where(codes == -1, 0, codes)) if column.dtype.is_float() else codes
+
+
 def from_codes(name: str, codes: Int64s, present: Flags, dtype: pl.DataType) -> pl.Series:
     """The column that these codes stand for, null where `present` is 0: the inverse of `codes_of`.
 

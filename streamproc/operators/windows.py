@@ -86,6 +86,16 @@ def input_shape(stream: StreamType, aggregates: tuple[tuple[str, Aggregate], ...
     return InputShape(pl.DataFrame(schema={name: stream.schema[name].dtype for name in names}), key)
 
 
+def refuse_estimates(aggregates: tuple[tuple[str, Aggregate], ...], step: str) -> None:
+    """Raises DefinitionError for aggregates that have no value per row."""
+    for name, aggregate in aggregates:
+        if aggregate.kind == "approx_distinct":
+            raise DefinitionError(
+                f"step '{step}': {name}={aggregate} is estimated when a window closes",
+                hint="use distinct, or emit='close'",
+            )
+
+
 @lru_cache(maxsize=256)
 def _planned(
     columns: tuple[tuple[str, pl.DataType], ...],
@@ -135,6 +145,7 @@ class Windows:
         """Key columns, window_start, window_end, the aggregates, and revision where updates are emitted."""
         fields = plan_windows(inputs[0], dict(self.aggregates), self.verb).fields
         if self.emit == "update":
+            refuse_estimates(self.aggregates, self.verb)
             fields = (*fields, Field("revision", pl.Int64(), doc="1 for the window's first row, then counted up"))
         return StreamType(Schema(fields), inputs[0].keyed_by, ordered=self.emit == "close")
 

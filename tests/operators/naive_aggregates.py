@@ -46,6 +46,10 @@ def _order(value: Any) -> Any:
     return value.encode() if isinstance(value, str) else value
 
 
+def _label(value: Any) -> Any:
+    return value + 0.0 if isinstance(value, float) else value
+
+
 def naive(aggregate: Aggregate, rows: list[Row]) -> Any:
     """The value of an aggregate over rows, in the order in which they came."""
     if not aggregate.column:
@@ -76,10 +80,10 @@ def naive(aggregate: Aggregate, rows: list[Row]) -> Any:
         case "last":
             return max(some, key=lambda row: row["place"])[aggregate.column] if some else None
         case "distinct":
-            return len({_order(value) for value in values})
+            return len({_order(_label(value)) for value in values})
         case "top_k":
             counts: dict[Any, tuple[Any, int]] = {}
-            for value in values:
+            for value in map(_label, values):
                 counts[_order(value)] = (value, counts.get(_order(value), (value, 0))[1] + 1)
             best = sorted(counts.items(), key=lambda item: (-item[1][1], item[0]))[: aggregate.k]
             return [{"value": value, "count": number} for _, (value, number) in best]

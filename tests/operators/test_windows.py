@@ -37,22 +37,39 @@ ALL: dict[str, of.Aggregate] = {
     "max_i": of.max("i"),
     "first_x": of.first("x"),
     "last_i": of.last("i"),
+    "min_s": of.min("s"),
+    "max_s": of.max("s"),
+    "min_d": of.min("d"),
+    "max_d": of.max("d"),
+    "first_s": of.first("s"),
+    "last_d": of.last("d"),
+    "distinct_x": of.distinct("x"),
+    "distinct_s": of.distinct("s"),
+    "distinct_d": of.distinct("d"),
+    "top_x": of.top_k("x", 2),
+    "top_s": of.top_k("s", 2),
+    "top_i": of.top_k("i", 3),
 }
 
 
+NAMES = sorted(ALL)
+
+
 def operators(emit: Any = st.sampled_from(["close", "update"])) -> st.SearchStrategy[Any]:
-    """Window operators of every verb."""
+    """Window operators of every verb, with up to five aggregates."""
+    some = st.lists(st.sampled_from(NAMES), min_size=1, max_size=5, unique=True).map(lambda ns: {n: ALL[n] for n in ns})
     spans = st.sampled_from(["1s", "4s", "10s", "7s", "1m"])
+    pairs = st.sampled_from([("10s", "5s"), ("10s", "4s"), ("6s", "1s")])
     return st.one_of(
         st.builds(
-            lambda s, e, o: tumbling(s, emit=e, offset=o, **ALL).operator, spans, emit, st.sampled_from(["0s", "3s"])
-        ),
-        st.builds(
-            lambda pair, e: sliding(pair[0], every=pair[1], emit=e, **ALL).operator,
-            st.sampled_from([("10s", "5s"), ("10s", "4s"), ("6s", "1s")]),
+            lambda s, e, o, a: tumbling(s, emit=e, offset=o, **a).operator,
+            spans,
             emit,
+            st.sampled_from(["0s", "3s"]),
+            some,
         ),
-        st.builds(lambda g, e: session(g, emit=e, **ALL).operator, st.sampled_from(["1s", "3s", "10s"]), emit),
+        st.builds(lambda pair, e, a: sliding(pair[0], every=pair[1], emit=e, **a).operator, pairs, emit, some),
+        st.builds(lambda g, e, a: session(g, emit=e, **a).operator, st.sampled_from(["1s", "3s", "10s"]), emit, some),
     )
 
 
