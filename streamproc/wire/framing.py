@@ -88,9 +88,7 @@ class Reader:
         codes[np.asarray(starts) < 0] = op.NULL_PAYLOAD
         frames: list[pl.DataFrame] = []
         places: list[Int64s] = []
-        # Nearly always one writer wrote the whole block: then nothing needs sorting.
-        one = bool(ids.size) and bool((ids == ids[0]).all())
-        for schema_id in [int(ids[0])] if one and ids[0] >= 0 else np.unique(ids[ids >= 0]).tolist():
+        for schema_id in _different(ids):
             here = np.flatnonzero(ids == schema_id)
             decoder = self._decoder(schema_id)
             if not isinstance(decoder, Decoder):
