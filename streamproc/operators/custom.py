@@ -68,11 +68,16 @@ class UserOperator(Protocol):
 
 @dataclass(slots=True)
 class CustomState:
-    """The user's state, the columns that it promised (a frame without rows), and what was due before the last row."""
+    """The user's state and the columns that it promised, as a frame without rows.
+
+    last    the moment up to which things were due before the last row
+    passed  the watermark at the end of the last step
+    """
 
     of_user: Any
     promised: pl.DataFrame
     last: int = MIN_TIME
+    passed: int = MIN_TIME
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,15 +126,16 @@ class Custom:
         timed = hasattr(self.by_user, "next_due")
         rows, late = split_late(batch) if timed else (batch, None)
         run = _Run(self, state, time)
+        reached = _reached(rows.meta, time.watermarks, state.passed)
         at = 0
         while at < len(rows):
-            # Before a row that time released upstream, only what was due earlier goes: upstream stands before us.
-            run.release(_reached(rows.meta, at))
-            stop = run.reach(rows.meta, at) if timed else len(rows)
-            run.take(rows, at, stop)
+            run.release(int(reached[at]))
+            stop = run.reach(reached, at, int(rows.meta[at, WATERMARK])) if timed else len(rows)
+            run.take(rows, at, stop, reached)
             at = stop
         if time.end is not None:
             run.release(time.end)
+            state.passed = time.end
         if time.clock is not None:
             run.tick(time.clock)
         time.fates.absorb(np.ascontiguousarray(rows.meta[rows.meta[:, ACCOUNT] >= 0, ACCOUNT]))
@@ -166,16 +172,16 @@ class _Run:
                 )
             self.put_released(frame, 2 * first_reaching(np.ascontiguousarray(self.time.watermarks), due), due)
 
-    def reach(self, meta: Meta, at: int) -> int:
+    def reach(self, reached: Int64s, at: int, watermark: int) -> int:
         """The row before which something can next fall due, counting on what the rows from `at` on may ask for."""
         wait = int(getattr(self.step.by_user, "shortest_wait_us", 0))
-        limit = min(self.next_due(), int(meta[at, WATERMARK]) + wait)
+        limit = min(self.next_due(), watermark + wait)
         stop = at + 1
-        while stop < meta.shape[0] and _reached(meta, stop) < limit:
+        while stop < reached.size and reached[stop] < limit:
             stop += 1
         return stop
 
-    def take(self, rows: Batch, start: int, stop: int) -> None:
+    def take(self, rows: Batch, start: int, stop: int, reached: Int64s) -> None:
         """Gives rows start..stop to the operator."""
         meta = rows.meta[start:stop]
         times = pl.Series(EVENT_TIME_COLUMN, np.ascontiguousarray(meta[:, EVENT_TIME]))
@@ -183,7 +189,7 @@ class _Run:
         self.state.of_user, frame = _pair(
             self.step.by_user.process(self.state.of_user, part), self.step.by_user, "process"
         )
-        self.state.last = max(self.state.last, _reached(meta, -1))
+        self.state.last = int(reached[stop - 1])
         if frame is None or (not frame.height and ROW_COLUMN not in frame.columns):
             return
         if ROW_COLUMN in frame.columns:
@@ -298,9 +304,15 @@ def custom(operator: UserOperator, *, key: tuple[str, ...] | None = None, name: 
     return Step(Custom(operator, key), (), name)
 
 
-def _reached(meta: Meta, row: int) -> int:
-    """The moment up to which things are due before this row."""
-    return int(meta[row, WATERMARK]) if meta[row, ROW] % 2 else int(meta[row, DUE]) - 1
+def _reached(meta: Meta, watermarks: Int64s, passed: int) -> Int64s:
+    """For each row the moment up to which things are due before it.
+
+    Before a row that time released upstream that is what was due earlier: at one moment, upstream stands before us. But
+    not less than where time had been at the input row before: `ordered` releases rows only once time is beyond them.
+    """
+    before = np.concatenate((np.array([passed], np.int64), watermarks))[meta[:, ROW] // 2]
+    reached: Int64s = np.where(meta[:, ROW] % 2 == 1, meta[:, WATERMARK], np.maximum(meta[:, DUE] - 1, before))
+    return reached
 
 
 def _occurrences(parents: Int64s) -> Int64s:

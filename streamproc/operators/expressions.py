@@ -12,10 +12,11 @@ is why fingerprints carry the environment and digests decide.
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import polars as pl
@@ -75,8 +76,24 @@ def check_elementwise(expr: pl.Expr, schema: Schema, step: str) -> Field:
     >>> check_elementwise(pl.col("a") * 2, Schema((Field("a", pl.Int64()),)), "with_columns").dtype
     Int64
     """
+    return _checked(_Written(json.dumps(_nodes(expr, step), sort_keys=True), str(expr), expr), schema, step)
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """An expression with its text, by which equal ones are known (`==` of expressions makes an expression)."""
+
+    nodes: str
+    shown: str
+    expr: pl.Expr = field(compare=False)
+
+
+@functools.lru_cache(maxsize=1024)
+def _checked(written: _Written, schema: Schema, step: str) -> Field:
+    """The work of `check_elementwise`, once for each expression: a plan asks for types many times."""
+    expr = written.expr
     walk = _Walk(schema, step)
-    seen = walk.visit(_nodes(expr, step))
+    seen = walk.visit(json.loads(written.nodes))
     try:
         ((name, dtype),) = schema.empty().lazy().select(expr).collect_schema().items()
     except pl.exceptions.PolarsError as error:

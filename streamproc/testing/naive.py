@@ -104,6 +104,8 @@ def play(twin: Twin, rows: Sequence[Row], watermarks: Sequence[int], rank: int) 
             made.extend(twin.release(due, at, rank))
 
     for row in sorted(rows, key=lambda row: (row.position, row.port)):
+        if row.position[0] >= 2:
+            release(watermarks[row.position[0] // 2 - 1])
         release(row.watermark - 1 if row.released and not twin.strict else row.watermark)
         given = twin.take(row)
         if given is None:

@@ -9,13 +9,15 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from two_port_streams import RANK_UNDER_TEST, TestStream, batch_of, cuts_of, drive, stream_types, timed_streams
+from random_rows import RANK_HERE, recorded, run, types
 
-from streamproc.batch import ACCOUNT, C3, DUE, EVENT_TIME, RANK, ROW, WATERMARK
+from streamproc.batch import C3, DUE, EVENT_TIME, RANK, ROW, WATERMARK, WIDTH, Batch
 from streamproc.contracts.model import Field, Schema
 from streamproc.errors import DefinitionError, TypeMismatch
+from streamproc.keys import keys_of
 from streamproc.operator import StepTime, StreamType
 from streamproc.operators.custom import custom
+from streamproc.testing.naive import Row, play
 
 WAIT = 7
 
@@ -26,13 +28,13 @@ class Silence:
     shortest_wait_us = WAIT
 
     def schema(self, rows: Schema) -> Schema:
-        return Schema((rows["key"], Field("seen", pl.Int64())))
+        return Schema((rows["k"], Field("seen", pl.Int64())))
 
     def open(self) -> dict[str, int]:
         return {}
 
     def process(self, state: dict[str, int], rows: pl.DataFrame) -> tuple[dict[str, int], None]:
-        for key, time in zip(rows["key"], rows["_event_time"], strict=True):
+        for key, time in zip(rows["k"], rows["_event_time"], strict=True):
             text = "null" if key is None else "=" + key
             state[text] = max(time, state.get(text, time))
         return state, None
@@ -44,7 +46,7 @@ class Silence:
         silent = sorted(key for key, seen in state.items() if seen + WAIT <= moment)
         keys = [None if key == "null" else key[1:] for key in silent]
         seen = [state.pop(key) for key in silent]
-        return state, pl.DataFrame({"key": keys, "seen": seen}, schema={"key": pl.String, "seen": pl.Int64})
+        return state, pl.DataFrame({"k": keys, "seen": seen}, schema={"k": pl.String, "seen": pl.Int64})
 
 
 class OneByOne(Silence):
@@ -64,7 +66,7 @@ class Impatient(Silence):
     def advance(self, state: dict[str, int], moment: int) -> tuple[dict[str, int], pl.DataFrame]:
         keys = sorted(key for key, seen in state.items() if seen - 3 <= moment)
         seen = [state.pop(key) for key in keys]
-        return state, pl.DataFrame({"key": keys, "seen": seen}, schema={"key": pl.String, "seen": pl.Int64})
+        return state, pl.DataFrame({"k": keys, "seen": seen}, schema={"k": pl.String, "seen": pl.Int64})
 
 
 class Numbered:
@@ -77,7 +79,7 @@ class Numbered:
         return {"next": 0}
 
     def process(self, state: dict[str, int], rows: pl.DataFrame) -> tuple[dict[str, int], pl.DataFrame]:
-        times = rows["value"].fill_null(0).to_numpy()
+        times = rows["n"].fill_null(0).clip(0).to_numpy()
         parents = np.repeat(np.arange(rows.height), times)
         numbers = state["next"] + np.arange(parents.size)
         state["next"] += parents.size
@@ -87,91 +89,107 @@ class Numbered:
         return state, made
 
 
-def naive_silence(stream: TestStream) -> list[tuple[tuple[int, int, int], str | None, int]]:
-    """Row at a time, from the words of the protocol: time first, then the row."""
-    seen: dict[str | None, int] = {}
-    out: list[tuple[tuple[int, int, int], str | None, int]] = []
+class NaiveSilence:
+    """The same row by row, from the words of the protocol."""
 
-    def release(until: int) -> None:
-        for due in sorted({time + WAIT for time in seen.values() if time + WAIT <= until}):
-            at = next(i for i, watermark in enumerate(stream.watermarks) if watermark >= due)
-            silent = [key for key, time in seen.items() if time + WAIT == due]
-            for key in sorted(silent, key=lambda k: "null" if k is None else "=" + k):
-                out.append(((2 * at, due, RANK_UNDER_TEST), key, seen.pop(key)))
+    strict = False
 
-    for row in stream.rows:
-        release(row.time - 1 if row.released else row.watermark)
-        if not row.late and row.time >= row.watermark:
-            seen[row.key] = max(row.time, seen.get(row.key, row.time))
-    if stream.watermarks:
-        release(stream.watermarks[-1])
-    return out
+    def __init__(self) -> None:
+        self.seen: dict[bytes, Row] = {}
+
+    def due(self) -> int | None:
+        return min((row.event_time + WAIT for row in self.seen.values()), default=None)
+
+    def release(self, due: int, at: int, rank: int) -> list[Row]:
+        silent = [row for row in self.seen.values() if row.event_time + WAIT == due]
+        silent.sort(key=lambda row: "null" if row.values["k"] is None else "=" + row.values["k"])
+        for row in silent:
+            del self.seen[row.key]
+        values = [{"k": row.values["k"], "seen": row.event_time} for row in silent]
+        return [
+            Row(value, due, due, (2 * at, due, rank), key=row.key) for value, row in zip(values, silent, strict=True)
+        ]
+
+    def take(self, row: Row) -> list[Row] | None:
+        if not row.in_time:
+            return None
+        if row.key not in self.seen or self.seen[row.key].event_time <= row.event_time:
+            self.seen[row.key] = row
+        return []
 
 
-@settings(max_examples=120, deadline=None)
-@given(st.data(), timed_streams())
-def test_an_inactivity_detector_equals_its_twin_however_it_is_cut(data: st.DataObject, stream: TestStream) -> None:
-    expected = naive_silence(stream)
+def shown(rows: list[Row]) -> list[tuple[Any, ...]]:
+    return [(dict(row.values), row.event_time, row.watermark, row.position, row.key) for row in rows]
+
+
+seeds = st.integers(0, 2**40)
+cuts = st.lists(st.integers(0, 45), max_size=5)
+
+
+@settings(max_examples=200, deadline=None)
+@given(seeds, cuts)
+def test_an_inactivity_detector_equals_its_twin_however_it_is_cut(seed: int, pieces: list[int]) -> None:
+    stream = recorded(seed)
+    expected, expected_late = play(NaiveSilence(), stream.rows, stream.watermarks, RANK_HERE)
     for operator in (Silence(), OneByOne()):
-        result = drive(custom(operator, key=("key",)).operator, stream, data.draw(cuts_of(stream)))
-        assert [(meta[ROW : RANK + 1], *row) for meta, _, row in result.rows] == expected
-        for meta, key, row in result.rows:
-            assert meta[EVENT_TIME] == meta[WATERMARK] == meta[DUE] == row[1] + WAIT
-            assert meta[ACCOUNT] == -1 and key == (b"\xff" if row[0] is None else row[0].encode())
-        late = [row.account for row in stream.rows if row.late or row.time < row.watermark]
-        assert [meta[ACCOUNT] for meta, _, _ in result.late[0]] == late
-        assert sorted(result.absorbed) == sorted({row.account for row in stream.rows} - set(late))
+        made, late = run(custom(operator, key=("k",)).operator, stream, pieces)
+        assert shown(made) == shown(expected)
+        assert [row.position for row in late] == [row.position for row in expected_late]
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.data(), timed_streams())
-def test_what_a_row_asks_for_in_its_own_past_stands_behind_it(data: st.DataObject, stream: TestStream) -> None:
-    operator = custom(Impatient()).operator
-    assert drive(operator, stream, data.draw(cuts_of(stream))).rows == drive(operator, stream, []).rows
+@settings(max_examples=80, deadline=None)
+@given(seeds, cuts)
+def test_what_a_row_asks_for_in_its_own_past_stands_behind_it(seed: int, pieces: list[int]) -> None:
+    for in_order in (False, True):
+        stream = recorded(seed, in_order=in_order)
+        whole, _ = run(custom(Impatient()).operator, stream, [])
+        assert shown(run(custom(Impatient()).operator, stream, pieces)[0]) == shown(whole)
+        assert [row.position for row in whole] == sorted(row.position for row in whole)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.data(), timed_streams())
-def test_rows_made_from_a_row_keep_its_position(data: st.DataObject, stream: TestStream) -> None:
-    operator = custom(Numbered(), key=("key",)).operator
-    result = drive(operator, stream, data.draw(cuts_of(stream)))
-    expected = [row.account for row in stream.rows for _ in range(row.value or 0)]
-    assert [meta[ACCOUNT] for meta, _, _ in result.rows] == expected
-    assert [row[2] for _, _, row in result.rows] == list(range(len(expected)))
-    assert result.rows == drive(operator, stream, []).rows
-    assert len({meta for meta, _, _ in result.rows}) == len(expected)
+@settings(max_examples=100, deadline=None)
+@given(seeds, cuts)
+def test_rows_made_from_a_row_keep_its_position(seed: int, pieces: list[int]) -> None:
+    stream = recorded(seed)
+    made, late = run(custom(Numbered(), key=("k",)).operator, stream, pieces)
+    parents = [row for row in stream.rows for _ in range(max(0, row.values["n"] or 0))]
+    assert [(row.position, row.event_time, row.key) for row in made] == [
+        (row.position, row.event_time, row.key) for row in parents
+    ]
+    assert [row.values["number"] for row in made] == list(range(len(parents)))
+    assert len({(row.position, row.coordinate) for row in made}) == len(made) and not late
+
+
+def two_rows() -> Batch:
+    frame = pl.DataFrame({"k": ["a", "b"], "n": [1, 2], "x": [0.5, None], "s": ["u", None]})
+    meta = np.zeros((2, WIDTH), np.int64)
+    meta[:, EVENT_TIME], meta[:, WATERMARK], meta[:, ROW], meta[:, C3] = [51, 61], [50, 60], [1, 3], [0, 4]
+    return Batch(frame, meta, keys_of(frame, ["k"]))
 
 
 def test_a_row_for_each_row_needs_no_row_column() -> None:
     class Passing(Numbered):
         def process(self, state: dict[str, int], rows: pl.DataFrame) -> tuple[dict[str, int], pl.DataFrame]:
-            made = rows.select("value", "key").with_columns(number=pl.lit(None))
+            made = rows.select("s", "x", "n", "k").with_columns(number=pl.lit(None))
             return state, made
 
-    (stream,) = stream_types(1)
+    (stream,) = types()
     operator = custom(Passing()).operator
-    rows = [r for r in make_rows() if r.port == 0]
-    batch = batch_of(rows, 0, first=0, keyed=True)
+    batch = two_rows()
     _, output = operator.process(operator.open(stream), (batch,), StepTime(np.array([50, 60], np.int64), 7))
     assert (output.rows.meta == batch.meta).all() and output.rows.meta[:, C3].tolist() == batch.meta[:, C3].tolist()
-    assert output.rows.frame.columns == ["key", "value", "number"]
+    assert output.rows.frame.columns == ["k", "n", "x", "s", "number"]
     assert output.rows.frame.schema["number"] == pl.Int64()
-
-
-def make_rows() -> list[Any]:
-    from two_port_streams import Row
-
-    return [Row(0, 0, 51, "a", 1, watermark=50), Row(0, 1, 61, "b", 2, watermark=60, account=1)]
 
 
 def test_a_tick_stands_behind_all_rows_and_carries_the_clock() -> None:
     class Ticking(Silence):
         def tick(self, state: dict[str, int], now: int) -> tuple[dict[str, int], pl.DataFrame]:
-            return state, pl.DataFrame({"key": ["tick"], "seen": [now]})
+            return state, pl.DataFrame({"k": ["tick"], "seen": [now]})
 
-    (stream,) = stream_types(1)
+    (stream,) = types()
     operator = custom(Ticking()).operator
-    batch = batch_of([], 0, first=0, keyed=True)
+    batch = two_rows().take(np.arange(0))
     time = StepTime(np.array([50, 60], np.int64), 7, clock=1_000)
     _, output = operator.process(operator.open(stream), (batch,), time)
     assert output.rows.frame.rows() == [("tick", 1_000)]
@@ -183,9 +201,9 @@ def test_a_tick_stands_behind_all_rows_and_carries_the_clock() -> None:
     [
         ({"process": lambda self, state, rows: state}, "process gave dict; return"),
         ({"process": lambda self, state, rows: (state, rows.head(1))}, "gave 1 rows for 2; name the row of each"),
-        ({"process": lambda self, state, rows: (state, rows.select("key"))}, "gave columns .'key'., promised are"),
+        ({"process": lambda self, state, rows: (state, rows.select("k"))}, "gave columns .'k'., promised are"),
         (
-            {"process": lambda self, state, rows: (state, rows.select("key", "value", number=pl.lit("x")))},
+            {"process": lambda self, state, rows: (state, rows.select("k", "n", "x", "s", number=pl.lit("x")))},
             "gave 'number' as String, promised is Int64",
         ),
         (
@@ -195,9 +213,9 @@ def test_a_tick_stands_behind_all_rows_and_carries_the_clock() -> None:
     ],
 )
 def test_what_an_operator_gives_is_checked(change: dict[str, Any], text: str) -> None:
-    (stream,) = stream_types(1)
+    (stream,) = types()
     operator = custom(type("Odd", (Numbered,), change)()).operator
-    batch = batch_of(make_rows(), 0, first=0, keyed=True)
+    batch = two_rows()
     with pytest.raises(DefinitionError, match=text):
         operator.process(operator.open(stream), (batch,), StepTime(np.array([50, 60], np.int64), 7))
 
@@ -207,9 +225,9 @@ def test_an_operator_that_stays_due_is_stopped() -> None:
         def advance(self, state: dict[str, int], moment: int) -> tuple[dict[str, int], None]:  # type: ignore[override]
             return state, None
 
-    (stream,) = stream_types(1)
+    (stream,) = types()
     operator = custom(Stuck()).operator
-    batch = batch_of(make_rows(), 0, first=0, keyed=True)
+    batch = two_rows()
     with pytest.raises(DefinitionError, match="still gives 58 after advance to 58"):
         operator.process(operator.open(stream), (batch,), StepTime(np.array([50, 60], np.int64), 7))
 
@@ -219,11 +237,11 @@ def test_what_cannot_be_an_operator_is_said_at_once() -> None:
         custom(object())  # type: ignore[arg-type]
     with pytest.raises(DefinitionError, match="only one of 'next_due' and 'advance'"):
         custom(type("Half", (Numbered,), {"advance": lambda self, state, moment: (state, None)})())
-    (stream,) = stream_types(1)
+    (stream,) = types()
     with pytest.raises(TypeMismatch, match="is the key, and its input's key is None"):
-        custom(Numbered(), key=("key",)).operator.schema(StreamType(stream.schema))
+        custom(Numbered(), key=("k",)).operator.schema(StreamType(stream.schema))
     with pytest.raises(TypeMismatch, match="other types than the key"):
-        custom(Numbered(), key=("value",)).operator.schema(stream)
+        custom(Numbered(), key=("n",)).operator.schema(stream)
     with pytest.raises(DefinitionError, match="a column named '_row'"):
         custom(Numbered()).operator.schema(StreamType(Schema((Field("_row", pl.Int64()),))))
     with pytest.raises(TypeMismatch, match="gives NoneType, not columns"):
