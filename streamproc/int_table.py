@@ -216,7 +216,7 @@ class IntTable:
         pairs, live, free = t.pairs, t.live, t.free
         if rows > live.size:
             rows = next_rows(live.size, rows)
-            pairs, live, free = grow(pairs, rows), grow(live, rows), grow(free, rows)
+            pairs, live, free = (grow(column, rows, fill=None) for column in (pairs, live, free))
         self.arrays = IntArrays(self._index.cells, self._index.old, pairs, live, free, t.head)
 
     def intern(self, first: Int64s, second: Int64s) -> Int64s:

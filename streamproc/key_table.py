@@ -27,7 +27,7 @@ _SIZE: Final = 1  # room << 32 | length + 1; a length field of 0 means that the 
 _PREFIX: Final = 2
 _HASH: Final = 3
 _LOW: Final = 0xFFFFFFFF
-_AHEAD: Final = 12
+_AHEAD: Final = 24
 
 Flags = npt.NDArray[np.bool_]
 
@@ -85,19 +85,37 @@ def _search(
     return -1
 
 
-@tight
-def _prefetch_key(index: UInt64s, records: Int64s, arena: Bytes, hashes: UInt64s, i: int) -> None:
-    far, near, next_one = i + 2 * _AHEAD, i + _AHEAD, i + _AHEAD // 2
+@inlined
+def _candidate(index: UInt64s, hash32: np.uint64) -> int:
+    """The first slot under this hash, or -1: nearly always the one."""
+    at = si.home(index, hash32)
+    while index[at] != 0:
+        if index[at] >> np.uint64(32) == hash32:
+            return np.int64(index[at] & np.uint64(_LOW)) - 1
+        at += 1
+        if at == index.size:
+            at = 0
+    return -1
+
+
+@inlined
+def _look_ahead(index: UInt64s, records: Int64s, arena: Bytes, hashes: UInt64s, slots: Int64s, i: int) -> None:
+    """Fetches what rows some way ahead will need: cells, then records, then bytes.  Their `slots` hold candidates."""
+    far, near, soon = i + 2 * _AHEAD, i + _AHEAD, i + _AHEAD // 2
     if far < hashes.size:
         si.prefetch(index, si.home(index, hashes[far] >> np.uint64(32)))
     if near < hashes.size:
-        cell = index[si.home(index, hashes[near] >> np.uint64(32))]
-        if cell != 0:
-            si.prefetch(records, 4 * (np.int64(cell & np.uint64(_LOW)) - 1))
-    if next_one < hashes.size:
-        cell = index[si.home(index, hashes[next_one] >> np.uint64(32))]
-        if cell != 0:
-            si.prefetch(arena, records[np.int64(cell & np.uint64(_LOW)) - 1, _START] + 8)
+        slots[near] = _candidate(index, hashes[near] >> np.uint64(32))
+        if slots[near] >= 0:
+            si.prefetch(records, 4 * slots[near])
+    if soon < hashes.size and slots[soon] >= 0:
+        si.prefetch(arena, records[slots[soon], _START] + 8)
+
+
+@inlined
+def _look_first(index: UInt64s, hashes: UInt64s, slots: Int64s, first: int) -> None:
+    for i in range(first, min(first + _AHEAD, hashes.size)):
+        slots[i] = _candidate(index, hashes[i] >> np.uint64(32))
 
 
 @tight
@@ -128,17 +146,23 @@ def _intern(
 ) -> int:  # fmt: skip
     index, old, records, arena, free, head = table
     si.move_cells(index, old, head, starts.size - first)
+    _look_first(index, hashes, slots, first)
     for i in range(first, starts.size):
-        _prefetch_key(index, records, arena, hashes, i)
+        _look_ahead(index, records, arena, hashes, slots, i)
         hash32 = hashes[i] >> np.uint64(32)
         prefix = prefixes[i]
-        slot = _search(index, records, arena, hash32, buffer, starts[i], ends[i], prefix)
+        slot = slots[i]
+        if slot < 0 or not _same(records, arena, slot, buffer, starts[i], ends[i], prefix):
+            slot = _search(index, records, arena, hash32, buffer, starts[i], ends[i], prefix)
         if slot < 0:
             slot = _search(old, records, arena, hash32, buffer, starts[i], ends[i], prefix)
         if slot < 0:
             if not si.has_room(index, records.shape[0], head):
                 return i
             slot = si.next_slot(free, head)
+            if slot == head[si.USED]:
+                records[slot, _START] = 0
+                records[slot, _SIZE] = 0
             if not _put(records, arena, head, slot, buffer, starts[i], ends[i]):
                 return i
             si.take_slot(free, head)
@@ -155,11 +179,14 @@ def _find(
     table: KeyArrays, buffer: Bytes, starts: Int64s, ends: Int64s, hashes: UInt64s, prefixes: Int64s, slots: Int64s
 ) -> None:
     index, old, records, arena, _, _ = table
+    _look_first(index, hashes, slots, 0)
     for i in range(starts.size):
-        _prefetch_key(index, records, arena, hashes, i)
+        _look_ahead(index, records, arena, hashes, slots, i)
         hash32 = hashes[i] >> np.uint64(32)
         prefix = prefixes[i]
-        slot = _search(index, records, arena, hash32, buffer, starts[i], ends[i], prefix)
+        slot = slots[i]
+        if slot < 0 or not _same(records, arena, slot, buffer, starts[i], ends[i], prefix):
+            slot = _search(index, records, arena, hash32, buffer, starts[i], ends[i], prefix)
         if slot < 0:
             slot = _search(old, records, arena, hash32, buffer, starts[i], ends[i], prefix)
         slots[i] = slot
@@ -294,11 +321,11 @@ class KeyTable:
         records, free, arena = t.records, t.free, t.arena
         if count and t.head[si.FREE] == 0 and self.used == self.capacity:
             rows = next_rows(self.capacity, self.used + 1)
-            records, free = grow(records, rows), grow(free, rows)
+            records, free = grow(records, rows, fill=None), grow(free, rows, fill=None)
         # A reused slot may ask for twice its old room, which is less than twice the key's length.
         needed = int(t.head[si.ARENA]) + count * (2 * length + 8)
         if needed > arena.size:
-            arena = grow(arena, 8 * next_rows(arena.size // 8, (needed + 7) // 8))
+            arena = grow(arena, 8 * next_rows(arena.size // 8, (needed + 7) // 8), fill=None)
         self.arrays = KeyArrays(self._index.cells, self._index.old, records, arena, free, t.head)
 
     def export(self) -> dict[str, npt.NDArray[Any]]:
