@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from streamproc.batch import Batch
 from streamproc.contracts.derive import contract_of
+from streamproc.engine.arriving import arriving
 from streamproc.engine.intake import EdgeIntake, Intake, SourceIntake
 from streamproc.engine.ledger import Ledger
 from streamproc.engine.rejects import REJECTED
 from streamproc.event_time import MIN_TIME
 from streamproc.graph import Source
-from streamproc.planning.plan import Edge, Plan, PlannedSink, Stage
+from streamproc.planning.plan import Edge, Plan, PlannedSink, Port, Stage
 from streamproc.ports import Int64s, TopicPartition
 from streamproc.wire import Encoder
 
@@ -88,7 +90,9 @@ class EdgeWriter:
 class CompiledStage:
     """All that the steps of a stage need beside their state.
 
-    tasks  the number of tasks of each stage of the plan
+    tasks    the number of tasks of each stage of the plan
+    types    per node, the types of what really comes to it
+    nothing  per port, a batch without rows
     """
 
     plan: Plan
@@ -97,6 +101,7 @@ class CompiledStage:
     tasks: tuple[int, ...]
     intakes: tuple[Intake, ...]
     types: tuple[Any, ...]
+    nothing: Mapping[Port, Batch]
     sinks: tuple[SinkWriter, ...]
     edges: tuple[EdgeWriter, ...]
     rejected: Encoder
@@ -186,7 +191,8 @@ def compile_stage(
     intakes: list[Intake] = [
         SourceIntake(inlet, lookup) if inlet.source is not None else EdgeIntake(inlet) for inlet in stage.inputs
     ]
-    types = tuple(tuple(_input_type(plan, stage, port) for port in node.inputs) for node in stage.nodes)
+    kinds, nothing = arriving(stage)
+    types = tuple(tuple(kinds[port] for port in node.inputs) for node in stage.nodes)
     sinks = []
     for sink in stage.sinks:
         sinks.append(
@@ -205,18 +211,9 @@ def compile_stage(
         tasks,
         tuple(intakes),
         types,
+        nothing,
         tuple(sinks),
         tuple(edges),
         Encoder(REJECTED.avro),
         schema_id(REJECTED),
     )
-
-
-def _input_type(plan: Plan, stage: Stage, port: tuple[int, str]) -> Any:
-    for inlet in stage.inputs:
-        if inlet.port == port:
-            return inlet.type
-    node = plan.nodes[port[0]]
-    if port[1] == "rows":
-        return node.type
-    return replace(plan.nodes[node.inputs[0][0]].type, ordered=False)

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from streamproc.batch import ACCOUNT, C0, C1, EVENT_TIME, LATE, ROW, WATERMARK, Batch, empty_batch, merge
+from streamproc.batch import ACCOUNT, C0, C1, EVENT_TIME, LATE, ROW, WATERMARK, Batch, merge
 from streamproc.engine import intake as unit
 from streamproc.engine.compiled import Channel, CompiledStage, EdgeWriter, SinkWriter, TaskState
 from streamproc.engine.edges import write_edge
@@ -198,12 +198,8 @@ class _Step:
         out: dict[tuple[int, str], Batch] = {}
         for number, inlet in enumerate(self.stage.stage.inputs):
             parts = found.get(number)
-            if parts:
-                batch = merge(parts)
-            else:
-                names = inlet.source.columns if inlet.source is not None else frozenset(inlet.type.schema.names)
-                batch = empty_batch(pl.Schema({f.name: f.dtype for f in inlet.type.schema if f.name in names}))
-            if inlet.type.keyed_by is not None:
+            batch = merge(parts) if parts else self.stage.nothing[inlet.port]
+            if parts and inlet.type.keyed_by is not None:
                 batch = batch.with_keys(keys_of(batch.frame, inlet.type.keyed_by))
             out[inlet.port] = batch
         return out
@@ -217,7 +213,7 @@ class _Step:
             step_time = StepTime(self.time, node.rank, self.operator_fates, self.given.clock)
             if not awake and not any(len(batch) for batch in inputs):
                 # Nothing came and time stands still: the operator has nothing to do.
-                outputs[node.rank, "rows"] = empty_batch(node.type.schema.polars())
+                outputs[node.rank, "rows"] = self.stage.nothing[node.rank, "rows"]
                 outputs[node.rank, "late"] = inputs[0].take(_NONE)
                 continue
             self.state.operators[node.name], out = node.operator.process(

@@ -111,7 +111,9 @@ class AsOf:
 
     def open(self, *inputs: StreamType) -> AsOfState:
         left, right = inputs
-        brought = pl.Schema({name: right.schema[name].dtype for name in right_columns(right, self.columns)})
+        # Columns that nobody reads do not come.
+        chosen = None if self.columns is None else tuple(name for name in self.columns if name in right.schema)
+        brought = pl.Schema({name: right.schema[name].dtype for name in right_columns(right, chosen)})
         return AsOfState(
             KeyTable(),
             key_runs(),

@@ -181,8 +181,9 @@ def build_plan(topology: Topology, contract: Lookup, derive: Callable[[str, Sche
     """
     walk = _Walk(topology, contract)
     leaves = {name: (topology.sink(name), walk.visit(topology.sink(name).stream)) for name in sorted(topology.sinks)}
-    nodes = _with_columns(walk.nodes, leaves, contract)
+    nodes, needed = _with_columns(walk.nodes, leaves, contract)
     nodes, edges = _cut(nodes)
+    edges = [_narrowed(edge, needed.get(edge.port, frozenset())) for edge in edges]
     nodes = _fingerprinted(nodes)
     sinks = [
         _planned_sink(topology, name, leaf, port, nodes, contract, derive) for name, (leaf, port) in leaves.items()
@@ -355,8 +356,10 @@ def _source_of(inlet: StageInput) -> Source:
     return inlet.source.origin
 
 
-def _with_columns(nodes: list[Node], leaves: Mapping[str, tuple[Sink, Port]], contract: Lookup) -> list[Node]:
-    """Needed columns, from the sinks up; sets `columns` of the sources."""
+def _with_columns(
+    nodes: list[Node], leaves: Mapping[str, tuple[Sink, Port]], contract: Lookup
+) -> tuple[list[Node], dict[Port, frozenset[str]]]:
+    """Needed columns per port, from the sinks up; sets `columns` of the sources."""
     needed: dict[Port, frozenset[str]] = {}
 
     def add(port: Port, columns: frozenset[str]) -> None:
@@ -386,8 +389,16 @@ def _with_columns(nodes: list[Node], leaves: Mapping[str, tuple[Sink, Port]], co
                     f"step '{node.name}' reads {', '.join(map(repr, sorted(unknown)))}",
                     hint=did_you_mean(min(unknown), schemas[position].names),
                 )
-            add(port, wanted)
-    return out
+            # Rows that are only counted need a column too: a frame without one has no height.
+            add(port, wanted or frozenset(schemas[position].names[:1]))
+    return out, needed
+
+
+def _narrowed(edge: Edge, needed: frozenset[str]) -> Edge:
+    """The edge with the columns that somebody below it reads, and its key."""
+    kept = needed | frozenset(edge.type.keyed_by or ())
+    schema = Schema(tuple(column for column in edge.type.schema if column.name in kept))
+    return replace(edge, type=replace(edge.type, schema=schema))
 
 
 def _cut(nodes: list[Node]) -> tuple[list[Node], list[Edge]]:
