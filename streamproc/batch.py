@@ -51,7 +51,7 @@ Meta = npt.NDArray[np.int64]
 class Keys:
     """The key of each row as bytes: bounds into a buffer, and a 64-bit hash of the bytes.
 
-    Two keys are equal if their bytes are; the hash only finds them.  Build with `streamproc.hashing.keys_of`.
+    Two keys are equal if their bytes are; the hash only finds them.  Build with `streamproc.keys.keys_of`.
     """
 
     buffer: Bytes
