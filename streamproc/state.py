@@ -1,7 +1,7 @@
 """State of operators: what it is made of, and how it becomes named arrays and back.
 
 State is a dataclass of arrays, numbers, texts, bytes, None, Polars frames, key tables, and tuples, lists, dataclasses
-or dicts by text of such.  An export names every array by its path ("counts.keys.arena"); all that is not an array stands
+or dicts by text of such.  An export names every array by its path ("counts.keys.arena"); all that is not an array is
 in one array "" of JSON.  There is no pickle: classes come from the template alone, never from the stored bytes.
 
 Equal histories give equal bytes.  A state that was imported goes on as the exported one would have, slot by slot.
