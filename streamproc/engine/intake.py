@@ -69,18 +69,18 @@ class Units:
         """Units start..stop; shares all buffers."""
         if start == 0 and stop == len(self):
             return self
-        units = self.units[start:stop]
-        rows = units[units[:, KIND] == ROW, INDEX]
-        first, count = (int(rows[0]), rows.size) if rows.size else (0, 0)
-        moved = units.copy()
-        moved[moved[:, KIND] == ROW, INDEX] -= first
+        units = self.units[start:stop].copy()
+        is_row = units[:, KIND] == ROW
+        count = int(is_row.sum())
+        first = int(units[int(is_row.argmax()), INDEX]) if count else 0
+        units[is_row, INDEX] -= first
         raw = self.raw
         if raw is not None:
             cut = slice(first, first + count)
             raw = Raw(raw.buffer, raw.starts[cut], raw.ends[cut], raw.key_starts[cut], raw.key_ends[cut])
         return replace(
             self,
-            units=moved,
+            units=units,
             frame=self.frame.slice(first, count),
             meta=self.meta[first : first + count],
             raw=raw,

@@ -9,18 +9,18 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from streamproc.batch import ACCOUNT, C0, C1, EVENT_TIME, LATE, ROW, WATERMARK, Batch, merge
+from streamproc.batch import ACCOUNT, C0, C1, EVENT_TIME, Batch, merge
 from streamproc.engine import intake as unit
 from streamproc.engine.compiled import Channel, CompiledStage, EdgeWriter, SinkWriter, TaskState
 from streamproc.engine.edges import write_edge
 from streamproc.engine.intake import Units
 from streamproc.engine.ledger import StepFates
 from streamproc.engine.rejects import Rejects, row_json
-from streamproc.engine.timeline import BAD, run_time
+from streamproc.engine.timeline import BAD, place_rows, run_time
 from streamproc.engine.timeline import ROW as IS_ROW
 from streamproc.event_time import MAX_TIME
 from streamproc.graph import Source
-from streamproc.hashing import chain, partitions_of, row_hashes, sum128
+from streamproc.hashing import chain, frozen, partitions_of, row_hashes, sum128
 from streamproc.keys import NULL_KEY, keys_of
 from streamproc.operator import Fates, StepTime
 from streamproc.ports import Block, Int64s
@@ -125,7 +125,8 @@ class _Step:
     def _advance(self) -> None:
         """The stage's time at each unit, in the recorded order, then at each mark."""
         parts = [part.units for part in self.given.units]
-        joined = np.concatenate(parts) if parts else np.empty((0, unit.UNIT_WIDTH), np.int64)
+        filled = [part for part in parts if part.shape[0]]
+        joined = filled[0] if len(filled) == 1 else np.concatenate([np.empty((0, unit.UNIT_WIDTH), np.int64), *filled])
         sizes = np.array([part.shape[0] for part in parts], np.int64)
         starts = np.cumsum(sizes) - sizes
         sourced = np.array([self.stage.stage.inputs[c.inlet].source is not None for c in self.channels], np.int64)
@@ -168,7 +169,9 @@ class _Step:
         self.unit_channel = np.repeat(np.arange(len(parts)), sizes)
         inlets = np.array([c.inlet for c in self.channels], np.int64)
         ordered = joined[unit_of]
-        self.fates = StepFates(self.first_account, inlets[self.unit_channel[unit_of]], ordered[:, unit.KIND], len(self.stage.stage.inputs))
+        self.fates = StepFates(
+            self.first_account, inlets[self.unit_channel[unit_of]], ordered[:, unit.KIND], len(self.stage.stage.inputs)
+        )
         self.operator_fates = Fates()
         for number, part in enumerate(self.given.units):
             if len(part):
@@ -187,13 +190,15 @@ class _Step:
         for number, part in enumerate(self.given.units):
             if not part.meta.shape[0]:
                 continue
-            rows = np.flatnonzero(part.units[:, unit.KIND] == IS_ROW)
-            at = self.order[self.starts[number] + rows]
-            meta = part.meta.copy()
-            meta[:, ROW] = 2 * at + 1
-            meta[:, WATERMARK] = self.time[at]
-            meta[:, ACCOUNT] = self.first_account + at
-            meta[:, LATE] = self.late[self.starts[number] + rows]
+            meta = place_rows(
+                frozen(part.units),
+                frozen(part.meta),
+                frozen(self.order),
+                int(self.starts[number]),
+                frozen(self.time),
+                frozen(self.late),
+                self.first_account,
+            )
             found.setdefault(self.channels[number].inlet, []).append(Batch(part.frame, meta, None, part.raw))
         out: dict[tuple[int, str], Batch] = {}
         for number, inlet in enumerate(self.stage.stage.inputs):
@@ -277,7 +282,7 @@ class _Step:
                 np.where(key_starts < 0, -1, key_ends + buffer.size),
             )
             buffer = np.concatenate([buffer, key_buffer])
-        for partition in np.unique(where).tolist():
+        for partition in [0] if writer.partitions == 1 else np.unique(where).tolist():
             mine = (
                 slice(None)
                 if writer.partitions == 1 or (where == partition).all()

@@ -13,12 +13,17 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
+from streamproc import batch
 from streamproc.event_time import MAX_TIME, MIN_TIME
 from streamproc.ports import Int64s
 
 ROW = 1
 BAD = 0
 MARK = 2
+_ROW = batch.ROW
+_WATERMARK = batch.WATERMARK
+_ACCOUNT = batch.ACCOUNT
+_LATE = batch.LATE
 
 
 @nb.njit(cache=True)
@@ -141,6 +146,30 @@ def run_time(
             unit_of[m] = u
             m += 1
     return int(stage)
+
+
+@nb.njit(cache=True)
+def place_rows(
+    units: Int64s, meta: Int64s, order: Int64s, start: int, time: Int64s, late: Int64s, first_account: int
+) -> Int64s:
+    """The meta matrix of a channel's rows, with position, watermark, account and late flag set.
+
+    units  int64[n, UNIT_WIDTH] of the channel; its units are `order[start : start + n]`-th in the step
+    meta   int64[k, WIDTH] of its rows, in order
+    time, late  of the whole step: by place in the order, and by unit
+    """
+    out = meta.copy()
+    row = 0
+    for u in range(units.shape[0]):
+        if units[u, 0] != 1:
+            continue
+        at = order[start + u]
+        out[row, _ROW] = 2 * at + 1
+        out[row, _WATERMARK] = time[at]
+        out[row, _ACCOUNT] = first_account + at
+        out[row, _LATE] = late[start + u]
+        row += 1
+    return out
 
 
 def least_watermark(watermark: Int64s, idle: Int64s) -> int:

@@ -11,8 +11,8 @@ from streamproc.engine.compiled import Channel
 from streamproc.engine.intake import Intake, Units, joined_units
 from streamproc.ports import Int64s, Log
 
-_READ_RECORDS: Final = 65_536
-_READ_BYTES: Final = 8 << 20
+_LEAST_READ: Final = 4_096
+_READ_BYTES: Final = 64 << 20
 
 
 class Feed:
@@ -28,6 +28,7 @@ class Feed:
         self._next = offset
         self._skip = skip
         self._waiting: list[Units] = []
+        self._taken = 0  # Units of the first waiting block that are taken: a block is never cut up to skip them.
         self._count = 0
 
     @property
@@ -45,7 +46,10 @@ class Feed:
         end = end if self.stop is None else min(end, self.stop)
         while self._count < wanted and self._next < end:
             block = log.read(
-                self.channel.place, self._next, max_records=min(_READ_RECORDS, end - self._next), max_bytes=_READ_BYTES
+                self.channel.place,
+                self._next,
+                max_records=min(max(wanted - self._count, _LEAST_READ), end - self._next),
+                max_bytes=_READ_BYTES,
             )
             if not len(block):
                 self._next = end
@@ -66,11 +70,13 @@ class Feed:
     def advances(self, most: int) -> Int64s:
         """The watermark that each of the first `most` waiting units implies."""
         parts: list[Int64s] = []
+        begin = self._taken
         for part in self._waiting:
             if most <= 0:
                 break
-            parts.append(part.units[:most, unit.ADVANCE])
-            most -= len(part)
+            parts.append(part.units[begin : begin + most, unit.ADVANCE])
+            most -= parts[-1].size
+            begin = 0
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
     def ended_reading(self, end: int) -> bool:
@@ -89,11 +95,12 @@ class Feed:
         self._count -= count
         while count:
             head = self._waiting[0]
-            if len(head) <= count:
-                taken.append(self._waiting.pop(0))
-                count -= len(head)
+            stop = min(len(head), self._taken + count)
+            taken.append(head.slice(self._taken, stop))
+            count -= stop - self._taken
+            if stop == len(head):
+                self._waiting.pop(0)
+                self._taken = 0
             else:
-                taken.append(head.slice(0, count))
-                self._waiting[0] = head.slice(count, len(head))
-                count = 0
+                self._taken = stop
         return joined_units(taken)
