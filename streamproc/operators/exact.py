@@ -28,7 +28,8 @@ from streamproc.operators.wide_sums import LIMBS, LOWEST_BIT, add_wide, add_wide
 from streamproc.ports import Int64s
 
 PARTS: Final = 3
-NO_SPILL: Final = -1
+ROW: Final = PARTS
+"""Where beside the parts the row of the pool stands."""
 
 NANS: Final = 0
 PLUS: Final = 1
@@ -52,7 +53,6 @@ class SumArrays(NamedTuple):
     """The arrays of an `ExactSums`, as kernels take them."""
 
     parts: Parts
-    spill: Int64s
     limbs: Wide
     special: Wide
     free: Int64s
@@ -63,8 +63,8 @@ class SumArrays(NamedTuple):
 class ExactSums:
     """Exact sums by slot.
 
-    parts   float64[slots, 3]  the expansion, smallest part first, zeros anywhere
-    spill   int64[slots]       row of the pool that the slot has, or -1
+    parts   float64[slots, 4]  the expansion, smallest part first, zeros anywhere; then one more than the row of the
+                               pool that the slot has, or zero: all that an addition touches, in half a cache line
     limbs   int64[pool, LIMBS] wide sums
     special int64[pool, 4]     how often NaN, +inf, -inf are in the sum; additions since the last carry
     free    int64[pool]        free rows of the pool, a stack
@@ -72,7 +72,6 @@ class ExactSums:
     """
 
     parts: Parts
-    spill: Int64s
     limbs: Wide
     special: Wide
     free: Int64s
@@ -80,13 +79,12 @@ class ExactSums:
 
     def arrays(self) -> SumArrays:
         """The arrays as they are now, for kernels; stale after `grow` or an addition that enlarges the pool."""
-        return SumArrays(self.parts, self.spill, self.limbs, self.special, self.free, self.free_count)
+        return SumArrays(self.parts, self.limbs, self.special, self.free, self.free_count)
 
     def grow(self, slots: int) -> None:
         """Makes room for slots 0..slots-1; new ones are zero."""
-        if slots > self.spill.size:
+        if slots > self.parts.shape[0]:
             self.parts = grow(self.parts, slots)
-            self.spill = grow(self.spill, slots, fill=NO_SPILL)
 
     def grow_pool(self) -> None:
         """Adds free rows to the pool: what kernels ask for by giving False or a row to go on from."""
@@ -96,33 +94,34 @@ class ExactSums:
         self.special = grow(self.special, new)
         self.free = grow(self.free, new)
         # Lowest row on top of the stack: which row a slot gets is then the same on every run.
-        self.free[: new - old] = np.arange(new - 1, old - 1, -1)
-        self.free_count[0] = new - old
+        height = int(self.free_count[0])
+        self.free[height : height + new - old] = np.arange(new - 1, old - 1, -1)
+        self.free_count[0] += new - old
 
     def add(self, slots: Int64s, values: Float64s, valid: npt.NDArray[np.uint8]) -> None:
         """Adds values[i] to slot slots[i] where valid[i]."""
         at = 0
-        while (at := _add_all(self.arrays(), slots, values, valid, at)) >= 0:  # fmt: skip
+        while (at := _add_all(self.arrays(), slots, values, valid, at)) >= 0:
             self.grow_pool()
 
     def add_squares(self, slots: Int64s, values: Float64s, valid: npt.NDArray[np.uint8]) -> None:
         """Adds values[i] squared, exactly, to slot slots[i] where valid[i]."""
         at = 0
-        while (at := _add_all_squares(self.arrays(),         slots, values, valid, at)) >= 0:  # fmt: skip
+        while (at := _add_all_squares(self.arrays(), slots, values, valid, at)) >= 0:
             self.grow_pool()
 
     def add_each(self, slots: Int64s, values: Float64s, valid: npt.NDArray[np.uint8]) -> Float64s:
         """Adds like `add`, and gives the rounded sum of slots[i] right after each row i."""
         out = np.empty(slots.size)
         at = 0
-        while (at := _add_each(self.arrays(),  slots, values, valid, out, at)) >= 0:  # fmt: skip
+        while (at := _add_each(self.arrays(), slots, values, valid, out, at)) >= 0:
             self.grow_pool()
         return out
 
     def merge(self, into: Int64s, source: Int64s) -> None:
         """Adds the sum of slot source[i] to slot into[i]; the sources stay as they are."""
         at = 0
-        while (at := _merge_all(self.arrays(),   into, source, at)) >= 0:  # fmt: skip
+        while (at := _merge_all(self.arrays(), into, source, at)) >= 0:
             self.grow_pool()
 
     def clear(self, slots: Int64s) -> None:
@@ -137,9 +136,9 @@ class ExactSums:
 
     def exactly(self, slot: int) -> Fraction | float:
         """The sum of one slot as a fraction, or the NaN or infinity that decides it: for the few unusual slots."""
-        row = int(self.spill[slot])
-        total = sum((Fraction(float(part)) for part in self.parts[slot]), Fraction(0))
-        if row == NO_SPILL:
+        row = int(self.parts[slot, ROW]) - 1
+        total = sum((Fraction(float(part)) for part in self.parts[slot, :ROW]), Fraction(0))
+        if row < 0:
             return total
         if self.special[row, :_PENDING].any():
             return float(self.rounded(np.array([slot]))[0])
@@ -155,7 +154,7 @@ def exact_sums(slots: int = 0) -> ExactSums:
     array([1.])
     """
     return ExactSums(
-        np.zeros((slots, PARTS)), np.full(slots, NO_SPILL, np.int64), np.zeros((0, LIMBS), np.int64),
+        np.zeros((slots, PARTS + 1)), np.zeros((0, LIMBS), np.int64),
         np.zeros((0, 4), np.int64), np.zeros(0, np.int64), np.zeros(1, np.int64),
     )  # fmt: skip
 
@@ -214,6 +213,12 @@ def _compressed(e0: float, e1: float, e2: float, e3: float, parts: Parts, i: int
 
 
 @kernel
+def spill_row(sums: SumArrays, i: int) -> int:
+    """The row of the pool that slot i has, or -1."""
+    return int(sums.parts[i, ROW]) - 1
+
+
+@kernel
 def _spill(sums: SumArrays, i: int) -> bool:
     """Gives the slot a row of the pool and moves its parts there."""
     if sums.free_count[0] == 0:
@@ -222,7 +227,7 @@ def _spill(sums: SumArrays, i: int) -> bool:
     row = sums.free[sums.free_count[0]]
     sums.limbs[row, :] = 0
     sums.special[row, :] = 0
-    sums.spill[i] = row
+    sums.parts[i, ROW] = row + 1
     for k in range(PARTS):
         add_wide(sums.limbs[row], sums.parts[i, k], 1)
         sums.parts[i, k] = 0.0
@@ -240,9 +245,9 @@ def _pending(limbs: Wide, special: Wide, row: int, additions: int) -> None:
 
 @kernel
 def _add_spilled(sums: SumArrays, i: int, x: float, sign: int) -> bool:
-    if sums.spill[i] < 0 and not _spill(sums, i):
+    if sums.parts[i, ROW] == 0.0 and not _spill(sums, i):
         return False
-    row = sums.spill[i]
+    row = spill_row(sums, i)
     if np.isfinite(x):
         add_wide(sums.limbs[row], x, sign)
         _pending(sums.limbs, sums.special, row, 1)
@@ -258,7 +263,7 @@ def _add_spilled(sums: SumArrays, i: int, x: float, sign: int) -> bool:
 @kernel
 def add_exact(sums: SumArrays, i: int, x: float, sign: int) -> bool:
     """Adds sign * x to slot i (sign -1 takes out what was added)."""
-    if sums.spill[i] < 0 and abs(x) < _BIG:
+    if sums.parts[i, ROW] == 0.0 and abs(x) < _BIG:
         y = x if sign > 0 else -x
         q, h0 = two_sum(y, sums.parts[i, 0])
         q, h1 = two_sum(q, sums.parts[i, 1])
@@ -286,7 +291,7 @@ def add_exact_square(sums: SumArrays, i: int, x: float, sign: int) -> bool:
     """Adds sign * x * x, exactly, to slot i."""
     if x == 0.0:
         return True
-    if sums.spill[i] < 0 and _SQUARE_SMALL < abs(x) < _SQUARE_BIG:
+    if sums.parts[i, ROW] == 0.0 and _SQUARE_SMALL < abs(x) < _SQUARE_BIG:
         square, error = product(x, x)
         # Two additions that must both happen or neither: the larger first, and undone if the smaller finds no room.
         if not add_exact(sums, i, square, sign):
@@ -297,10 +302,10 @@ def add_exact_square(sums: SumArrays, i: int, x: float, sign: int) -> bool:
         return False
     if not np.isfinite(x):
         return _add_spilled(sums, i, x * x, sign)
-    if sums.spill[i] < 0 and not _spill(sums, i):
+    if sums.parts[i, ROW] == 0.0 and not _spill(sums, i):
         return False
-    add_wide_square(sums.limbs[sums.spill[i]], x, sign)
-    _pending(sums.limbs, sums.special, sums.spill[i], 3)
+    add_wide_square(sums.limbs[spill_row(sums, i)], x, sign)
+    _pending(sums.limbs, sums.special, spill_row(sums, i), 3)
     return True
 
 
@@ -350,7 +355,7 @@ def rounded_sum(sums: SumArrays, i: int) -> float:
 
     NaN if a NaN or both infinities are in it, else the infinity that is; +0.0 for zero; infinite if out of range.
     """
-    row = sums.spill[i]
+    row = spill_row(sums, i)
     if row >= 0:
         if sums.special[row, NANS] > 0 or (sums.special[row, PLUS] > 0 and sums.special[row, MINUS] > 0):
             return np.nan
@@ -367,18 +372,18 @@ def rounded_sum(sums: SumArrays, i: int) -> float:
 @kernel
 def merge_exact(sums: SumArrays, into: int, source: int) -> bool:
     """Adds the sum of slot `source` to slot `into`."""
-    row = sums.spill[source]
+    row = spill_row(sums, source)
     if row < 0:
         # At most three additions, of which any may need the pool: make sure of a row before the first.
-        if sums.spill[into] < 0 and sums.free_count[0] == 0:
+        if sums.parts[into, ROW] == 0.0 and sums.free_count[0] == 0:
             return False
         for k in range(PARTS):
             if sums.parts[source, k] != 0.0:
                 add_exact(sums, into, sums.parts[source, k], 1)
         return True
-    if sums.spill[into] < 0 and not _spill(sums, into):
+    if sums.parts[into, ROW] == 0.0 and not _spill(sums, into):
         return False
-    to = sums.spill[into]
+    to = spill_row(sums, into)
     for k in range(_PENDING):
         sums.special[to, k] += sums.special[row, k]
     carry(sums.limbs[row])
@@ -393,9 +398,9 @@ def merge_exact(sums: SumArrays, into: int, source: int) -> bool:
 def clear_exact(sums: SumArrays, i: int) -> None:
     """Sets slot i to zero; its row of the pool is free again."""
     sums.parts[i, 0] = sums.parts[i, 1] = sums.parts[i, 2] = 0.0
-    row = sums.spill[i]
+    row = spill_row(sums, i)
     if row >= 0:
-        sums.spill[i] = NO_SPILL
+        sums.parts[i, ROW] = 0.0
         sums.limbs[row, :] = 0
         sums.special[row, :] = 0
         sums.free[sums.free_count[0]] = row

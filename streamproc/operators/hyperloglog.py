@@ -1,8 +1,8 @@
 """How many different values there are, about: HyperLogLog registers of ours, estimated by Apache DataSketches.
 
-Registers are the maximum over what was seen, so they depend on neither order nor cut, and merge. DataSketches' own update
-keeps a better running estimate that depends on the order of updates; here it gets the registers as one image in its
-published format, marked as out of order, so that its estimate is a function of the registers alone.
+Registers are the maximum over what was seen, so they depend on neither order nor cut, and merge. DataSketches' own
+update keeps a better running estimate that depends on the order of updates; here it gets the registers as one image in
+its published format, marked as out of order, so that its estimate is a function of the registers alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from streamproc.operators.values import Flags
 from streamproc.ports import Int64s
 
 _HEAD: Final = bytes([10, 1, 7, 12, 0, 16, 0, 10])
-"""HLL_8 of 2**12 registers: words of preamble, version, family, log2 of size, list size, out of order, minimum, mode."""
+"""HLL_8 of 2**12 registers: preamble words, version, family, log2 of size, list size, flags, minimum, mode."""
 
 
 def estimate(registers: Int64s, values: Int64s) -> float:

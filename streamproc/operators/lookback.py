@@ -118,8 +118,9 @@ class _Wanted:
         key_counts = SPANS + len(self.spans) + 2 * len(self.extremes)
         words = [PLACE + placed, first_extreme, SPANS + len(self.spans), key_counts, key_counts + len(self.counts)]
         return Wants(
-            frozen(np.array(self.spans, np.int64)), _table(self.counts, 2), _table(self.sums, 3), _table(self.wides, 3),
-            _table(self.extremes, 3), _table(self.edges, 3), _table(self.variances, 3), frozen(np.array(words, np.int64)),
+            frozen(np.array(self.spans, np.int64)), _table(self.counts, 2), _table(self.sums, 3),
+            _table(self.wides, 3), _table(self.extremes, 3), _table(self.edges, 3), _table(self.variances, 3),
+            frozen(np.array(words, np.int64)),
         )  # fmt: skip
 
 
@@ -213,8 +214,8 @@ class Lookback:
         plan = self._plan(columns)
         none = np.zeros(0, np.int64)
         return LookbackState(
-            columns, KeyTable(), np.zeros((0, plan.key_words), np.int64), np.zeros((0, plan.event_words), np.int64), none,
-            np.zeros(2, np.int64), exact_sums(), none.copy(), none.copy(),
+            columns, KeyTable(), np.zeros((0, plan.key_words), np.int64), np.zeros((0, plan.event_words), np.int64),
+            none, np.zeros(2, np.int64), exact_sums(), none.copy(), none.copy(),
         )  # fmt: skip
 
     def _plan(self, columns: pl.DataFrame) -> LookbackPlan:
@@ -296,8 +297,8 @@ def lookback(*, name: str = "", **aggregates: Aggregate) -> Step:
     """Each row, with aggregates over the rows of its key in the last span before it, itself included.
 
     For a row at event time t, `total("amount").over("1h")` covers the rows of its key with event time in (t - 1h, t]
-    that came before it, so nothing that arrives later changes what was said. Aggregates may have different spans. Needs a
-    keyed stream; late rows go to the late stream. Rows keep their order, position and coordinate.
+    that came before it, so nothing that arrives later changes what was said. Aggregates may have different spans.
+    Needs a keyed stream; late rows go to the late stream. Rows keep their order, position and coordinate.
     Takes count, total, mean, var, min, max, first and last.
     Cost: one event kept per row for the longest span; a row in order costs O(1), one out of order as much as the
     disorder around it (extremes: the window's length).

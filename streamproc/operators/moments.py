@@ -19,6 +19,7 @@ from streamproc.operators.exact import (
     NANS,
     PARTS,
     PLUS,
+    ROW,
     ExactSums,
     SumArrays,
     add_exact,
@@ -26,6 +27,7 @@ from streamproc.operators.exact import (
     exact_sums,
     product,
     round_parts,
+    spill_row,
     two_sum,
 )
 from streamproc.operators.values import Flags, Float64s
@@ -56,7 +58,7 @@ def _spilled_numerator(totals: SumArrays, squares: SumArrays, i: int, j: int, n:
     """The numerator where a sum has spilled: by wide sums."""
     total, square = np.zeros(LIMBS, np.int64), np.zeros(LIMBS, np.int64)
     for sums, limbs, slot in ((totals, total, i), (squares, square, j)):
-        row = sums.spill[slot]
+        row = spill_row(sums, slot)
         if row >= 0:
             if sums.special[row, NANS] > 0 or sums.special[row, PLUS] > 0 or sums.special[row, MINUS] > 0:
                 return np.nan
@@ -73,7 +75,7 @@ def sample_variance(totals: SumArrays, squares: SumArrays, i: int, j: int, n: in
 
     NaN where a value is not finite, an infinity if the numerator is out of range.
     """
-    if totals.spill[i] >= 0 or squares.spill[j] >= 0:
+    if totals.parts[i, ROW] != 0.0 or squares.parts[j, ROW] != 0.0:
         numerator = _spilled_numerator(totals, squares, i, j, n)
     else:
         # Unspilled squares are of numbers between 2**-400 and 2**400: no product here can overflow or lose bits.

@@ -25,8 +25,8 @@ NONE: Final = -1
 
 @kernel
 def _put(
-    first: Int64s, size: Int64s, after: Int64s, numbers: Int64s, slots: Int64s, pairs: Int64s, by: Int64s, largest: bool,
-    sizes: Int64s,
+    first: Int64s, size: Int64s, after: Int64s, numbers: Int64s, slots: Int64s, pairs: Int64s, by: Int64s,
+    largest: bool, sizes: Int64s,
 ) -> None:  # fmt: skip
     """Adds by[i] to the pair (or raises it to that); gives the number of pairs of the slot after each."""
     for i in range(pairs.size):
@@ -103,8 +103,8 @@ def _best_all(
 
 @kernel
 def _best_each(
-    first: Int64s, size: Int64s, after: Int64s, numbers: Int64s, codes: Int64s, slots: Int64s, row_pairs: Int64s, k: int,
-    texts: bool, arena: Bytes, records: Int64s, found: Int64s, best_codes: Int64s, best_numbers: Int64s,
+    first: Int64s, size: Int64s, after: Int64s, numbers: Int64s, codes: Int64s, slots: Int64s, row_pairs: Int64s,
+    k: int, texts: bool, arena: Bytes, records: Int64s, found: Int64s, best_codes: Int64s, best_numbers: Int64s,
 ) -> None:  # fmt: skip
     pairs = np.empty(k, np.int64)
     for i in range(slots.size):
