@@ -192,3 +192,21 @@ def test_only_the_status_may_be_asked_for() -> None:
     rows = (Row(1, 0, 5, "a", 1, account=0), Row(0, 1, 7, "a", 2, account=1))
     result = drive(operator, TestStream(rows, (0, 0), 2), [1])
     assert [row for _, _, row in result.rows] == [("a", 2, "MATCHED", 2)]
+
+
+@pytest.mark.parametrize("order", [(10, 21), (21, 10)])
+def test_a_right_row_is_kept_until_the_watermark_reaches_the_next_one(order: tuple[int, int]) -> None:
+    rows = (Row(1, 0, order[0], "a", order[0], account=0), Row(1, 1, order[1], "a", order[1], account=1),
+            Row(0, 2, 50, "z", 0, account=2, watermark=20), Row(0, 3, 20, "a", 0, account=3, watermark=20),
+            Row(0, 4, 21, "a", 0, account=4, watermark=21))  # fmt: skip
+    result = drive(joined(), TestStream(rows, (0, 0, 20, 20, 21), 2), [1, 2, 3, 4])
+    assert [(m[5], row[2]) for m, _, row in result.rows] == [(2, None), (3, 10), (4, 21)]
+
+
+def test_a_right_row_is_remembered_as_expired_until_twice_its_age() -> None:
+    rows = (Row(1, 0, 10, "a", 7, account=0), Row(0, 1, 15, "a", 0, account=1, watermark=15),
+            Row(0, 2, 20, "a", 0, account=2, watermark=20), Row(0, 3, 20, "a", 0, account=3, watermark=20),
+            Row(0, 4, 21, "a", 0, account=4, watermark=21))  # fmt: skip
+    result = drive(joined(5), TestStream(rows, (0, 15, 20, 20, 21), 2), [1, 2, 3, 4])
+    assert [(row[2], *row[4:]) for _, _, row in result.rows] == [
+        (7, "MATCHED", 5), (None, "EXPIRED", 10), (None, "EXPIRED", 10), (None, "MISSING", None)]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -12,17 +13,19 @@ from two_port_streams import (
     RANK_UNDER_TEST,
     Row,
     TestStream,
+    batch_of,
     coordinate,
     cuts_of,
     drive,
+    step_of,
     stream_types,
     timed_streams,
 )
 
-from streamproc.batch import DUE, EVENT_TIME, LATE, RANK, ROW, WATERMARK
+from streamproc.batch import ACCOUNT, DUE, EVENT_TIME, LATE, RANK, ROW, WATERMARK, WIDTH, Batch
 from streamproc.contracts.model import Field, Schema
 from streamproc.errors import TypeMismatch, UnknownColumn
-from streamproc.operator import StreamType
+from streamproc.operator import StepTime, StreamType
 from streamproc.operators.ordered import ordered
 
 BY = st.sampled_from([(), ("value",), ("key", "value")])
@@ -153,3 +156,29 @@ def test_an_unknown_column_is_named() -> None:
 def test_an_empty_step_gives_an_empty_batch() -> None:
     result = drive(ordered().operator, TestStream((), ()), [])
     assert result.rows == []
+
+
+def test_a_stream_without_columns_is_ordered_too() -> None:
+    """Where only the number of rows counts further down, the plan leaves no column."""
+    operator = ordered().operator
+    state = operator.open(StreamType(Schema(())))
+    meta = np.zeros((3, WIDTH), np.int64)
+    meta[:, EVENT_TIME], meta[:, ROW], meta[:, ACCOUNT] = [5, 3, 9], [1, 3, 5], [0, 1, 2]
+    steps = [(meta[:2], [0, 0]), (meta[2:], [9])]
+    rows = []
+    for part, marks in steps:
+        batch = Batch(pl.DataFrame(height=len(part)), np.ascontiguousarray(part))
+        state, output = operator.process(state, (batch,), StepTime(np.array(marks, np.int64), RANK_UNDER_TEST))
+        rows += output.rows.meta[:, ACCOUNT].tolist()
+    assert rows == [1, 0]
+
+
+@pytest.mark.parametrize("watermarks", [[], [50]])
+def test_a_step_without_rows_gives_only_what_time_releases(watermarks: list[int]) -> None:
+    operator = ordered().operator
+    state = operator.open(*stream_types(1))
+    one = TestStream((Row(0, 0, 10, "a", 1, account=0, watermark=0),), (0,))
+    state, _ = operator.process(state, (batch_of(one, 0, keyed=True),), StepTime(np.array([0], np.int64), 7))
+    none = step_of(batch_of(one, 0, keyed=True), 5, 6)
+    _, output = operator.process(state, (none,), StepTime(np.array(watermarks, np.int64), 7))
+    assert output.rows.frame["value"].to_list() == [1] * len(watermarks)
