@@ -128,5 +128,5 @@ def _age(row: Row) -> tuple[int, tuple[int, int, int, int]]:
 
 
 def _bits(value: Any) -> Any:
-    """Floats by their bits, so that NaN is one value."""
-    return struct.pack(">d", value) if isinstance(value, float) else value
+    """Floats by their bits, so that NaN is one value; -0.0 and 0.0 are one too."""
+    return struct.pack(">d", value + 0.0) if isinstance(value, float) else value

@@ -120,3 +120,35 @@ class Windows:
             values["revision"] = len(window.rows)
         last = window.rows[-1]
         return replace(last, values=values, event_time=event_time, watermark=watermark, position=position, late=False)
+
+
+@dataclass(slots=True)
+class Lookback:
+    """Each row with aggregates over the rows of its key that came before it, and itself, in the last span of each.
+
+    wanted  for each new column the aggregate and its span in µs
+    """
+
+    wanted: Mapping[str, tuple[Wanted, int]]
+    gone: list[Row] = field(default_factory=list)
+    strict: bool = False
+
+    def due(self) -> int | None:
+        """Never: nothing waits."""
+        return None
+
+    def release(self, due: int, at: int, rank: int) -> list[Row]:
+        """Nothing."""
+        return []
+
+    def take(self, row: Row) -> list[Row] | None:
+        """The row with its aggregates."""
+        if not row.in_time:
+            return None
+        self.gone.append(row)
+        values = dict(row.values)
+        for name, (one, span_us) in self.wanted.items():
+            first = row.event_time - span_us
+            rows = [other for other in self.gone if other.key == row.key and first < other.event_time <= row.event_time]
+            values[name] = aggregate(one.kind, one.column, rows, k=one.k, zero=one.zero)
+        return [replace(row, values=values)]
