@@ -1,6 +1,7 @@
 """Whole topologies on the embedded log: watermarks, journal, digests, commits every 100 ms with fsync.
 
-The baseline does the same work as a plain script would: fastavro record by record, a dict per key, one SQLite transaction per
+The baseline does the same work as a plain script would: fastavro record by record, a dict per key, one SQLite
+transaction per
 100 ms with inputs' offset and outputs. Both run in this process, one after the other, on the same records.
 """
 

@@ -1,10 +1,12 @@
 """A micro-batch: columns of rows that know where they come from, when they happened, and where they stand.
 
-The user's columns are one Polars frame. What the engine knows of each row is one row of an int64 matrix, `meta`, so that
+The user's columns are one Polars frame. What the engine knows of each row is one row of an int64 matrix, `meta`, so
+that
 taking rows is one gather. Nothing here is ever changed after construction.
 
 **Position.** Rows of a batch stand in the order in which a row-at-a-time engine would have produced them. That order
-is written on the row as (ROW, DUE, RANK), compared in this order. An input row number i of a step has ROW = 2i + 1. What
+is written on the row as (ROW, DUE, RANK), compared in this order. An input row number i of a step has ROW = 2i + 1.
+What
 time released *before* that row went has ROW = 2i, DUE = the event time at which it was due and RANK = the releasing
 operator. A row derived from another keeps its position. So operators that run a whole batch at once, one after the
 other, still agree on one order, and a merge of two branches by position does not see how the stream was cut.
@@ -30,12 +32,14 @@ from streamproc.ports import Bytes, Int64s
 EVENT_TIME: Final = 0
 """µs since 1970 UTC."""
 WATERMARK: Final = 1
-"""The watermark that held when the row came, after it was advanced for this row; a released row carries its own due time."""
+"""The watermark that held when the row came, after it was advanced for this row; a released row carries its own due
+time."""
 ROW: Final = 2
 DUE: Final = 3
 RANK: Final = 4
 ACCOUNT: Final = 5
-"""The source row whose fate this row decides, as numbered by the task; -1 for rows that the engine made (window results)."""
+"""The source row whose fate this row decides, as numbered by the task; -1 for rows that the engine made (window
+results)."""
 LATE: Final = 6
 """1 if the source row came later than its source's lateness allows: fixed at the source, travels with the row."""
 C0: Final = 7

@@ -26,7 +26,8 @@ class TopicPartition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class HeaderColumn:
-    """One header over all records of a block: value bounds into the block's buffer; start -1 where a record lacks it."""
+    """One header over all records of a block: value bounds into the block's buffer; start -1 where a record lacks
+    it."""
 
     name: str
     starts: Int64s

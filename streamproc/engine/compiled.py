@@ -195,9 +195,7 @@ def compile_stage(
     types = tuple(tuple(kinds[port] for port in node.inputs) for node in stage.nodes)
     sinks = []
     for sink in stage.sinks:
-        sinks.append(
-            SinkWriter(sink, Encoder(sink.contract.avro), schema_id(sink.contract), partitions[sink.topic])
-        )
+        sinks.append(SinkWriter(sink, Encoder(sink.contract.avro), schema_id(sink.contract), partitions[sink.topic]))
     edges = [
         EdgeWriter(
             edge, Encoder(contract_of("edge", edge.type.schema).avro), names.edge(edge.name), tasks[edge.to_stage]

@@ -1,7 +1,8 @@
 """Blocks on internal topics: rows of one step of one upstream task for one downstream task, columnar.
 
 A record's value is: the magic "SPE1"; int64 rows n; int64 the sender's watermark at the end of the step; uint8 flags;
-int64[n, 7] event time, watermark, late flag and coordinate of each row; int64[n] lengths of the bodies; the bodies, Avro
+int64[n, 7] event time, watermark, late flag and coordinate of each row; int64[n] lengths of the bodies; the bodies,
+Avro
 without header. All little-endian. A block of zero rows only carries the watermark.
 """
 
@@ -58,7 +59,8 @@ def write_edge(
 def read_edge(block: Block) -> tuple[Int64s, Int64s, Int64s, Meta, Int64s, Int64s, Int64s]:
     """All records of a log block at once.
 
-    Returns per record: rows, watermark, flags (int64[r] each); per row: the carried columns (int64[n, 7]), the record that
+    Returns per record: rows, watermark, flags (int64[r] each); per row: the carried columns (int64[n, 7]), the record
+    that
     it came in, and the bounds of its body in the block's buffer (int64[n] each).
     Raises CorruptLog for a record that is no such block.
     """

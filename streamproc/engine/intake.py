@@ -47,7 +47,8 @@ class Units:
     """Units of one channel in offset order.
 
     units    int64[n, UNIT_WIDTH], see the constants
-    frame    the rows; meta int64[k, WIDTH] with event time and coordinate set (late flag and watermark on internal channels)
+    frame    the rows; meta int64[k, WIDTH] with event time and coordinate set (late flag and watermark on internal
+             channels)
     records  each unit's record: bounds of value and key in a buffer (int64[n, 4] and the buffer), for dead letters
     reasons  why records could not be read, indexed by INDEX
     idle     whether the sender of an internal channel said at the end that it is idle
@@ -105,7 +106,8 @@ class SourceIntake:
     def units(self, block: Block) -> Units:
         """The block's records as units: rows, and records that could not be read, with the reason.
 
-        A record without event time is bad; so is one stamped further in the future than its record's own timestamp plus the
+        A record without event time is bad; so is one stamped further in the future than its record's own timestamp
+        plus the
         allowed skew: it must never move time.
         """
         n = len(block)

@@ -1,6 +1,7 @@
 """The ledger: one fate for every unit that a task ever read.
 
-Units are numbered by the task (their *account*). A step settles the fates of its own units and of those that an operator
+Units are numbered by the task (their *account*). A step settles the fates of its own units and of those that an
+operator
 released; what some operator still holds stays in the ledger until its last copy has gone. The best fate over a unit's
 paths counts: emitted > held > late > filtered > dead-lettered (PROTOCOL 4.4).
 """

@@ -1,6 +1,7 @@
 """Late rows and dead letters as records: what was refused, where it came from, and why.
 
-Both topics hold the same contract, `sp_rejected`. The payload is the record as it came where the row still is that record;
+Both topics hold the same contract, `sp_rejected`. The payload is the record as it came where the row still is that
+record;
 for a row that was made or waited inside, it is the row as JSON.
 """
 

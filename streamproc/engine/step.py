@@ -342,7 +342,8 @@ class _Step:
             if frame.height:
                 topic = self.stage.names.late if fate == "late" else self.stage.names.dead_letters
                 encoded = self.stage.rejected.encode(frame, schema_id=self.stage.rejected_id)
-                # Of late rows and dead letters only source, payload and reason are hashed: the rest may differ between runs.
+                # Of late rows and dead letters only source, payload and reason are hashed: the rest may differ between
+                # runs.
                 hashed = self.stage.rejected.encode(
                     frame.with_columns(
                         step=pl.lit(""),

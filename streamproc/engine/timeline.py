@@ -1,7 +1,8 @@
 """The order in which a step takes its inputs, and time along that order.
 
 A task reads several *channels*: partition p of each source, and one partition per upstream task of each internal topic.
-What a channel gives is a sequence of *units*: rows, records that could not be read, and watermark marks. Every unit has an
+What a channel gives is a sequence of *units*: rows, records that could not be read, and watermark marks. Every unit
+has an
 `advance`, the watermark that it implies for its channel (event time minus lateness; the sender's watermark; nothing).
 
 `choose_runs` merges channels by their running watermark, the one that lags first, so that live and historical runs see

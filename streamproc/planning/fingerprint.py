@@ -1,7 +1,9 @@
 """Fingerprints: what decides whether state and journal of one run belong to another.
 
-A fingerprint hashes a *canonical text*, made from values only: dataclasses field by field, expressions in the engine's own
-canonical form, functions by their parsed source (so that comments and line breaks do not count) with their defaults and the
+A fingerprint hashes a *canonical text*, made from values only: dataclasses field by field, expressions in the engine's
+own
+canonical form, functions by their parsed source (so that comments and line breaks do not count) with their defaults
+and the
 values that they close over. Object addresses never enter.
 """
 
@@ -95,7 +97,8 @@ def _function_text(function: types.FunctionType) -> str:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
         source = ast.dump(tree)
     except (OSError, TypeError, SyntaxError):
-        # A lambda inside an expression does not parse alone, and typed-in code has no file: its byte code stands for it.
+        # A lambda inside an expression does not parse alone, and typed-in code has no file: its byte code stands for
+        # it.
         source = f"{function.__code__.co_code.hex()} {_constants(function.__code__)} {function.__code__.co_names!r}"
     cells = tuple(cell.cell_contents for cell in function.__closure__ or ())
     named = function.__code__.co_names

@@ -1,10 +1,13 @@
 """The plan: a topology checked, typed, cut into stages, ranked and fingerprinted.
 
-The recipe is a graph of streams. The plan walks it once from the sinks (in order of their names, inputs left first), which
-gives every step its *rank* and, where the author named none, its name. Types flow down the same walk; needed columns flow
+The recipe is a graph of streams. The plan walks it once from the sinks (in order of their names, inputs left first),
+which
+gives every step its *rank* and, where the author named none, its name. Types flow down the same walk; needed columns
+flow
 back up, so that a source decodes only what someone reads.
 
-**Stages.** A change of key moves rows between tasks, so the graph is cut below each `key_by` that really changes the key.
+**Stages.** A change of key moves rows between tasks, so the graph is cut below each `key_by` that really changes the
+key.
 What is connected without a cut is one stage; its tasks are numbered by partition. Where a step joins streams that lie a
 different number of cuts deep, the shallower one is forwarded, partition by partition, through a topic of its own.
 """
@@ -159,7 +162,8 @@ class Plan:
                 if len(set(feeds.values())) > 1 and any(node.type.keyed_by for node in stage.nodes):
                     listed = ", ".join(f"'{name}' has {count}" for name, count in sorted(feeds.items()))
                     raise DefinitionError(
-                        f"stage {stage.index} of '{self.topology.name}' joins sources with different partition counts: {listed}",
+                        f"stage {stage.index} of '{self.topology.name}' joins sources with different partition counts: "
+                        f"{listed}",
                         hint="put sp.key_by on each of them, so that their rows are brought together by key",
                     )
                 counts.append(max(feeds.values()))
@@ -177,7 +181,8 @@ def build_plan(topology: Topology, contract: Lookup, derive: Callable[[str, Sche
     contract  gives the contract of a name ("payment", "payment.v2")
     derive    makes the contract of a sink that names none, from its columns
 
-    Raises DefinitionError (UnknownColumn, TypeMismatch, DuplicateName, NotElementWise) naming the step, and ContractError.
+    Raises DefinitionError (UnknownColumn, TypeMismatch, DuplicateName, NotElementWise) naming the step, and
+    ContractError.
     """
     walk = _Walk(topology, contract)
     leaves = {name: (topology.sink(name), walk.visit(topology.sink(name).stream)) for name in sorted(topology.sinks)}
@@ -225,7 +230,8 @@ class _Walk:
         self._names: dict[str, bool] = {}
 
     def visit(self, stream: Stream) -> Port:
-        """Plans a stream and all above it; gives its node and port. Recipes deeper than Python's stack are planned too."""
+        """Plans a stream and all above it; gives its node and port. Recipes deeper than Python's stack are planned
+        too."""
         todo = [stream]
         ports: dict[int, Port] = {}
         while todo:
@@ -258,7 +264,8 @@ class _Walk:
         if isinstance(stream.origin, Source):
             self.nodes.append(self._source(stream.origin, len(self.nodes)))
             return len(self.nodes) - 1
-        return self._append_in_order(stream.origin, self._name(stream.name or stream.origin.verb, chosen=bool(stream.name)), inputs)
+        name = self._name(stream.name or stream.origin.verb, chosen=bool(stream.name))
+        return self._append_in_order(stream.origin, name, inputs)
 
     def _brought_together(self, origin: Source | Operator, inputs: tuple[Port, ...]) -> tuple[Port, ...]:
         """Inputs of a step; below a dedupe by id, keyed by the id where its rows could lie in several tasks."""
@@ -310,7 +317,8 @@ class _Walk:
         event_time = source.event_time or contract.event_time
         if not event_time:
             raise DefinitionError(
-                f"source '{source.topic}' has no event time: contract '{contract}' marks no field with \"sp:role\": \"event_time\"",
+                f"source '{source.topic}' has no event time: contract '{contract}' marks no field with \"sp:role\": "
+                '"event_time"',
                 hint="mark one, or say sp.source(..., event_time='column')",
             )
         if event_time not in contract.schema:
@@ -325,7 +333,8 @@ class _Walk:
                 hint="event time is a timestamp, a date, or a long of microseconds since 1970 UTC",
             )
         fields = tuple(replace(f, origins=f.origins or frozenset({f"{contract}.{f.name}"})) for f in contract.schema)
-        # A topic that its producers partition by murmur2 of the contract's key needs no moving for a `key_by` of that key.
+        # A topic that its producers partition by murmur2 of the contract's key needs no moving for a `key_by` of that
+        # key.
         placed = contract.key if contract.partitioner == "murmur2" and contract.key else None
         return Node(
             rank,

@@ -75,7 +75,8 @@ def bind(topology: Topology, log: Log, registry: Registry, *, create: bool = Tru
         if topic not in topics:
             raise UnknownTopic(
                 f"source '{topic}' of topology '{topology.name}': the log has no such topic",
-                hint=f"fill it with 'streamproc produce FILE {topic} --contract {node.contract}'; {did_you_mean(topic, [t for t in topics if '.v' not in t])}",
+                hint=f"fill it with 'streamproc produce FILE {topic} --contract {node.contract}'; "
+                f"{did_you_mean(topic, [t for t in topics if '.v' not in t])}",
             )
         partitions[topic] = topics[topic].partitions
     tasks = plan.tasks_of(partitions)

@@ -10,7 +10,8 @@ import polars as pl
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How many rows are the same, changed (same key, other values), and on one side only; the first difference in words."""
+    """How many rows are the same, changed (same key, other values), and on one side only; the first difference in
+    words."""
 
     same: int
     changed: int

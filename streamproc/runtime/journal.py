@@ -1,7 +1,8 @@
 """The journal: one record per step on the task topic, in the same transaction as all that the step wrote.
 
 An entry says what the step consumed (offset ranges with a digest each, the order of the runs, verdicts that came from a
-clock) and what came of it (rows and chain per topic, fates, watermark). So a step can be run again, anywhere, and compared.
+clock) and what came of it (rows and chain per topic, fates, watermark). So a step can be run again, anywhere, and
+compared.
 
 A record's value is "SPJ1", the length of a JSON head (uint32, little-endian), the head, and then two columns: the runs
 (int32 pairs) and 32 bits of each consumed record's hash (uint32), both little-endian.

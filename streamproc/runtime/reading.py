@@ -65,7 +65,8 @@ def read_blocks(
 
 
 def read_topic(log: Log, registry: Registry, topic: str, schema: Mapping[str, Any] | None = None) -> pl.DataFrame:
-    """All readable rows of a topic, partition by partition in offset order; `schema` gives the columns of an empty one."""
+    """All readable rows of a topic, partition by partition in offset order; `schema` gives the columns of an empty
+    one."""
     reader = TopicReader(registry)
     frames = [frame for block in read_blocks(log, topic) for frame in reader.frames(block)]
     if not frames:

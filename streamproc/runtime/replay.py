@@ -78,7 +78,8 @@ def replay_as_recorded(
     Any build may follow any journal: that is how a change is judged before it is deployed.
     on_step  called with (steps done, steps of the journal)
 
-    Raises ReplayDiverged with the first row that differs, InputChanged, InputGone, CorruptLog; InputError where there is
+    Raises ReplayDiverged with the first row that differs, InputChanged, InputGone, CorruptLog; InputError where there
+    is
     no journal.
     """
     report = ReplayReport()
@@ -166,7 +167,8 @@ def _divergence(task: Task, entry: Entry, taken: TakenStep, following: Entry | N
             if a != b:
                 return ReplayDiverged(
                     f"{where}, '{topic}' partition {partition}, row {row}: {_compared(task, a, b)}",
-                    hint="the code, a library or the processor gives something else than it gave; a changed topology needs a new version",
+                    hint="the code, a library or the processor gives something else than it gave; a changed topology needs a "
+                    "new version",
                 )
     topics = ", ".join(
         f"'{t}'" for t in sorted(set(entry.outputs) ^ set(taken.output.digests)) or sorted(entry.outputs)

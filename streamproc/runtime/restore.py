@@ -52,7 +52,8 @@ def restore_task(
     """The task with its state rebuilt from what is committed.
 
     Digests of every step that runs again are compared with the journal's. Raises ForeignFingerprint for a journal of
-    another build, ReplayDiverged, InputChanged and InputGone where the past cannot be reproduced, LogError where journal
+    another build, ReplayDiverged, InputChanged and InputGone where the past cannot be reproduced, LogError where
+    journal
     and committed offsets disagree.
     """
     place = TopicPartition(binding.names.tasks, number)
@@ -92,8 +93,10 @@ def compare(task: Task, entry: Entry, taken: TakenStep) -> None:
         now_rows, digest = now.get(topic, (0, ""))
         if (then_rows, then) != (now_rows, digest):
             raise ReplayDiverged(
-                f"step {entry.step} of {task.name} now writes {now_rows} rows to '{topic}', then {then_rows}, and their digests differ",
-                hint="'streamproc replay --as-recorded' shows the first differing row; a changed topology needs a new version",
+                f"step {entry.step} of {task.name} now writes {now_rows} rows to '{topic}', then {then_rows}, and "
+                "their digests differ",
+                hint="'streamproc replay --as-recorded' shows the first differing row; a changed topology needs a new "
+                "version",
             )
 
 
@@ -173,6 +176,7 @@ def _check_offsets(binding: Binding, task: Task, log: Log, step: int) -> None:
     for place, offset in task.offsets.items():
         if place in committed and committed[place] != offset:
             raise LogError(
-                f"the journal of {task.name} ends after step {step} at {place.topic}-{place.partition}@{offset}, the committed offset is {committed[place]}",
+                f"the journal of {task.name} ends after step {step} at {place.topic}-{place.partition}@{offset}, the "
+                f"committed offset is {committed[place]}",
                 hint="two runs wrote this topology's group: run 'streamproc verify'",
             )

@@ -212,12 +212,14 @@ class Task:
             feed.fill(self.log, wanted=taken.units, end=taken.last + (1 if taken.last_skip else 0))
         except (OffsetOutOfRange, UnknownTopic) as gone:
             raise InputGone(
-                f"step {entry.step} of {self.name} read {place.topic}-{place.partition} from {taken.first}: {gone.message}",
+                f"step {entry.step} of {self.name} read {place.topic}-{place.partition} from {taken.first}: "
+                f"{gone.message}",
                 hint="replay from a later checkpoint, or from an archive of the topic",
             ) from None
         if feed.waiting < taken.units:
             raise InputGone(
-                f"step {entry.step} of {self.name} read {taken.units} rows of {place.topic}-{place.partition} from offset {taken.first}; "
+                f"step {entry.step} of {self.name} read {taken.units} rows of {place.topic}-{place.partition} from "
+                f"offset {taken.first}; "
                 f"the log now has {feed.waiting}",
                 hint="rows were removed from the log; replay from an archive",
             )
@@ -268,10 +270,12 @@ def _check_input(channels: Sequence[Any], units: Sequence[Units], entry: Entry) 
         for row in range(min(now.size, seen.size)):
             if now[row] != seen[row]:
                 raise InputChanged(
-                    f"{channel.place.topic}-{channel.place.partition}@{int(offsets[row])} is not the record that step {entry.step} read",
+                    f"{channel.place.topic}-{channel.place.partition}@{int(offsets[row])} is not the record that step "
+                    f"{entry.step} read",
                     hint="the topic was rewritten after the run; only a fresh 'replay --by-event-time' can use it",
                 )
         raise InputChanged(
-            f"{channel.place.topic}-{channel.place.partition} from {taken.first} to {taken.last} is not what step {entry.step} read",
+            f"{channel.place.topic}-{channel.place.partition} from {taken.first} to {taken.last} is not what step "
+            f"{entry.step} read",
             hint="the topic was rewritten after the run",
         )

@@ -1,8 +1,11 @@
 """Verification: what lies in the log, held against the journal, without running any code of the topology.
 
-For every task: steps follow each other without gap; what each step consumed begins where the step before it ended, is still
-in the log, and has the recorded digest; the committed offsets are where the journal ends. For every topic that only this
-topology writes: the rows in the log are as many, and have the same sum of hashes, as the journals of all tasks say, so none
+For every task: steps follow each other without gap; what each step consumed begins where the step before it ended, is
+still
+in the log, and has the recorded digest; the committed offsets are where the journal ends. For every topic that only
+this
+topology writes: the rows in the log are as many, and have the same sum of hashes, as the journals of all tasks say, so
+none
 is lost, doubled or changed.
 """
 
@@ -89,7 +92,8 @@ def _verify_task(
             report.findings.append(
                 Finding(
                     f"{channel.place.topic}-{channel.place.partition}",
-                    f"the committed offset is {committed.get(channel.place)}, the journal of {task.name} ends at {positions[channel.place][0]}",
+                    f"the committed offset is {committed.get(channel.place)}, the journal of {task.name} ends at "
+                    f"{positions[channel.place][0]}",
                 )
             )
 

@@ -101,7 +101,10 @@ class Worker:
         """Works until the end of the input, or until `stop`; gives back all tasks."""
         began = time.monotonic()
         collecting = gc.isenabled()
-        gc.disable()  # The cyclic collector nearly doubles the cost where objects live long; it runs at checkpoints.
+        # The cyclic collector nearly doubles the cost where objects live long: it runs at checkpoints, and looks only at
+        # what was made since the start.
+        gc.disable()
+        gc.freeze()
         membership, producer = self._join()
         sound = False
         try:
@@ -134,6 +137,7 @@ class Worker:
             # After an error a task's state may be half of a step: it must never become a checkpoint.
             self._give_back(membership, save=sound)
             producer.close()
+            gc.unfreeze()
             if collecting:
                 gc.enable()
             self.progress.seconds = time.monotonic() - began
@@ -202,9 +206,11 @@ class Worker:
         self._commit(producer, membership, fresh, steps)
         spent = time.monotonic() - began
         self._adapt(spent, full=full)
-        for number in sorted(self.tasks):
-            if self._work_since[number] >= self.checkpoint_every_s:
-                self._save(number)
+        due = [number for number in sorted(self.tasks) if self._work_since[number] >= self.checkpoint_every_s]
+        for number in due:
+            self._save(number)
+        if due:
+            gc.collect()
         if self.until_end is None and not full and spent < self._commit_s:
             time.sleep(self._commit_s - spent)
         return bool(steps)
@@ -325,7 +331,6 @@ class Worker:
         keep = [manifest.step for manifest in self.checkpoints.manifests(task.name)[:2]]
         self.checkpoints.discard(task.name, keep_steps=keep)
         self._work_since[number] = 0.0
-        gc.collect()
 
     # ── the end of a finite run ──────────────────────────────────────────────────────────────────────────────────────
 

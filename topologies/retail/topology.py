@@ -1,12 +1,15 @@
 """The retail topology: what customers buy and bring back, and which refunds are out of line.
 
-Three processes write to the log: sales (`sales.orders`), service (`service.returns`) and inventory (`inventory.movements`).
+Three processes write to the log: sales (`sales.orders`), service (`service.returns`) and inventory
+(`inventory.movements`).
 
 * Movements are cleaned: a line without description, without a price, or that came back without a cancellation is a dead
   letter, with the rule that it broke.
-* Orders and returns of known customers become one stream of events, in order of event time, from which windows of 1, 7 and
+* Orders and returns of known customers become one stream of events, in order of event time, from which windows of 1, 7
+and
   30 days count orders, spend, returns and refunds per customer.
-* Each return is joined, as of its own moment, with what its customer bought in the 30 days before; a refund that is large
+* Each return is joined, as of its own moment, with what its customer bought in the 30 days before; a refund that is
+large
   against that is an alert, with its reasons.
 """
 
