@@ -89,7 +89,9 @@ def _by_key(left: pl.DataFrame, right: pl.DataFrame, key: list[str]) -> Comparis
     if changed.height:
         row = changed.row(0, named=True)
         column = next(name for name in values if row[name] != row[f"{name}_other"])
-        first = f"{ {name: row[name] for name in key} }: column '{column}' is {row[column]!r} on the left, {row[f'{column}_other']!r} on the right"
+        names = {name: row[name] for name in key}
+        other = row[f"{column}_other"]
+        first = f"{names}: column '{column}' is {row[column]!r} on the left, {other!r} on the right"
     elif only_left.height:
         first = f"only on the left: {_first_of(only_left.select(left.columns))}"
     elif only_right.height:

@@ -178,7 +178,8 @@ def _divergence(task: Task, entry: Entry, taken: TakenStep, following: Entry | N
 
 def _compared(task: Task, old: bytes | None, new: bytes | None) -> str:
     if old is None or new is None:
-        return f"then {'nothing' if old is None else _shown(task, old)}, now {'nothing' if new is None else _shown(task, new)}"
+        then_text, now_text = ("nothing" if value is None else _shown(task, value) for value in (old, new))
+        return f"then {then_text}, now {now_text}"
     then, now = _row(task, old), _row(task, new)
     if then is None or now is None:
         return f"then {old[:64]!r}, now {new[:64]!r}"
