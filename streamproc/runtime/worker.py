@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from streamproc.engine.intake import Units
 from streamproc.errors import Fenced, LogBusy
 from streamproc.event_time import span_us
 from streamproc.ports import CheckpointStore, Log, Membership, Producer, TopicPartition, Transaction
@@ -29,6 +30,7 @@ _FIRST_STEP_UNITS = 65_536
 _MOST_STEP_UNITS = 1 << 20
 _LEAST_STEP_UNITS = 4_096
 _GROUP_POLL_S = 1.0
+_TICK_S = 1.0
 _CHECKPOINT_WORK_S = 5.0
 _FENCED_AGAIN_S = 60.0
 _BUSY_COMMITS = 3
@@ -89,6 +91,9 @@ class Worker:
         self._journal_end: dict[int, int] = {}
         self._work_since: dict[int, float] = {}
         self._quiet_since: dict[tuple[int, int], float] = {}
+        self._stepped_at: dict[int, float] = {}
+        self._waiting_since: dict[int, float] = {}
+        self._max_wait_s = span_us(binding.plan.topology.max_wait) / 1e6
         self._most = _FIRST_STEP_UNITS
         self._commit_s = span_us(binding.plan.topology.commit) / 1e6
         self._stop = False
@@ -216,33 +221,49 @@ class Worker:
         return bool(steps)
 
     def _step_of(self, task: Task) -> TakenStep | None:
-        ends = {channel.place: self.log.end_offset(channel.place) for channel in task.channels}
-        units, runs = task.choose(ends, most=self._most, waits=False)
-        marks = self._idle_marks(task, units)
-        if (
-            not runs.shape[0]
-            and not marks
-            and self.until_end is not None
-            and self.close
-            and not task.is_closed()
-            and task.close_marks()
-            and task.ended(ends)
-        ):
-            marks = task.close_marks()
-        clock = time.time_ns() // 1_000 if task.clocked else None
-        if not runs.shape[0] and not marks:
-            return None
-        return task.run(units, runs, marks=marks, clock=clock)
-
-    def _idle_marks(self, task: Task, units: object) -> tuple[tuple[int, int], ...]:
-        marks: list[tuple[int, int]] = []
         now = time.monotonic()
+        ends = {channel.place: self.log.end_offset(channel.place) for channel in task.channels}
+        units, runs = task.choose(ends, most=self._most, waits=self._waits(task, ends, now))
+        marks = self._idle_marks(task, ends, units, now)
+        took = bool(runs.shape[0]) or bool(marks)
+        if not took and self.until_end is not None and self.close and not task.is_closed() and task.ended(ends):
+            marks = task.close_marks()
+            took = bool(marks)
+        # What comes of a tick is not history's: a run by event time leaves it out.
+        clocked = task.clocked and not self.in_stages
+        quiet = now - self._stepped_at.get(task.number, now)
+        self._stepped_at.setdefault(task.number, now)
+        if not took and not (clocked and self.until_end is None and quiet >= _TICK_S):
+            return None
+        self._stepped_at[task.number] = now
+        return task.run(units, runs, marks=marks, clock=time.time_ns() // 1_000 if clocked else None)
+
+    def _waits(self, task: Task, ends: Mapping[TopicPartition, int], now: float) -> bool:
+        """Whether a live step still waits for an input that has nothing while another has rows (`max_wait`)."""
+        if self.until_end is not None or not self._max_wait_s:
+            return False
+        empty = [feed.ended(ends[feed.channel.place]) for feed in task.feeds]
+        if all(empty) or not any(empty):
+            self._waiting_since.pop(task.number, None)
+            return False
+        if now - self._waiting_since.setdefault(task.number, now) < self._max_wait_s:
+            return True
+        self._waiting_since.pop(task.number, None)
+        return False
+
+    def _idle_marks(
+        self, task: Task, ends: Mapping[TopicPartition, int], units: tuple[Units, ...], now: float
+    ) -> tuple[tuple[int, int], ...]:
+        """Verdicts that a source's partition gives nothing for so long that it no longer holds time back.
+
+        Only a partition that was read to its end can be idle: one that lags is late, not idle.
+        """
+        marks: list[tuple[int, int]] = []
         for c, feed in enumerate(task.feeds):
             after = task.idle_after(c)
-            quiet = feed.waiting == 0
             if after is None or self.until_end is not None:
                 continue
-            if not quiet:
+            if len(units[c]) or not feed.ended(ends[feed.channel.place]):
                 self._quiet_since.pop((task.number, c), None)
                 continue
             since = self._quiet_since.setdefault((task.number, c), now)
