@@ -1,0 +1,138 @@
+"""Bids and prices of an auction house: what the chaos tests feed, and the topologies that they kill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+import streamproc as sp
+from connectors.embedded import EmbeddedLog
+from connectors.files.produce import produce_frame
+from streamproc.contracts.avro_schema import parse_contract
+from streamproc.contracts.registry import MemoryRegistry
+from streamproc.planning.topology import Topology
+from streamproc.ports import Log, TopicSettings, block_of
+
+BID = parse_contract(
+    '{"type": "record", "name": "bid", "sp:version": 1, "fields": [{"name": "id", "type": "long"},'
+    ' {"name": "auction", "type": "long"}, {"name": "price", "type": "double"},'
+    ' {"name": "who", "type": "string", "sp:role": "key"},'
+    ' {"name": "at", "type": {"type": "long", "logicalType": "timestamp-micros"}, "sp:role": "event_time"}]}'
+)
+PRICE = parse_contract(
+    '{"type": "record", "name": "price", "sp:version": 1, "fields": [{"name": "id", "type": "long"},'
+    ' {"name": "auction", "type": "long", "sp:role": "key"}, {"name": "floor", "type": "double"},'
+    ' {"name": "at", "type": {"type": "long", "logicalType": "timestamp-micros"}, "sp:role": "event_time"}]}'
+)
+BEGIN = 1_700_000_000_000_000
+STEP_US = 1_000
+
+
+def registry() -> MemoryRegistry:
+    """The contracts of both sources, known under the same ids in every process."""
+    known = MemoryRegistry([BID, PRICE])
+    for contract in (BID, PRICE):
+        known.register(contract)
+    return known
+
+
+def write_contracts(folder: Path) -> None:
+    """The same contracts as files, for the command line."""
+    import orjson
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for contract in (BID, PRICE):
+        (folder / f"{contract.name}.avsc").write_bytes(orjson.dumps(contract.avro))
+
+
+def create(log: Log, *, bids: int = 1, prices: int = 1) -> None:
+    """Both topics, empty."""
+    log.create_topic("bids", TopicSettings(bids))
+    log.create_topic("prices", TopicSettings(prices))
+
+
+def bids(first: int, count: int) -> pl.DataFrame:
+    """Rows `first..first+count` of one endless stream: disorder within 5 ms, now and then a late one, duplicates, bad prices."""
+    number = np.arange(first, first + count)
+    dice = np.random.default_rng(first)
+    late = np.where(dice.random(count) < 0.01, 500_000, 0)
+    return pl.DataFrame(
+        {
+            "id": number - np.where(dice.random(count) < 0.05, 3, 0),
+            "auction": dice.integers(0, 40, count),
+            "price": np.round(dice.random(count) * 100 - 3, 3),
+            "who": [f"u{w}" for w in dice.integers(0, 60, count)],
+            "at": BEGIN + number * STEP_US + dice.integers(0, 5_000, count) - late,
+        }
+    ).with_columns(pl.col("at").cast(pl.Datetime("us", "UTC")))
+
+
+def prices(first: int, count: int) -> pl.DataFrame:
+    """Rows of the stream of floor prices, over the same span of time as as many bids, a tenth as many."""
+    number = np.arange(first, first + count, 10)
+    dice = np.random.default_rng(first + 1)
+    return pl.DataFrame(
+        {
+            "id": number,
+            "auction": dice.integers(0, 40, number.size),
+            "floor": np.round(dice.random(number.size) * 10, 3),
+            "at": BEGIN + number * STEP_US + dice.integers(0, 5_000, number.size),
+        }
+    ).with_columns(pl.col("at").cast(pl.Datetime("us", "UTC")))
+
+
+def append(log: EmbeddedLog, known: MemoryRegistry, first: int, count: int) -> None:
+    """Writes the next rows of both streams, and one record that nobody can read."""
+    produce_frame(log, bids(first, count), "bids", contract=BID, schema_id=known.adopt(BID), producer_id="bids")
+    produce_frame(
+        log, prices(first, count), "prices", contract=PRICE, schema_id=known.adopt(PRICE), producer_id="prices"
+    )
+    transaction = log.producer("rubbish").begin()
+    transaction.append(block_of("bids", 0, [b"rubbish %d" % first]))
+    transaction.commit()
+
+
+def narrow(commit: str = "10ms") -> Topology:
+    """Two stages of one input each: with one partition every payload has one place."""
+    good = sp.source("bids", contract="bid.v1", lateness="20ms") | sp.require(positive=pl.col("price") > 0)
+    once = good | sp.ordered(by=("id", "auction")) | sp.dedupe("id", within="1s", per="partition")
+    mine = once | sp.key_by("who") | sp.ordered(by=("id", "auction"))
+    return sp.Topology(
+        "narrow",
+        commit=commit,
+        sinks={
+            "good": good,
+            "back": mine | sp.lookback(n=sp.count().over("100ms"), spent=sp.total("price").over("1s")),
+            "spend": mine | sp.tumbling("50ms", n=sp.count(), spend=sp.total("price"), top=sp.max("price")),
+        },
+    )
+
+
+def wide(commit: str = "10ms") -> Topology:
+    """Three stages over two sources: dedupe by id, change of key to the auction, as-of join with its floor price."""
+    good = sp.source("bids", contract="bid.v1", lateness="20ms") | sp.require(positive=pl.col("price") > 0)
+    once = good | sp.ordered(by=("id", "auction", "who")) | sp.dedupe("id", within="1s")
+    floor = (
+        sp.source("prices", contract="price.v1", lateness="20ms")
+        | sp.key_by("auction")
+        | sp.ordered(by=("id",))
+        | sp.select("auction", "floor")
+    )
+    by_auction = once | sp.key_by("auction") | sp.ordered(by=("id", "who"))
+    return sp.Topology(
+        "wide",
+        commit=commit,
+        sinks={
+            "once": once,
+            "spend": once | sp.key_by("who") | sp.tumbling("50ms", n=sp.count(), spend=sp.total("price")),
+            "checked": by_auction | sp.as_of(floor, max_age="2s"),
+            "hot": by_auction
+            | sp.lookback(n=sp.count().over("200ms"), mean=sp.mean("price").over("200ms"))
+            | sp.where(pl.col("n") > 2),
+        },
+    )
+
+
+TOPOLOGIES = {"narrow": narrow, "wide": wide}

@@ -1,0 +1,33 @@
+"""kill -9 of a working process at any moment: no row's effect is lost or doubled, and the rest of the run is the same.
+
+The default run kills ten times; STREAMPROC_KILLS=200 pytest tests/chaos -m long kills 200 times, half of them on each
+topology, and STREAMPROC_SEED chooses other moments.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from killing import survive
+
+KILLS = int(os.environ.get("STREAMPROC_KILLS", "200"))
+SEED = int(os.environ.get("STREAMPROC_SEED", "1"))
+
+
+def test_5_kills_of_the_only_task_leave_the_same_payloads_in_the_same_order(tmp_path: Path) -> None:
+    assert survive(tmp_path, "narrow", 5, SEED, partitions=(1, 1))["kills"] == 5
+
+
+def test_5_kills_of_six_stages_with_several_partitions_leave_the_same_rows(tmp_path: Path) -> None:
+    assert survive(tmp_path, "wide", 5, SEED, partitions=(3, 2))["kills"] == 5
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("topology", "partitions"), [("narrow", (1, 1)), ("wide", (3, 2))])
+def test_many_kills_lose_and_double_nothing(tmp_path: Path, topology: str, partitions: tuple[int, int]) -> None:
+    seen = survive(tmp_path, topology, KILLS // 2, SEED, partitions=partitions)
+    print(f"seed {SEED}, {topology}: {seen}")
+    assert seen["kills"] == KILLS // 2
+    assert seen["while restoring"] > KILLS // 40
