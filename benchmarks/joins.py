@@ -3,8 +3,8 @@
     python benchmarks/joins.py [--rows 400000] [--batch 16384] [--keys 20000] [--lateness 60] [--json]
 
 Rows have a key of text and four columns, come out of order by up to the lateness (seconds; there is one row every
-10 ms), and a watermark follows the highest event time at that distance. Timed is `process` alone, after one run that compiles.
-The plain version keeps the same rows in dicts and lists and gives the same number of rows: that is checked.
+10 ms), and a watermark follows the highest event time at that distance. Timed is `process` alone, after one run that
+compiles. The plain version keeps the same rows in dicts and lists and gives the same number of rows: that is checked.
 """
 
 from __future__ import annotations
