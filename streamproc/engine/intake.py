@@ -187,6 +187,7 @@ class EdgeIntake:
         units[at_mark, KIND] = MARK
         units[at_mark, ADVANCE] = marks
         units[at_mark, INDEX] = -1
+        units[at_mark, LATE] = flags & IDLE
         meta = np.zeros((k, WIDTH), np.int64)
         meta[:, CARRIED] = carried
         meta[:, WATERMARK] = carried[:, 1]

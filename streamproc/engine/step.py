@@ -12,6 +12,7 @@ import polars as pl
 from streamproc.batch import ACCOUNT, C0, C1, EVENT_TIME, Batch, merge
 from streamproc.engine import intake as unit
 from streamproc.engine.compiled import Channel, CompiledStage, EdgeWriter, SinkWriter, TaskState
+from streamproc.engine.edges import IDLE as SLEEPS
 from streamproc.engine.edges import write_edge
 from streamproc.engine.intake import Units
 from streamproc.engine.ledger import StepFates
@@ -98,6 +99,7 @@ class _Step:
 
     def run(self, *, keep: bool) -> StepOutput:
         before = self.state.watermark
+        slept = self._is_idle()
         self._advance()
         batches = self._batches()
         self._unreadable()
@@ -113,12 +115,17 @@ class _Step:
         for edge in self.stage.edges:
             batch = outputs[edge.edge.port]
             self.fates.emitted.append(batch.meta[:, ACCOUNT])
-            self._write_edge(edge, batch, moved=int(self.state.watermark) > before)
+            # An idle task must not hold back those below it: they are told when it falls asleep.
+            news = int(self.state.watermark) > before or (self._is_idle() and not slept)
+            self._write_edge(edge, batch, moved=news)
         self._write_rejects(frames if keep else None)
         # Rows that operators refuse are counted here too, so the ledger is settled last.
         self.state.ledger = self.fates.settle(self.state.ledger, self.operator_fates.held, self.operator_fates.released)
         self.state.steps += 1
         return StepOutput(self.state, tuple(self.blocks), self.digests, frames)
+
+    def _is_idle(self) -> bool:
+        return bool(self.channels) and bool(self.state.channel_idle.all())
 
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -330,6 +337,7 @@ class _Step:
                     encoded.starts[cut],
                     encoded.ends[cut],
                     watermark=self.state.watermark,
+                    flags=SLEEPS if self._is_idle() else 0,
                 )
             )
             place = reader * upstream + self.task

@@ -116,7 +116,8 @@ def run_time(
     idle        int64[c]     in and out: 1 while the channel does not hold time back; a unit ends it
     stage       the stage's watermark before; it never goes back
     time        int64[m]     out: the stage's watermark at each unit, in order
-    late        int64[n]     in and out: set to 1 for rows of sources that come later than the lateness allows
+    late        int64[n]     in and out: set to 1 for rows of sources that come later than the lateness allows; on a mark
+                             of an internal channel 1 says that its sender is idle
     unit_of     int64[m]     out: index (into advance) of each unit, in order
 
     A row is late if its event time is below its own channel's watermark before it: that is the running maximum of event
@@ -137,12 +138,19 @@ def run_time(
             if kinds[u] != 0 and advance[u] > watermark[c]:
                 watermark[c] = advance[u]
                 moved = True
+            if kinds[u] == 2 and late[u] == 1:
+                # The sender of an internal channel says that it is idle itself.
+                idle[c] = 1
+                moved = True
             if moved:
                 least = MAX_TIME
+                awake = False
                 for k in range(channels):
-                    if idle[k] == 0 and watermark[k] < least:
-                        least = watermark[k]
-                stage = max(stage, least)
+                    if idle[k] == 0:
+                        awake = True
+                        least = min(least, watermark[k])
+                if awake:
+                    stage = max(stage, least)
             time[m] = stage
             unit_of[m] = u
             m += 1
