@@ -87,19 +87,18 @@ def explode(column: str, *, name: str = "") -> Step:
 
 
 def child_meta(parents: Meta, ordinals: Int64s) -> Meta:
-    """Meta of the rows made from one row each, C3 naming which of them a row is.
+    """Meta of the rows made from one row each, C3 naming which of them a row is; written into `parents`, a copy.
 
     C3 of child i is C3 of its parent times 2**20, plus i + 1: children of one row stand in their order, and children
     of children too. Where that does not fit, C3 is a hash of the whole coordinate: still distinct, no longer in order.
     """
-    meta = parents.copy()
-    level = parents[:, C3]
+    level = np.ascontiguousarray(parents[:, C3])
     fits = (level >= 0) & (level < _LIMIT) & (ordinals + 1 < _LIMIT)
     packed = (np.where(fits, level, 0) << _ITEM_BITS) + ordinals + 1
     if fits.all():
-        meta[:, C3] = packed
-        return meta
+        parents[:, C3] = packed
+        return parents
     mixed = mix64(*(np.ascontiguousarray(parents[:, at]) for at in (C0, C1, C2, C3)), ordinals)
     hashed = (mixed >> np.uint64(2)).astype(np.int64) | (1 << 61)  # above every packed one, and positive
-    meta[:, C3] = np.where(fits, packed, hashed)
-    return meta
+    parents[:, C3] = np.where(fits, packed, hashed)
+    return parents
