@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from streamproc.columns import grow
 from streamproc.errors import StreamprocError
-from streamproc.hashing import kernel
+from streamproc.hashing import inlined, kernel, tight
 from streamproc.operators.exact import ExactSums, exact_sums
 from streamproc.operators.values import Flags, Float64s
 from streamproc.ports import Int64s
@@ -58,13 +58,13 @@ class Accumulator(Protocol):
 # ── counts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@kernel
+@tight
 def _count(counts: Int64s, slots: Int64s, valid: Flags) -> None:
     for i in range(slots.size):
         counts[slots[i]] += valid[i]
 
 
-@kernel
+@tight
 def _count_each(counts: Int64s, slots: Int64s, valid: Flags, out: Int64s) -> None:
     for i in range(slots.size):
         counts[slots[i]] += valid[i]
@@ -149,7 +149,7 @@ class FloatTotals:
         return (self.sums.rounded(slots), *self.counts.read(slots))
 
 
-@kernel
+@inlined
 def wide_add(low: Int64s, high: Int64s, i: int, add_low: int, add_high: int) -> bool:
     """128-bit addition; False if the sum leaves 128 bits."""
     before = np.uint64(low[i])
@@ -162,7 +162,7 @@ def wide_add(low: Int64s, high: Int64s, i: int, add_low: int, add_high: int) -> 
     return not ((old < 0) == (add_high < 0) and (new < 0) != (old < 0))
 
 
-@kernel
+@tight
 def _wide_total(low: Int64s, high: Int64s, slots: Int64s, value_low: Int64s, value_high: Int64s, valid: Flags) -> int:
     for i in range(slots.size):
         if valid[i] and not wide_add(low, high, slots[i], value_low[i], value_high[i]):
@@ -239,21 +239,21 @@ class WideTotals:
 # ── extremes ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@kernel
+@inlined
 def _raise(best: Int64s, present: Flags, i: int, code: int) -> None:
     if not present[i] or code > best[i]:
         best[i] = code
         present[i] = 1
 
 
-@kernel
+@tight
 def _raise_all(best: Int64s, present: Flags, slots: Int64s, codes: Int64s, flip: int, valid: Flags) -> None:
     for i in range(slots.size):
         if valid[i]:
             _raise(best, present, slots[i], codes[i] ^ flip)
 
 
-@kernel
+@tight
 def _raise_each(
     best: Int64s, present: Flags, slots: Int64s, codes: Int64s, flip: int, valid: Flags, out: Int64s, has: Flags
 ) -> None:

@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from streamproc.hashing import kernel
+from streamproc.hashing import tight
 from streamproc.operators.accumulators import wide_add
 from streamproc.operators.exact import SumArrays, add_exact, add_exact_square, clear_exact, rounded_sum
 from streamproc.operators.moments import sample_variance
@@ -94,7 +94,7 @@ class Rows(NamedTuple):
 
 
 class Results(NamedTuple):
-    """Output, a row per input row and a column per want; `has` flags extremes, then edges."""
+    """Output, a row per input row and a column per want; `has` flags extremes, then edges; the last are scratch."""
 
     counts: Table
     sums: Float64s
@@ -103,9 +103,11 @@ class Results(NamedTuple):
     edges: Table
     variances: Float64s
     has: npt.NDArray[np.uint8]
+    parts: Float64s
+    limbs: Int64s
 
 
-@kernel
+@tight
 def _apply(wants: Wants, store: Store, sums: SumArrays, key: int, event: int, span: int, sign: int) -> bool:
     """Adds an event to the accumulators of one window, or takes it out; False if a total leaves 128 bits."""
     record, of_key = store.events[event], store.keys[key]
@@ -132,7 +134,7 @@ def _apply(wants: Wants, store: Store, sums: SumArrays, key: int, event: int, sp
     return fine
 
 
-@kernel
+@tight
 def _leave(wants: Wants, store: Store, key: int, event: int, span: int) -> None:
     """Takes the oldest event of a window out of the queues of its extremes."""
     of_key = store.keys[key]
@@ -147,7 +149,7 @@ def _leave(wants: Wants, store: Store, key: int, event: int, span: int) -> None:
                 store.events[later, wants.words[1] + 2 * m] = -1
 
 
-@kernel
+@tight
 def _queue(wants: Wants, store: Store, key: int, event: int, span: int) -> None:
     """Puts an event of a window into the queues of its extremes, at its place in time."""
     events, of_key = store.events, store.keys[key]
@@ -176,7 +178,7 @@ def _queue(wants: Wants, store: Store, key: int, event: int, span: int) -> None:
             of_key[front + 1] = event
 
 
-@kernel
+@tight
 def _rewind(wants: Wants, store: Store, sums: SumArrays, key: int, t: int, span: int, sign: int) -> bool:
     """Moves a window's accumulators from its end to t (sign 1), or back (sign -1)."""
     events, of_key = store.events, store.keys[key]
@@ -198,7 +200,7 @@ def _rewind(wants: Wants, store: Store, sums: SumArrays, key: int, t: int, span:
     return fine
 
 
-@kernel
+@tight
 def _earlier(events: Table, a: int, b: int) -> bool:
     for k in range(PLACE, PLACE + COORDINATE):
         if events[a, k] != events[b, k]:
@@ -206,7 +208,7 @@ def _earlier(events: Table, a: int, b: int) -> bool:
     return False
 
 
-@kernel
+@tight
 def _edge(events: Table, event: int, value: int, until: int, link: int) -> int:
     """From `event` along a link, within (…, until] or (until, …]: the first event with the value, -1 if there is none.
 
@@ -230,7 +232,7 @@ def _edge(events: Table, event: int, value: int, until: int, link: int) -> int:
     return best
 
 
-@kernel
+@tight
 def _read(
     wants: Wants, store: Store, sums: SumArrays, key: int, event: int, span: int, in_order: bool, out: Results, i: int
 ) -> None:
@@ -254,9 +256,10 @@ def _read(
         total, square, count = wants.variances[v, 0], wants.variances[v, 1], wants.variances[v, 2]
         if wants.sums[total, 0] == span:
             n = of_key[wants.words[3] + count]
-            out.variances[i, v] = (
-                sample_variance(sums, sums, key * number + total, key * number + square, n) if n > 1 else 0.0
-            )
+            out.variances[i, v] = 0.0
+            if n > 1:
+                at, of_square = key * number + total, key * number + square
+                out.variances[i, v] = sample_variance(sums, sums, at, of_square, n, out.parts, out.limbs)
     for m in range(wants.extremes.shape[0]):
         if wants.extremes[m, 0] == span:
             value, flip = wants.extremes[m, 1], wants.extremes[m, 2]
@@ -287,7 +290,7 @@ def _read(
             out.edges[i, e] = events[best, values + value] if best >= 0 else 0
 
 
-@kernel
+@tight
 def _insert(wants: Wants, store: Store, rows: Rows, i: int) -> int:
     """A new event for row i, linked into its key's chain after all that are not later."""
     events, of_key = store.events, store.keys[rows.keys[i]]
@@ -317,7 +320,7 @@ def _insert(wants: Wants, store: Store, rows: Rows, i: int) -> int:
     return event
 
 
-@kernel
+@tight
 def _forget(store: Store, key: int, since: int) -> None:
     """Frees the key's events at or before a moment."""
     events, of_key = store.events, store.keys[key]
@@ -333,13 +336,15 @@ def _forget(store: Store, key: int, since: int) -> None:
         of_key[NEWEST] = -1
 
 
-@kernel
+@tight
 def look_back(wants: Wants, store: Store, sums: SumArrays, rows: Rows, out: Results, start: int) -> int:
-    """Takes rows in from `start` on; n when done, i if the pool of sums needs room before row i, -1 - i for an overflow.
+    """Takes rows in from `start` on; n when done, i if the pool needs room before row i, -1 - i for an overflow.
 
     There is room for an event per row.
     """
-    spans, number, longest = wants.spans.size, wants.sums.shape[0], wants.spans.max()
+    spans, number, longest = wants.spans.size, wants.sums.shape[0], np.int64(0)
+    for span in range(spans):
+        longest = max(longest, wants.spans[span])
     for i in range(start, rows.keys.size):
         if sums.free_count[0] < number:
             return i
@@ -377,7 +382,7 @@ def look_back(wants: Wants, store: Store, sums: SumArrays, rows: Rows, out: Resu
     return rows.keys.size
 
 
-@kernel
+@tight
 def drop_keys(wants: Wants, store: Store, sums: SumArrays, keys: Int64s) -> None:
     """Frees all events of these keys and empties their accumulators."""
     number = wants.sums.shape[0]

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamproc.columns import grow, next_rows
-from streamproc.hashing import kernel
+from streamproc.hashing import inlined, kernel, tight
 from streamproc.operators.wide_sums import LIMBS, LOWEST_BIT, add_wide, add_wide_square, carry, integer, round_half_even
 from streamproc.ports import Int64s
 
@@ -163,7 +163,7 @@ def exact_sums(slots: int = 0) -> ExactSums:
 # Kernels. Each `add` gives False, without having changed anything, if it needs a row of the pool and none is free.
 
 
-@kernel
+@inlined
 def two_sum(a: float, b: float) -> tuple[float, float]:
     """a + b rounded, and the error: exactly a + b together."""
     s = a + b
@@ -171,7 +171,7 @@ def two_sum(a: float, b: float) -> tuple[float, float]:
     return s, (a - (s - t)) + (b - t)
 
 
-@kernel
+@inlined
 def product(a: float, b: float) -> tuple[float, float]:
     """a * b rounded, and the error, by Veltkamp's splitting and Dekker's product; not near the ends of the range."""
     scaled = 134217729.0 * a
@@ -184,7 +184,7 @@ def product(a: float, b: float) -> tuple[float, float]:
     return p, ((a_high * b_high - p) + a_high * b_low + a_low * b_high) + a_low * b_low
 
 
-@kernel
+@tight
 def _compressed(e0: float, e1: float, e2: float, e3: float, parts: Parts, i: int) -> bool:
     """Packs four parts into the slot's three if the bits fit; False, nothing written, if they do not."""
     # Shewchuk's COMPRESS, downwards: every part becomes as large as it can be, what is left of it falls through.
@@ -212,13 +212,13 @@ def _compressed(e0: float, e1: float, e2: float, e3: float, parts: Parts, i: int
     return True
 
 
-@kernel
+@inlined
 def spill_row(sums: SumArrays, i: int) -> int:
     """The row of the pool that slot i has, or -1."""
     return int(sums.parts[i, ROW]) - 1
 
 
-@kernel
+@tight
 def _spill(sums: SumArrays, i: int) -> bool:
     """Gives the slot a row of the pool and moves its parts there."""
     if sums.free_count[0] == 0:
@@ -235,7 +235,7 @@ def _spill(sums: SumArrays, i: int) -> bool:
     return True
 
 
-@kernel
+@tight
 def _pending(limbs: Wide, special: Wide, row: int, additions: int) -> None:
     special[row, _PENDING] += additions
     if special[row, _PENDING] >= _CARRY_AFTER:
@@ -243,7 +243,7 @@ def _pending(limbs: Wide, special: Wide, row: int, additions: int) -> None:
         special[row, _PENDING] = 1
 
 
-@kernel
+@tight
 def _add_spilled(sums: SumArrays, i: int, x: float, sign: int) -> bool:
     if sums.parts[i, ROW] == 0.0 and not _spill(sums, i):
         return False
@@ -260,7 +260,7 @@ def _add_spilled(sums: SumArrays, i: int, x: float, sign: int) -> bool:
     return True
 
 
-@kernel
+@inlined
 def add_exact(sums: SumArrays, i: int, x: float, sign: int) -> bool:
     """Adds sign * x to slot i (sign -1 takes out what was added)."""
     if sums.parts[i, ROW] == 0.0 and abs(x) < _BIG:
@@ -286,7 +286,7 @@ def add_exact(sums: SumArrays, i: int, x: float, sign: int) -> bool:
     return _add_spilled(sums, i, x, sign)
 
 
-@kernel
+@tight
 def add_exact_square(sums: SumArrays, i: int, x: float, sign: int) -> bool:
     """Adds sign * x * x, exactly, to slot i."""
     if x == 0.0:
@@ -309,7 +309,7 @@ def add_exact_square(sums: SumArrays, i: int, x: float, sign: int) -> bool:
     return True
 
 
-@kernel
+@inlined
 def round_three(a: float, b: float, c: float) -> float:
     """a + b + c, parts of an expansion from small to large with zeros anywhere, rounded half-even once."""
     if b == 0.0:
@@ -349,7 +349,7 @@ def round_parts(parts: Float64s, used: int) -> float:
     return s + 0.0
 
 
-@kernel
+@tight
 def rounded_sum(sums: SumArrays, i: int) -> float:
     """The sum of slot i rounded half-even once.
 
@@ -369,7 +369,7 @@ def rounded_sum(sums: SumArrays, i: int) -> float:
     return round_three(sums.parts[i, 0], sums.parts[i, 1], sums.parts[i, 2])
 
 
-@kernel
+@tight
 def merge_exact(sums: SumArrays, into: int, source: int) -> bool:
     """Adds the sum of slot `source` to slot `into`."""
     row = spill_row(sums, source)
@@ -394,7 +394,7 @@ def merge_exact(sums: SumArrays, into: int, source: int) -> bool:
     return True
 
 
-@kernel
+@tight
 def clear_exact(sums: SumArrays, i: int) -> None:
     """Sets slot i to zero; its row of the pool is free again."""
     sums.parts[i, 0] = sums.parts[i, 1] = sums.parts[i, 2] = 0.0
@@ -407,7 +407,7 @@ def clear_exact(sums: SumArrays, i: int) -> None:
         sums.free_count[0] += 1
 
 
-@kernel
+@tight
 def _add_all(
     sums: SumArrays,
     slots: Int64s, values: Float64s, valid: npt.NDArray[np.uint8], start: int,
@@ -418,7 +418,7 @@ def _add_all(
     return -1
 
 
-@kernel
+@tight
 def _add_all_squares(
     sums: SumArrays,
     slots: Int64s, values: Float64s, valid: npt.NDArray[np.uint8], start: int,
@@ -429,7 +429,7 @@ def _add_all_squares(
     return -1
 
 
-@kernel
+@tight
 def _add_each(
     sums: SumArrays,
     slots: Int64s, values: Float64s, valid: npt.NDArray[np.uint8], out: Float64s, start: int,
@@ -441,7 +441,7 @@ def _add_each(
     return -1
 
 
-@kernel
+@tight
 def _merge_all(
     sums: SumArrays,
     into: Int64s, source: Int64s, start: int,
@@ -452,13 +452,13 @@ def _merge_all(
     return -1
 
 
-@kernel
+@tight
 def _clear_all(sums: SumArrays, slots: Int64s) -> None:
     for i in range(slots.size):
         clear_exact(sums, slots[i])
 
 
-@kernel
+@tight
 def _round_all(sums: SumArrays, slots: Int64s, out: Float64s) -> None:
     for i in range(slots.size):
         out[i] = rounded_sum(sums, slots[i])

@@ -35,6 +35,7 @@ from streamproc.operators.event_lists import (
 from streamproc.operators.exact import ExactSums, exact_sums
 from streamproc.operators.inputs import Inputs
 from streamproc.operators.lateness import split_late
+from streamproc.operators.moments import scratch
 from streamproc.ports import Int64s
 from streamproc.state import KeyTable
 
@@ -246,7 +247,7 @@ class Lookback:
             np.zeros((n, wants.counts.shape[0]), np.int64), np.zeros((n, wants.sums.shape[0])),
             np.zeros((n, 2 * wants.wides.shape[0]), np.int64), np.zeros((n, wants.extremes.shape[0]), np.int64),
             np.zeros((n, wants.edges.shape[0]), np.int64), np.zeros((n, wants.variances.shape[0])),
-            np.zeros((n, wants.extremes.shape[0] + wants.edges.shape[0]), np.uint8),
+            np.zeros((n, wants.extremes.shape[0] + wants.edges.shape[0]), np.uint8), *scratch(),
         )  # fmt: skip
         at = 0
         while (at := look_back(wants, _store(state), state.sums.arrays(), rows, out, at)) < n:

@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from streamproc.hashing import kernel
+from streamproc.hashing import tight
 from streamproc.operators.accumulators import Counts, Reading, counts
 from streamproc.operators.exact import (
     MINUS,
@@ -31,14 +31,19 @@ from streamproc.operators.exact import (
     two_sum,
 )
 from streamproc.operators.values import Flags, Float64s
-from streamproc.operators.wide_sums import LIMBS, add_wide, wide_variance_numerator
+from streamproc.operators.wide_sums import LIMBS, PRODUCT_LIMBS, add_wide, wide_variance_numerator
 from streamproc.ports import Int64s
 
 _ROOM: Final = 4 * PARTS * PARTS
 """More than the products of one numerator, each of which lengthens the expansion by one part at most."""
 
 
-@kernel
+def scratch() -> tuple[Float64s, Int64s]:
+    """Room in which kernels form a numerator: they allocate nothing."""
+    return np.empty(_ROOM), np.empty(2 * LIMBS + PRODUCT_LIMBS, np.int64)
+
+
+@tight
 def _grow(parts: Float64s, used: int, x: float) -> int:
     """Adds x to an expansion of any length without error; the new number of parts."""
     kept = 0
@@ -53,33 +58,37 @@ def _grow(parts: Float64s, used: int, x: float) -> int:
     return kept
 
 
-@kernel
-def _spilled_numerator(totals: SumArrays, squares: SumArrays, i: int, j: int, n: int) -> float:
+@tight
+def _spilled_numerator(totals: SumArrays, squares: SumArrays, i: int, j: int, n: int, limbs: Int64s) -> float:
     """The numerator where a sum has spilled: by wide sums."""
-    total, square = np.zeros(LIMBS, np.int64), np.zeros(LIMBS, np.int64)
-    for sums, limbs, slot in ((totals, total, i), (squares, square, j)):
+    limbs[:] = 0
+    total, square = limbs[:LIMBS], limbs[LIMBS : 2 * LIMBS]
+    for sums, into, slot in ((totals, total, i), (squares, square, j)):
         row = spill_row(sums, slot)
         if row >= 0:
             if sums.special[row, NANS] > 0 or sums.special[row, PLUS] > 0 or sums.special[row, MINUS] > 0:
                 return np.nan
-            limbs[:] = sums.limbs[row]
+            for k in range(LIMBS):
+                into[k] = sums.limbs[row, k]
         else:
             for k in range(PARTS):
-                add_wide(limbs, sums.parts[slot, k], 1)
-    return wide_variance_numerator(total, square, n)
+                add_wide(into, sums.parts[slot, k], 1)
+    return wide_variance_numerator(total, square, n, limbs[2 * LIMBS :])
 
 
-@kernel
-def sample_variance(totals: SumArrays, squares: SumArrays, i: int, j: int, n: int) -> float:
+@tight
+def sample_variance(
+    totals: SumArrays, squares: SumArrays, i: int, j: int, n: int, parts: Float64s, limbs: Int64s
+) -> float:
     """The sample variance of n > 1 values with sum in slot i, sum of squares in slot j.
 
     NaN where a value is not finite, an infinity if the numerator is out of range.
+    parts, limbs  what `scratch` gives
     """
     if totals.parts[i, ROW] != 0.0 or squares.parts[j, ROW] != 0.0:
-        numerator = _spilled_numerator(totals, squares, i, j, n)
+        numerator = _spilled_numerator(totals, squares, i, j, n, limbs)
     else:
         # Unspilled squares are of numbers between 2**-400 and 2**400: no product here can overflow or lose bits.
-        parts = np.zeros(_ROOM)
         used = 0
         for k in range(PARTS):
             high, low = product(np.float64(n), squares.parts[j, k])
@@ -93,13 +102,15 @@ def sample_variance(totals: SumArrays, squares: SumArrays, i: int, j: int, n: in
     return numerator / (np.float64(n) * np.float64(n - 1))
 
 
-@kernel
-def _read(totals: SumArrays, squares: SumArrays, slots: Int64s, n: Int64s, out: Float64s) -> None:
+@tight
+def _read(
+    totals: SumArrays, squares: SumArrays, slots: Int64s, n: Int64s, out: Float64s, parts: Float64s, limbs: Int64s
+) -> None:
     for i in range(slots.size):
-        out[i] = sample_variance(totals, squares, slots[i], slots[i], n[i]) if n[i] > 1 else 0.0
+        out[i] = sample_variance(totals, squares, slots[i], slots[i], n[i], parts, limbs) if n[i] > 1 else 0.0
 
 
-@kernel
+@tight
 def _add_each(
     totals: SumArrays,
     squares: SumArrays,
@@ -109,6 +120,8 @@ def _add_each(
     valid: Flags,
     n: Int64s,
     out: Float64s,
+    parts: Float64s,
+    limbs: Int64s,
     start: int,
 ) -> int:
     """Goes on at row `start`; the row before which the pools need room, or -1."""
@@ -121,7 +134,7 @@ def _add_each(
             add_exact_square(squares, slot, values[i], 1)
             counted[slot] += 1
         n[i] = counted[slot]
-        out[i] = sample_variance(totals, squares, slot, slot, n[i]) if n[i] > 1 else 0.0
+        out[i] = sample_variance(totals, squares, slot, slot, n[i], parts, limbs) if n[i] > 1 else 0.0
     return -1
 
 
@@ -150,7 +163,7 @@ class Variances:
         n, out = np.empty(slots.size, np.int64), np.empty(slots.size)
         at = 0
         while (at := _add_each(self.totals.arrays(), self.squares.arrays(), self.counts.counts, slots, values, valid, n,
-                               out, at)) >= 0:  # fmt: skip
+                               out, *scratch(), at)) >= 0:  # fmt: skip
             self.totals.grow_pool()
             self.squares.grow_pool()
         return (out, n)
@@ -171,7 +184,7 @@ class Variances:
         """(variances, 0 below two values; counts)"""
         (n,) = self.counts.read(slots)
         out = np.empty(slots.size)
-        _read(self.totals.arrays(), self.squares.arrays(), slots, n, out)
+        _read(self.totals.arrays(), self.squares.arrays(), slots, n, out, *scratch())
         return (out, n)
 
 

@@ -16,10 +16,11 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from streamproc.hashing import kernel
+from streamproc.hashing import tight
 from streamproc.ports import Int64s
 
 LIMBS: Final = 140
+PRODUCT_LIMBS: Final = 2 * LIMBS + 2
 LOWEST_BIT: Final = 2240
 """Bit 0 of limb 0 has the value 2**-LOWEST_BIT."""
 _LOW32: Final = np.uint64(0xFFFFFFFF)
@@ -28,7 +29,7 @@ _MANTISSA: Final = np.int64((1 << 52) - 1)
 Float64s = npt.NDArray[np.float64]
 
 
-@kernel
+@tight
 def _add_bits(limbs: Int64s, magnitude: np.uint64, bit: int, sign: int) -> None:
     """Adds sign * magnitude * 2**(bit - LOWEST_BIT) to the row."""
     at = bit >> 5
@@ -40,7 +41,7 @@ def _add_bits(limbs: Int64s, magnitude: np.uint64, bit: int, sign: int) -> None:
     limbs[at + 2] += sign * np.int64(high >> np.uint64(32))
 
 
-@kernel
+@tight
 def add_wide(limbs: Int64s, x: float, sign: int) -> None:
     """Adds sign * x, a finite float, to the row."""
     bits = int(np.float64(x).view(np.int64))
@@ -53,7 +54,7 @@ def add_wide(limbs: Int64s, x: float, sign: int) -> None:
     _add_bits(limbs, np.uint64(mantissa), exponent - 1075 + LOWEST_BIT, -sign if bits < 0 else sign)
 
 
-@kernel
+@tight
 def add_wide_square(limbs: Int64s, x: float, sign: int) -> None:
     """Adds sign * x * x, of a finite float, exactly to the row."""
     bits = int(np.float64(x).view(np.int64))
@@ -71,7 +72,7 @@ def add_wide_square(limbs: Int64s, x: float, sign: int) -> None:
     _add_bits(limbs, high * high, bit + 64, sign)
 
 
-@kernel
+@tight
 def carry(limbs: Int64s) -> None:
     """Brings every limb but the highest into 0..2**32-1; the highest carries the sign."""
     over = np.int64(0)
@@ -83,7 +84,7 @@ def carry(limbs: Int64s) -> None:
     limbs[top] += over
 
 
-@kernel
+@tight
 def round_half_even(limbs: Int64s, lowest: int) -> float:
     """The float64 nearest to the row's value, ties to even; zero is +0.0, what is out of range an infinity.
 
@@ -91,13 +92,25 @@ def round_half_even(limbs: Int64s, lowest: int) -> float:
     The row is carried in passing, which does not change its value.
     """
     carry(limbs)
-    sign = 1.0
-    work = limbs
-    if limbs[limbs.size - 1] < 0:
-        work = -limbs
-        carry(work)
-        sign = -1.0
-    top = limbs.size - 1
+    if limbs[limbs.size - 1] >= 0:
+        return _rounded_magnitude(limbs, lowest)
+    _negate(limbs)
+    value = _rounded_magnitude(limbs, lowest)
+    _negate(limbs)
+    return -value
+
+
+@tight
+def _negate(limbs: Int64s) -> None:
+    for k in range(limbs.size):
+        limbs[k] = -limbs[k]
+    carry(limbs)
+
+
+@tight
+def _rounded_magnitude(work: Int64s, lowest: int) -> float:
+    """As `round_half_even`, of carried limbs that are not negative."""
+    top = work.size - 1
     while top >= 0 and work[top] == 0:
         top -= 1
     if top < 0:
@@ -128,26 +141,20 @@ def round_half_even(limbs: Int64s, lowest: int) -> float:
         if rest or mantissa & 1:
             mantissa += 1
     # mantissa <= 2**53 is exact as a float and already stands on the result's grid: nothing is rounded again here.
-    return sign * math.ldexp(np.float64(mantissa), last - lowest)
+    return math.ldexp(np.float64(mantissa), last - lowest)
 
 
-@kernel
-def _magnitude(limbs: Int64s) -> Int64s:
-    """The carried limbs of the row's absolute value, as a new row."""
-    out = limbs.copy()
-    carry(out)
-    if out[out.size - 1] < 0:
-        out = -out
-        carry(out)
-    return out
+@tight
+def wide_variance_numerator(root: Int64s, squares: Int64s, n: int, out: Int64s) -> float:
+    """n * squares - root**2 of two rows, formed exactly and rounded once.
 
-
-@kernel
-def wide_variance_numerator(total: Int64s, squares: Int64s, n: int) -> float:
-    """n * squares - total**2 of two rows, formed exactly and rounded once."""
-    root = _magnitude(total)
+    out  int64[PRODUCT_LIMBS], scratch; the rows are changed
+    """
+    carry(root)
+    if root[LIMBS - 1] < 0:
+        _negate(root)
     carry(squares)
-    out = np.zeros(2 * LIMBS + 2, np.int64)
+    out[:] = 0
     used = LIMBS
     while used > 0 and root[used - 1] == 0:
         used -= 1
