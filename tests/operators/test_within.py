@@ -213,3 +213,9 @@ def test_an_unknown_join_is_refused() -> None:
         within(Stream(Within(0, 0, "_right", "inner")), how="outer")  # type: ignore[arg-type]
     with pytest.raises(DefinitionError, match="suffix"):
         within(Stream(Within(0, 0, "_right", "inner")), suffix="")
+
+
+def test_partners_of_one_moment_stand_in_order_of_arrival() -> None:
+    rows = (Row(1, 0, 5, "a", 1, account=0), Row(1, 1, 5, "a", 2, account=1), Row(0, 2, 5, "a", 0, account=2))
+    result = drive(pairing((0, 0)), TestStream(rows, (0, 0, 0), 2), [1])
+    assert [row[2] for _, _, row in result.rows] == [1, 2]
