@@ -1,8 +1,8 @@
 """Apache Beam's trigger transcripts agree on what windows hold when the watermark passes their end.
 
 Beam writes the last moment of a window: its [0, 9] is our [0, 10). Only firings at the end of a window are compared:
-what Beam emits earlier or later depends on triggers, which this engine does not have (`emit="update"` and the late stream
-are its answers). So values of a first firing at the watermark must be ours.
+what Beam emits earlier or later depends on triggers, which this engine does not have (`emit="update"` and the late
+stream are its answers). So values of a first firing at the watermark must be ours.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ from streamproc.state import export_state, import_state
 LAWS = settings(max_examples=200, deadline=None)
 POOL: list[of.Aggregate] = [
     of.count(), of.count("x"), of.total("x"), of.total("i"), of.total("d"), of.mean("x"), of.mean("i"), of.mean("d"),
-    of.var("x"), of.var("i"), of.min("x"), of.max("x"), of.min("i"), of.max("i"), of.first("x"), of.last("x"), of.last("i"),
+    of.var("x"), of.var("i"), of.min("x"), of.max("x"), of.min("i"), of.max("i"), of.first("x"), of.last("x"),
+    of.last("i"),
 ]  # fmt: skip
 
 

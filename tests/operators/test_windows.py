@@ -55,7 +55,10 @@ ALL: dict[str, of.Aggregate] = {
 NAMES = sorted(ALL)
 
 
-def operators(emit: Any = st.sampled_from(["close", "update"])) -> st.SearchStrategy[Any]:
+EITHER = st.sampled_from(["close", "update"])
+
+
+def operators(emit: Any = EITHER) -> st.SearchStrategy[Any]:
     """Window operators of every verb, with up to five aggregates."""
     some = st.lists(st.sampled_from(NAMES), min_size=1, max_size=5, unique=True).map(lambda ns: {n: ALL[n] for n in ns})
     spans = st.sampled_from(["1s", "4s", "10s", "7s", "1m"])

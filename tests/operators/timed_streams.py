@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -146,7 +147,7 @@ def run(operator: Any, stream: Stream, cuts: list[int] | None = None, *, through
     made: list[Batch] = []
     late: list[Batch] = []
     absorbed: list[npt.NDArray[np.int64]] = []
-    for begin, stop in zip(bounds, bounds[1:], strict=False):
+    for begin, stop in pairwise(bounds):
         batch, watermarks = stream.piece(begin, stop)
         time = StepTime(watermarks, RANK_HERE)
         frame, meta = batch.frame.clone(), batch.meta.copy()
