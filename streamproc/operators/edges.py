@@ -1,7 +1,8 @@
 """First and last values by event time, then coordinate: what `first` and `last` remember.
 
-Which row is first does not depend on which came first. Rows of the same event time are told apart by their coordinate
-(source, partition, offset ...), which is fixed where a row enters, so two halves of a window can be merged in any order.
+Which row is first does not depend on which came first. Rows of the same event time are told apart by their
+coordinate (source, partition, offset ...), which is fixed where a row enters, so two halves of a window can be merged
+in any order.
 """
 
 from __future__ import annotations

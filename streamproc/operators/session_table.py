@@ -179,8 +179,8 @@ class SessionTable:
         open_sessions = int(self.counters[1] - self.counters[0])
         merges = np.empty((open_sessions + n, 3), np.int64)  # pages that nobody writes cost nothing
         count = _assign(
-            gap, frozen(slots), frozen(times), frozen(reached), frozen(late), self.newest, self.start, self.end, self.key,
-            self.older, self.newer, self.free, self.counters, session, starts, ends, merges,
+            gap, frozen(slots), frozen(times), frozen(reached), frozen(late), self.newest, self.start, self.end,
+            self.key, self.older, self.newer, self.free, self.counters, session, starts, ends, merges,
         )  # fmt: skip
         made = merges[:count].copy()
         touched = session[session >= 0]
