@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from streamproc.batch import Batch
-from streamproc.contracts.derive import contract_of
 from streamproc.engine.arriving import arriving
 from streamproc.engine.intake import EdgeIntake, Intake, SourceIntake
 from streamproc.engine.ledger import Ledger
 from streamproc.engine.rejects import REJECTED
 from streamproc.event_time import MIN_TIME
 from streamproc.graph import Source
+from streamproc.planning.carried import Carriage, carriage
 from streamproc.planning.plan import Edge, Plan, PlannedSink, Port, Stage
 from streamproc.ports import Int64s, TopicPartition
 from streamproc.wire import Encoder
@@ -81,6 +81,7 @@ class EdgeWriter:
     """An edge with its codec."""
 
     edge: Edge
+    carriage: Carriage
     encoder: Encoder
     topic: str
     downstream: int
@@ -196,12 +197,10 @@ def compile_stage(
     sinks = []
     for sink in stage.sinks:
         sinks.append(SinkWriter(sink, Encoder(sink.contract.avro), schema_id(sink.contract), partitions[sink.topic]))
-    edges = [
-        EdgeWriter(
-            edge, Encoder(contract_of("edge", edge.type.schema).avro), names.edge(edge.name), tasks[edge.to_stage]
-        )
-        for edge in stage.edges
-    ]
+    edges = []
+    for edge in stage.edges:
+        columns = carriage(edge.type.schema)
+        edges.append(EdgeWriter(edge, columns, Encoder(columns.avro), names.edge(edge.name), tasks[edge.to_stage]))
     return CompiledStage(
         plan,
         stage,

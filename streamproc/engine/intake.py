@@ -14,13 +14,13 @@ import polars as pl
 
 from streamproc.batch import C0, C1, EVENT_TIME, WATERMARK, WIDTH, Meta, Raw
 from streamproc.batch import LATE as ROW_LATE
-from streamproc.contracts.derive import contract_of
 from streamproc.engine.edges import CARRIED, IDLE, read_edge
 from streamproc.engine.timeline import BAD, MARK, ROW
 from streamproc.errors import CorruptLog
-from streamproc.event_time import MIN_TIME
+from streamproc.event_time import MAX_TIME, MIN_TIME
 from streamproc.graph import Source
 from streamproc.hashing import record_hashes
+from streamproc.planning.carried import carriage
 from streamproc.planning.plan import StageInput
 from streamproc.ports import Block, Int64s
 from streamproc.wire import Decoder, Reader
@@ -106,9 +106,8 @@ class SourceIntake:
     def units(self, block: Block) -> Units:
         """The block's records as units: rows, and records that could not be read, with the reason.
 
-        A record without event time is bad; so is one stamped further in the future than its record's own timestamp
-        plus the
-        allowed skew: it must never move time.
+        A record without event time is bad; so is one stamped further in the future than its record's own timestamp plus
+        the allowed skew, and one from before the beginning of time: they must never move time.
         """
         n = len(block)
         decoded = self._reader.decode(block.buffer, block.value_starts, block.value_ends)
@@ -126,14 +125,16 @@ class SourceIntake:
         reasons.extend(why for _, why in decoded.why())
         frame = decoded.frame
         times = event_times(frame[self._source.event_time])
-        event_time = times.fill_null(MIN_TIME).to_numpy()
+        event_time = times.fill_null(0).to_numpy()
         missing = times.is_null().to_numpy()
         future = event_time > block.timestamps[rows] + self._source.max_future_skew_us
-        wrong = missing | future
+        # Lateness is subtracted from event time, and spans are added: neither may leave 64 bits.
+        past = event_time < MIN_TIME + self._source.lateness_us
+        wrong = missing | future | past
         if wrong.any():
             for row in np.flatnonzero(wrong).tolist():
                 bad_reason[rows[row]] = len(reasons)
-                reasons.append("no event time" if missing[row] else "future")
+                reasons.append("no event time" if missing[row] else "future" if future[row] else "past")
             keep = np.flatnonzero(~wrong)
             rows, event_time, frame = rows[keep], event_time[keep], frame[keep]
         units[rows, KIND] = ROW
@@ -155,8 +156,8 @@ class EdgeIntake:
     """Reads the partitions of one internal topic."""
 
     def __init__(self, inlet: StageInput) -> None:
-        self._schema = inlet.type.schema
-        self._decoder = Decoder(contract_of("edge", inlet.type.schema).avro)
+        self._carriage = carriage(inlet.type.schema)
+        self._decoder = Decoder(self._carriage.avro)
 
     def units(self, block: Block) -> Units:
         """The records' rows as units, each record followed by the mark of its sender's watermark."""
@@ -194,7 +195,7 @@ class EdgeIntake:
         meta[:, ROW_LATE] = carried[:, 2]
         records = np.full((k + r, 4), -1, np.int64)
         idle = bool(r and flags[-1] & IDLE)
-        return Units(units, decoded.frame, meta, None, block.buffer, records, (), idle)
+        return Units(units, self._carriage.unpacked(decoded.frame), meta, None, block.buffer, records, (), idle)
 
 
 Intake = SourceIntake | EdgeIntake
@@ -203,19 +204,21 @@ Intake = SourceIntake | EdgeIntake
 def event_times(column: pl.Series) -> pl.Series:
     """Event time in µs since 1970 UTC, from a timestamp of any unit, a date, or an integer of µs.
 
+    Moments beyond the ends of time become the ends, so that none wraps around to another one.
+
     >>> event_times(pl.Series([1], dtype=pl.Datetime("ms", "UTC"))).to_list()
     [1000]
     """
     match column.dtype:
-        case pl.Datetime(time_unit="us"):
-            return column.to_physical()
         case pl.Datetime(time_unit="ms"):
-            return column.to_physical() * 1_000
-        case pl.Datetime():
+            factor = 1_000
+        case pl.Datetime(time_unit="ns"):
             return column.to_physical() // 1_000
         case pl.Date():
-            return column.to_physical().cast(pl.Int64) * 86_400_000_000
-    return column.cast(pl.Int64)
+            factor = 86_400_000_000
+        case _:
+            factor = 1
+    return column.to_physical().cast(pl.Int64).clip(MIN_TIME // factor, MAX_TIME // factor) * factor
 
 
 def joined_units(parts: Sequence[Units]) -> Units:

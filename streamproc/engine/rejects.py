@@ -37,12 +37,18 @@ REJECTED: Final[Contract] = parse_contract("""{
 
 @dataclass(slots=True)
 class Rejects:
-    """The refused rows of a step, as columns of `sp_rejected`, in the order in which the step refused them."""
+    """The refused rows of a step, as columns of `sp_rejected`.
 
+    positions  where each row stood in the step (see `streamproc.batch`) and the rank of the step that refused it: in
+               this order they leave, so that it does not show how the input was cut into steps
+    """
+
+    positions: list[tuple[int, int, int, int]] = field(default_factory=list)
     rows: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in REJECTED.schema.names})
 
     def add(
         self,
+        position: tuple[int, int, int, int],
         *,
         fate: str,
         reason: str,
@@ -57,6 +63,7 @@ class Rejects:
         encoding: str,
     ) -> None:
         """One refused row. Refusals are rare: here alone the engine works row by row."""
+        self.positions.append(position)
         for name, value in (
             ("fate", fate),
             ("reason", reason),
@@ -73,11 +80,12 @@ class Rejects:
             self.rows[name].append(value)
 
     def __len__(self) -> int:
-        return len(self.rows["fate"])
+        return len(self.positions)
 
     def frames(self) -> dict[str, pl.DataFrame]:
         """The rows by fate: "late" and "dead_lettered"."""
-        frame = pl.DataFrame(self.rows, schema=REJECTED.schema.polars())
+        order = sorted(range(len(self)), key=self.positions.__getitem__)
+        frame = pl.DataFrame(self.rows, schema=REJECTED.schema.polars())[order]
         return {fate: frame.filter(pl.col("fate") == fate) for fate in ("late", "dead_lettered")}
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from streamproc.batch import ACCOUNT, C0, C1, EVENT_TIME, Batch, merge
+from streamproc.batch import ACCOUNT, C0, C1, DUE, EVENT_TIME, RANK, ROW, Batch, merge
 from streamproc.engine import intake as unit
 from streamproc.engine.compiled import Channel, CompiledStage, EdgeWriter, SinkWriter, TaskState
 from streamproc.engine.edges import IDLE as SLEEPS
@@ -24,6 +24,7 @@ from streamproc.graph import Source
 from streamproc.hashing import chain, frozen, partitions_of, row_hashes, sum128
 from streamproc.keys import NULL_KEY, keys_of
 from streamproc.operator import Fates, StepTime
+from streamproc.planning.plan import Node
 from streamproc.ports import Block, Int64s
 
 IDLE: Final = 1
@@ -160,7 +161,8 @@ class _Step:
             if kind == IDLE:
                 state.channel_idle[channel] = 1
             else:
-                state.channel_watermark[channel] = MAX_TIME
+                # The end of a channel is news of it: it sleeps no more.
+                state.channel_watermark[channel], state.channel_idle[channel] = MAX_TIME, 0
             awake = state.channel_watermark[state.channel_idle == 0]
             if awake.size:
                 state.watermark = max(state.watermark, int(awake.min()))
@@ -237,11 +239,11 @@ class _Step:
                 if late is not None and len(late):
                     self.fates.late.append(late.meta[:, ACCOUNT])
                     if self.stage.plan.topology.late == "topic":
-                        self._reject(late, fate="late", reason="late", step=node.name)
+                        self._reject(late, node, fate="late", reason="late")
             for reason, refused in out.rejected:
                 if len(refused):
                     self.fates.dead.append(refused.meta[:, ACCOUNT])
-                    self._reject(refused, fate="dead_lettered", reason=reason, step=node.name)
+                    self._reject(refused, node, fate="dead_lettered", reason=reason)
         self.fates.emitted.extend(self.operator_fates.absorbed)
         return outputs
 
@@ -322,9 +324,11 @@ class _Step:
             where = partitions_of(batch.keys.buffer, batch.keys.starts, batch.keys.ends, down)
         order = np.argsort(where, kind="stable")
         sorted_batch = batch if down == 1 else batch.take(order)
-        encoded = writer.encoder.encode(sorted_batch.frame.select(writer.edge.type.schema.names), schema_id=None)
+        encoded = writer.encoder.encode(writer.carriage.packed(sorted_batch.frame), schema_id=None)
         if len(batch):
-            self._digest(writer.topic, encoded.buffer, encoded.starts, encoded.ends)
+            # The chain goes over the rows as they stand, not by reader: so it does not show how the input was cut.
+            standing = np.argsort(order, kind="stable")
+            self._digest(writer.topic, encoded.buffer, encoded.starts[standing], encoded.ends[standing])
         bounds = np.searchsorted(where[order], np.arange(down + 1))
         for reader in range(down):
             cut = slice(int(bounds[reader]), int(bounds[reader + 1]))
@@ -391,9 +395,8 @@ class _Step:
             inlet = self.stage.stage.inputs[self.channels[number].inlet]
             for row in bad.tolist():
                 self._refuse_record(
-                    part,
-                    row,
-                    number,
+                    int(self.starts[number]) + row,
+                    (2 * int(self.order[self.starts[number] + row]) + 1, 0, 0, -1),
                     fate="dead_lettered",
                     reason=part.reasons[int(part.units[row, unit.INDEX])],
                     step=inlet.name,
@@ -401,11 +404,21 @@ class _Step:
                 )
 
     def _refuse_record(
-        self, part: Units, row: int, number: int, *, fate: str, reason: str, step: str, event_time: int | None
+        self,
+        index: int,
+        position: tuple[int, int, int, int],
+        *,
+        fate: str,
+        reason: str,
+        step: str,
+        event_time: int | None,
     ) -> None:
+        number = int(self.unit_channel[index])
+        part, row = self.given.units[number], index - int(self.starts[number])
         place = self.channels[number].place
         value_start, value_end, key_start, key_end = part.records[row].tolist()
         self.rejects.add(
+            position,
             fate=fate,
             reason=reason,
             step=step,
@@ -419,27 +432,33 @@ class _Step:
             encoding="record",
         )
 
-    def _reject(self, batch: Batch, *, fate: str, reason: str, step: str) -> None:
-        """Refused rows: as the record they came in if that record is of this step, else as JSON."""
+    def _reject(self, batch: Batch, node: Node, *, fate: str, reason: str) -> None:
+        """Refused rows: as the record that they came in, or as JSON where time released them or a step made them.
+
+        A row that waited may be of this step or of an earlier one, which must not show.
+        """
         accounts = batch.meta[:, ACCOUNT] - self.first_account
         texts: list[bytes] | None = None
         for row, account in enumerate(accounts.tolist()):
             event_time = int(batch.meta[row, EVENT_TIME])
-            if 0 <= account < self.unit_of.size:
+            place, due, rank = batch.meta[row, [ROW, DUE, RANK]].tolist()
+            position = (place, due, rank, node.rank)
+            if place % 2 == 1 and 0 <= account < self.unit_of.size:
                 index = int(self.unit_of[account])
                 number = int(self.unit_channel[index])
-                part = self.given.units[number]
-                local = index - int(self.starts[number])
-                if part.records[local, 0] >= 0:
-                    self._refuse_record(part, local, number, fate=fate, reason=reason, step=step, event_time=event_time)
+                if self.given.units[number].records[index - int(self.starts[number]), 0] >= 0:
+                    self._refuse_record(
+                        index, position, fate=fate, reason=reason, step=node.name, event_time=event_time
+                    )
                     continue
             if texts is None:
                 texts = row_json(batch.frame)
             rank, partition = divmod(int(batch.meta[row, C0]), 1 << 32)
             self.rejects.add(
+                position,
                 fate=fate,
                 reason=reason,
-                step=step,
+                step=node.name,
                 topic=self.stage.plan.nodes[rank].name,
                 partition=partition,
                 offset=int(batch.meta[row, C1]),
@@ -452,11 +471,12 @@ class _Step:
 
 
 def _conformed(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
-    """The frame in a contract's columns: absent optional ones are null."""
-    if frame.columns == list(schema):
+    """The frame in a contract's columns and types: absent optional columns are null, narrow ones become wider."""
+    if frame.schema == schema:
         return frame
     return frame.select(
-        pl.col(name) if name in frame.columns else pl.lit(None, dtype).alias(name) for name, dtype in schema.items()
+        pl.col(name).cast(dtype) if name in frame.columns else pl.lit(None, dtype).alias(name)
+        for name, dtype in schema.items()
     )
 
 

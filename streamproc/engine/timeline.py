@@ -116,8 +116,8 @@ def run_time(
     idle        int64[c]     in and out: 1 while the channel does not hold time back; a unit ends it
     stage       the stage's watermark before; it never goes back
     time        int64[m]     out: the stage's watermark at each unit, in order
-    late        int64[n]     in and out: set to 1 for rows of sources that come later than the lateness allows; on a mark
-                             of an internal channel 1 says that its sender is idle
+    late        int64[n]     in and out: set to 1 for rows of sources that come later than the lateness allows; on a
+                             mark of an internal channel 1 says that its sender is idle
     unit_of     int64[m]     out: index (into advance) of each unit, in order
 
     A row is late if its event time is below its own channel's watermark before it: that is the running maximum of event

@@ -35,7 +35,9 @@ class KeyBy:
             key_kinds(stream.schema, self.columns)
         except TypeMismatch as error:
             raise TypeMismatch(f"step '{self.verb}': {error.message}", hint=error.hint) from None
-        return replace(stream, keyed_by=self.columns)
+        # Rows of another key go elsewhere: where their producers placed them is over.
+        stays = self.columns in (stream.keyed_by, stream.placed_by)
+        return replace(stream, keyed_by=self.columns, placed_by=stream.placed_by if stays else None)
 
     def reads(self, needed: frozenset[str], *inputs: Schema) -> tuple[frozenset[str], ...]:
         """What is needed further down, and the key columns."""

@@ -12,7 +12,8 @@ from streamproc.engine.compiled import CompiledStage, Names, compile_stage
 from streamproc.engine.rejects import REJECTED
 from streamproc.errors import UnknownContract, UnknownTopic, did_you_mean
 from streamproc.graph import Source
-from streamproc.planning.plan import Plan, build_plan
+from streamproc.planning.build import build_plan
+from streamproc.planning.plan import Plan
 from streamproc.planning.topology import Topology
 from streamproc.ports import Log, TopicSettings
 
