@@ -111,8 +111,11 @@ def twin(operator: Windows | Sessions, stream: Stream) -> tuple[list[tuple[Any, 
 
     def fitting(row: Row) -> list[dict[str, Any]]:
         if isinstance(operator, Sessions):
-            found = [w for w in opened
-                     if w["key"] == row["key"] and w["start"] < row["t"] + operator.gap_us and row["t"] < w["end"]]  # fmt: skip
+            found = [
+                w
+                for w in opened
+                if w["key"] == row["key"] and w["start"] < row["t"] + operator.gap_us and row["t"] < w["end"]
+            ]
             end = max([row["t"] + operator.gap_us, *[w["end"] for w in found]])
             if end <= row["reached"]:
                 return []
