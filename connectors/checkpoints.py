@@ -29,6 +29,7 @@ from streamproc.hashing import content_id
 from streamproc.ports import CheckpointManifest
 
 _HOUR: Final = 3600.0
+_SWEEP_S: Final = 300.0
 _SEAL_BYTES: Final = 16
 _AT_ONCE: Final = 256
 _OLDER: Final = "resume from an older checkpoint, the journal re-executes what came after it; then delete this file"
@@ -41,11 +42,12 @@ class DirectoryCheckpoints:
     damaged  manifest files that the last `manifests` call left out
     """
 
-    __slots__ = ("_clock", "_directory", "_seen_whole", "damaged")
+    __slots__ = ("_clock", "_directory", "_seen_whole", "_swept", "damaged")
 
     def __init__(self, directory: str | Path, *, clock: Callable[[], float] = time.time) -> None:
         self._directory = Path(directory)
         self._clock = clock
+        self._swept = float("-inf")
         self._seen_whole: set[str] = set()
         self.damaged: tuple[Path, ...] = ()
         if self._directory.exists() and not self._directory.is_dir():
@@ -103,13 +105,18 @@ class DirectoryCheckpoints:
     def discard(self, task: str, *, keep_steps: Iterable[int]) -> None:
         """Deletes the task's other manifests, then blocks that no manifest names and that are older than an hour.
 
-        A manifest of any task that cannot be read stops the deletion of blocks: nobody knows which ones it names.
+        Blocks are looked at once in five minutes.  A manifest of any task that cannot be read stops the deletion of blocks: nobody knows which ones it names.
         A damaged manifest of this task is deleted unless its step is kept.
         """
         keep = set(keep_steps)
         for path in _files(self._manifest_directory(task), temporary=True):
             if self._is_old(path) if path.name.endswith(".part") else _step(path) not in keep:
                 path.unlink(missing_ok=True)
+        # To look at every block takes a while where there are many, and an hour is long: not at each checkpoint.
+        now = self._clock()
+        if self._swept <= now < self._swept + _SWEEP_S:
+            return
+        self._swept = now
         old = [path for path in self._blocks() if self._is_old(path)]
         # Manifests are read after the candidates are listed: one that is published meanwhile renewed its blocks first.
         named = self._named_blocks()

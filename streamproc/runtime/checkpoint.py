@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -10,6 +10,9 @@ from streamproc.blocks import array_of, blocks_of
 from streamproc.engine.compiled import TaskState
 from streamproc.ports import CheckpointManifest, CheckpointStore
 from streamproc.state import export_state, import_state
+
+_TOGETHER_BYTES: Final = 64 << 20
+"""Arrays are handed to the store together up to this size: a disk takes many small files at once far sooner."""
 
 
 def save_state(
@@ -21,10 +24,17 @@ def save_state(
     """
     arrays: dict[str, tuple[str, tuple[int, ...], tuple[str, ...]]] = {}
     new = 0
+    waiting: dict[str, bytes] = {}
+    size = 0
     for name, array in export_state(state).items():
         blocks = blocks_of(array)
-        new += store.put_blocks(dict(blocks))
         arrays[name] = (array.dtype.str, array.shape, tuple(content for content, _ in blocks))
+        waiting.update(blocks)
+        size += array.nbytes
+        if size >= _TOGETHER_BYTES:
+            new += store.put_blocks(waiting)
+            waiting, size = {}, 0
+    new += store.put_blocks(waiting)
     store.put_manifest(CheckpointManifest(task, step, chain, fingerprint, {"journal_offset": journal_offset}, arrays))
     return new
 

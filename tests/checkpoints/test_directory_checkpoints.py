@@ -158,10 +158,15 @@ def test_discard_leaves_blocks_of_the_last_hour_and_of_other_tasks(copied: Path)
     other = save(DirectoryCheckpoints(copied), "other", 1, state_at(9))
     age(copied, 3500)
     before = files_below(copied / "blocks")
-    store = DirectoryCheckpoints(copied, clock=lambda: NOW)
+    now = NOW
+    store = DirectoryCheckpoints(copied, clock=lambda: now)
     store.discard("topology.v1/0/2", keep_steps=[])
     assert files_below(copied / "blocks") == before
     age(copied, 3700)
+    now = NOW + 299
+    store.discard("topology.v1/0/2", keep_steps=[])
+    assert files_below(copied / "blocks") == before, "it looks once in five minutes"
+    now = NOW + 300
     store.discard("topology.v1/0/2", keep_steps=[])
     assert store.manifests("topology.v1/0/2") == []
     assert 0 < len(files_below(copied / "blocks")) < len(before)
