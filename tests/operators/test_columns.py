@@ -173,8 +173,9 @@ def test_a_key_column_that_goes_or_changes_ends_the_key() -> None:
     assert keyed(drop("id")) == gone
     assert keyed(explode("items")) == kept
     assert keyed(stateless(third, reads=("x", "a"))) == kept
-    assert keyed(key_by("a")) == (("a",), ("id",))
-    assert keyed(key_by()) == ((), ("id",))
+    assert keyed(key_by("id")) == kept
+    assert keyed(key_by("a")) == (("a",), None)
+    assert keyed(key_by()) == ((), None)
 
 
 def test_tags_follow_a_column_wherever_it_goes() -> None:
