@@ -54,7 +54,7 @@ def create(log: Log, *, bids: int = 1, prices: int = 1) -> None:
 
 
 def bids(first: int, count: int) -> pl.DataFrame:
-    """Rows `first..first+count` of one endless stream: disorder within 5 ms, now and then a late one, duplicates, bad prices."""
+    """Rows `first..first+count`: a millisecond apart, disorder of 5 ms, late ones, duplicates, bad prices."""
     number = np.arange(first, first + count)
     dice = np.random.default_rng(first)
     late = np.where(dice.random(count) < 0.01, 500_000, 0)

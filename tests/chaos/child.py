@@ -45,7 +45,7 @@ def step_sizes(seed: int, bounds: tuple[int, int]) -> Iterator[int]:
 
 
 def work(job: Job, told: Connection) -> None:
-    """Runs the worker; tells "open" before it joins, then the units done after each commit, and its report at the end."""
+    """Runs the worker; tells "open" before it joins, the units done after each commit, and its report at the end."""
     with EmbeddedLog(job.folder / "log.db") as log:
         binding = bind(TOPOLOGIES[job.topology](), log, registry())
         worker = Worker(
