@@ -113,7 +113,7 @@ alerts = (
             ],
             separator="; ",
             ignore_nulls=True,
-        ),
+        ).fill_null("unusual"),  # Never so: one of the reasons above is why the row is here. The plan cannot know.
     )
     | sp.select("customer_id", "invoice_no", "returned_at", "refund", "spend_30d", "orders_30d", "refunds_30d", "ratio", "severity", "reason", name="alert")
 )  # fmt: skip
