@@ -14,15 +14,13 @@ An operator turns batches into batches, per task, and keeps all that it remember
 `streamproc.testing.check_operator` proves them, for ours and for users' own.
 
 **Time inside a batch.** For each input row of a step, time is first advanced through the whole stage, then the row
-goes.
-`StepTime.watermarks[i]` is the stage's watermark at input row i. An operator that releases things by time therefore
-does,
-for each of its rows in order: release what is due before the row, then take the row; and at the end release what is due
-by the last watermark. Before an input row (odd ROW), due means `due <= its WATERMARK`; before a row that time itself
-released upstream (even ROW), due means `due < its DUE`, because at one moment operators release in order of rank, and
-upstream ranks are smaller. A released row carries position (2i, due, rank) where i is the first input row with
-`watermarks[i] >= due`, event time and watermark equal to `due`, and several at the same due stand in order of key
-bytes.
+goes. `StepTime.watermarks[i]` is the stage's watermark at input row i. An operator that releases things by time
+therefore does, for each of its rows in order: release what is due before the row, then take the row; and at the end
+release what is due by the last watermark. Before an input row (odd ROW), due means `due <= its WATERMARK`; before a row
+that time itself released upstream (even ROW 2i), due means `due < its DUE` or `due <= watermarks[i - 1]`, because at
+one moment operators release in order of rank, and upstream ranks are smaller. A released row carries position
+(2i, due, rank) where i is the first input row with `watermarks[i] >= due`, event time and watermark equal to `due`, and
+several at the same due stand in order of key bytes.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from streamproc.contracts.model import Schema
 from streamproc.errors import DefinitionError
 from streamproc.graph import Step
 from streamproc.operator import Output, StepTime, StreamType, passes_through
+from streamproc.operators.evaluation import true_rows
 from streamproc.operators.expressions import check_predicate, expression_columns, never_null_where_true
 
 
@@ -45,10 +46,9 @@ class Require:
         batch = inputs[0]
         if not len(batch):
             return None, Output(batch)
-        kept = batch.frame.select(rule.fill_null(value=False).alias(name) for name, rule in self.rules)
         broken = np.full(len(batch), -1, np.int64)
         for number in range(len(self.rules) - 1, -1, -1):
-            broken[~kept.to_series(number).to_numpy()] = number
+            broken[~true_rows(batch.frame, self.rules[number][1], len(batch)).to_numpy()] = number
         if (broken < 0).all():
             return None, Output(batch)
         refused = tuple(
@@ -60,7 +60,8 @@ class Require:
 
 
 def require(*, name: str = "", **rules: pl.Expr) -> Step:
-    """Lets rows go on that keep every rule; the others go to the dead-letter topic, with the first broken rule as reason.
+    """Lets rows go on that keep every rule; the others go to the dead-letter topic, with the first broken rule as
+    reason.
 
     A rule is a Boolean, element-wise expression; a null counts as broken. Late rows are judged like all others.
     At plan time raises DefinitionError for a rule that reads unknown columns, other rows, or is not Boolean.
