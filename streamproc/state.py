@@ -15,6 +15,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -241,9 +242,14 @@ def _collect_declared(kind: Any, classes: dict[str, type]) -> None:
             raise StateError(f"two classes of the state are named {kind.__qualname__}", hint="rename one of them")
         return
     classes[kind.__qualname__] = kind
-    for hint in typing.get_type_hints(kind).values():
-        for inner in _arms(hint):
-            _collect_declared(inner, classes)
+    for inner in _declared(kind):
+        _collect_declared(inner, classes)
+
+
+@cache
+def _declared(kind: type) -> tuple[Any, ...]:
+    """What the fields of a dataclass may hold; reading annotations costs more than a small import does."""
+    return tuple(inner for hint in typing.get_type_hints(kind).values() for inner in _arms(hint))
 
 
 def _arms(hint: Any) -> Iterator[Any]:

@@ -12,7 +12,7 @@ from streamproc.batch import Batch
 from streamproc.contracts.model import Field, Schema
 from streamproc.errors import DefinitionError, NotElementWise, TypeMismatch, UnknownColumn, did_you_mean
 from streamproc.graph import Step
-from streamproc.operator import Output, StepTime, StreamType, passes_through
+from streamproc.operator import Output, StepTime, StreamType
 from streamproc.operators.evaluation import in_columns
 from streamproc.operators.probe import differs_when_cut, probe_frame
 
@@ -61,10 +61,10 @@ class Stateless:
         )
 
     def reads(self, needed: frozenset[str], *inputs: Schema) -> tuple[frozenset[str], ...]:
-        """What is needed further down, and what the function gets."""
+        """What is needed further down and comes from above, and what the function gets."""
         if self.read is None:
             return (frozenset(inputs[0].names),)
-        return (passes_through(needed, self.read),)
+        return (needed & frozenset(inputs[0].names) | frozenset(self.read),)
 
     def open(self, *inputs: StreamType) -> None:
         """No state."""

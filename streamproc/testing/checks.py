@@ -69,6 +69,8 @@ def check_operator(
 ) -> int:
     """Proves the eight laws of an operator on random streams; gives how many streams were tried.
 
+    Each stream is tried whole, and cut with a restart at each cut; replay, purity, key and lineage are tried in turn.
+
     step     what stands right of a `|`, or the operator itself
     inputs   what it reads: a StreamType says the key too, and whether rows come in order of event time
     seeds    a number of streams, or the seeds themselves: a stream depends on its seed alone
@@ -102,9 +104,9 @@ def check_operator(
         trial = random_trial(seed, types, rows=rows, unit_us=unit_us, samplers=samplers)
         cuts = random_cuts(np.random.default_rng((seed, 1)), trial.watermarks.size)
         case = _Case(operator, trial, cuts, seed, promised, twin)
-        found = _broken(case, laws)
+        found = _broken(case, _laws_of(seed, laws))
         if found is not None:
-            raise _smallest(case, found[0], found[1], laws)
+            raise _smallest(case, *_named(case, *found, laws))
         tried += 1
     return tried
 
@@ -219,7 +221,7 @@ def _key(case: _Case, whole: Ran) -> None:
     present = list(dict.fromkeys(key for column in keys for key in column))
     if len(present) < 2:
         return
-    one = present[case.seed % len(present)]
+    one = present[case.seed // 4 % len(present)]
     masks = [np.array([key == one for key in column], np.bool_) for column in keys]
     alone = run_trial(case.operator, case.trial.kept(masks), promised=case.promised)
     for outlet, rows in whole.outputs.items():
@@ -236,19 +238,21 @@ def _lineage(case: _Case, whole: Ran) -> None:
     """Columns that the step says it does not read are changed, then taken away: what is needed comes out as before."""
     random = np.random.default_rng((case.seed, 2))
     promised = list(case.promised)
-    needed = frozenset([promised[case.seed % len(promised)]] if case.seed % 4 else promised)
+    needed = frozenset([promised[case.seed // 4 % len(promised)]] if case.seed // 4 % 4 else promised)
     schemas = [kind.schema for kind in case.trial.types]
     reads = case.operator.reads(needed, *schemas)
     if len(reads) != len(schemas):
         raise LawError(f"lineage: `reads` names columns of {len(reads)} inputs, there are {len(schemas)}")
     other, fewer = [], []
-    for port, schema, read in zip(case.trial.ports, schemas, reads, strict=True):
+    for port, kind, schema, read in zip(case.trial.ports, case.trial.types, schemas, reads, strict=True):
         unknown = sorted(read - set(schema.names))
         if unknown:
             raise LawError(f"lineage: `reads` names a column '{unknown[0]}' that the input does not have")
         strange = random_frame(random, Schema(tuple(f for f in schema if f.name not in read)), len(port))
         other.append(port.frame.with_columns(strange.get_columns()))
-        fewer.append(port.frame.select([n for n in schema.names if n in read] or schema.names[:1]))
+        # As the plan does: the key always comes, and a frame without a column would have no height.
+        comes = read | frozenset(kind.keyed_by or ())
+        fewer.append(port.frame.select([n for n in schema.names if n in comes] or schema.names[:1]))
     wanted = [name for name in promised if name in needed]
     for what, frames in (("with undeclared columns changed", other), ("without undeclared columns", fewer)):
         ran = run_trial(case.operator, case.trial.with_frames(frames))
@@ -273,11 +277,11 @@ _CHECKS: Final[dict[str, Callable[[_Case, Ran], None]]] = {
     "shape": _shape, "replay": _replay, "cut": _cut, "resume": _resume, "purity": _purity, "key": _key,
     "lineage": _lineage, "twin": _twin,
 }  # fmt: skip
-assert tuple(_CHECKS) == LAWS
+_IN_TURN: Final = ("replay", "purity", "key", "lineage")
 
 
 def _broken(case: _Case, laws: Sequence[str]) -> tuple[str, LawError] | None:
-    """The first law that the case breaks."""
+    """The first of these laws that the case breaks."""
     try:
         whole = _whole(case)
     except LawError as found:
@@ -290,10 +294,28 @@ def _broken(case: _Case, laws: Sequence[str]) -> tuple[str, LawError] | None:
     return None
 
 
+def _laws_of(seed: int, laws: Sequence[str]) -> list[str]:
+    """The laws that a stream is tried for: the first ones always, of the costly others one in turn.
+
+    A run that is saved and restored at each cut shows a broken cut law too; `_named` tells the two apart.
+    """
+    others = [law for law in laws if law in _IN_TURN]
+    turn = others[seed % len(others) :][:1] if others else []
+    instead = "resume" if "resume" in laws else "cut"
+    return [law for law in laws if law in ("shape", instead, "twin")] + turn
+
+
+def _named(case: _Case, law: str, found: LawError, laws: Sequence[str]) -> tuple[str, LawError]:
+    """What was found in a run with restarts, under the name of the law that it breaks already without them."""
+    if law == "resume" and "cut" in laws:
+        return _broken(case, ["cut"]) or (law, found)
+    return law, found
+
+
 # ── the smallest case ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _smallest(case: _Case, law: str, found: LawError, laws: Sequence[str]) -> LawError:
+def _smallest(case: _Case, law: str, found: LawError) -> LawError:
     """The same law broken by as few rows and cuts as a short search finds, in words."""
 
     def still(trial: Trial, cuts: tuple[int, ...]) -> LawError | None:

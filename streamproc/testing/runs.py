@@ -30,7 +30,6 @@ from streamproc.batch import (
     position_order,
 )
 from streamproc.operator import Operator, Output, StepTime
-from streamproc.operators.released import released_up_to
 from streamproc.testing.comparison import Difference, equal_frames, first_difference
 from streamproc.testing.trials import Trial
 
@@ -210,10 +209,10 @@ def require_shape(output: Output, inputs: tuple[Batch, ...], promised: pl.Schema
             raise LawError(f"shape: {outlet}: {len(batch.keys)} keys for {len(batch)} rows")
         if len(batch) > 1 and not (position_order(batch.meta) == np.arange(len(batch))).all():
             raise LawError(f"shape: {outlet} does not stand in order of position")
-    reached = released_up_to(rows.meta)
-    if (np.diff(reached) < 0).any():
-        at = int(np.flatnonzero(np.diff(reached) < 0)[0]) + 1
-        raise LawError(f"shape: rows, row {at}: time goes back from {reached[at - 1]} to {reached[at]}")
+    watermarks = rows.meta[:, WATERMARK]
+    if (np.diff(watermarks) < 0).any():
+        at = int(np.flatnonzero(np.diff(watermarks) < 0)[0]) + 1
+        raise LawError(f"shape: rows, row {at}: time goes back from {watermarks[at - 1]} to {watermarks[at]}")
     for port, late in enumerate((output.late, *output.late_others)):
         if late is not None and late.frame.schema != inputs[port].frame.schema:
             raise LawError(f"shape: late rows of input {port} have not the columns of that input")

@@ -32,6 +32,7 @@ from streamproc.batch import (
     Raw,
     position_order,
 )
+from streamproc.contracts.model import Schema
 from streamproc.event_time import MAX_TIME, MIN_TIME
 from streamproc.operator import StepTime, StreamType
 from streamproc.operators.key_by import KeyBy
@@ -91,11 +92,13 @@ class Trial:
         return replace(self, ports=tuple(port.filter(mask) for port, mask in zip(self.ports, keep, strict=True)))
 
     def with_frames(self, frames: Sequence[pl.DataFrame]) -> Trial:
-        """Other columns for the same rows under the same keys."""
-        return replace(
-            self,
-            ports=tuple(replace(port, frame=frame, raw=None) for port, frame in zip(self.ports, frames, strict=True)),
-        )
+        """Other columns for the same rows under the same keys; the types are those of the columns that are there."""
+        types, ports = [], []
+        for kind, port, frame in zip(self.types, self.ports, frames, strict=True):
+            there = Schema(tuple(column for column in kind.schema if column.name in frame.columns))
+            types.append(replace(kind, schema=there))
+            ports.append(replace(port, frame=frame, raw=None))
+        return replace(self, types=tuple(types), ports=tuple(ports))
 
     def events(self) -> Iterator[Event]:
         """Rows in order of position, time alone before each input row: what a twin goes through."""
@@ -183,7 +186,7 @@ def random_cuts(random: np.random.Generator, steps: int) -> tuple[int, ...]:
     """Where to cut: nearly everywhere, in a few places, or twice at one place, which makes a step without rows."""
     if random.random() < 0.1:
         return tuple(range(1, steps))
-    return tuple(sorted(int(cut) for cut in random.integers(0, steps + 1, int(random.integers(1, 7)))))
+    return tuple(sorted(int(cut) for cut in random.integers(0, steps + 1, int(random.integers(1, 5)))))
 
 
 def _times(random: np.random.Generator, n: int) -> Int64s:

@@ -1,0 +1,205 @@
+"""Every operator keeps the eight laws, on random streams with random cuts, restarts, late rows, hot keys and ties."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from typing import Any
+
+import polars as pl
+import pytest
+
+import streamproc as sp
+import streamproc.operators
+from streamproc.contracts.model import Field, Schema
+from streamproc.graph import Step, Stream
+from streamproc.operator import StreamType
+from streamproc.operators.key_by import KeyBy
+from streamproc.testing import check_operator
+
+STREAMS = 200
+"""Random streams for each verb, shared by its cases."""
+ROWS = 16
+
+ROW = Schema(
+    (
+        Field("k", pl.String(), nullable=True),
+        Field("x", pl.Float64(), nullable=True),
+        Field("i", pl.Int64()),
+        Field("s", pl.String(), nullable=True),
+        Field("d", pl.Decimal(20, 2), nullable=True),
+    )
+)
+LISTS = Schema((*ROW, Field("l", pl.List(pl.Int64()), nullable=True)))
+OTHER = Schema(
+    (Field("k", pl.String(), nullable=True), Field("x", pl.Float64(), nullable=True), Field("y", pl.Int64()))
+)
+PLAIN = StreamType(ROW)
+KEYED = StreamType(ROW, ("k",))
+ONE_KEY = StreamType(ROW, ())
+IN_ORDER = StreamType(ROW, ("k",), ordered=True)
+RIGHT = StreamType(OTHER, ("k",))
+RIGHT_IN_ORDER = StreamType(OTHER, ("k",), ordered=True)
+STREAM = Stream(KeyBy(("k",)))
+
+
+class Silence:
+    """Says when a key has been silent for 5 s: a user's own operator, with time."""
+
+    shortest_wait_us = 5_000_000
+
+    def schema(self, rows: Schema) -> Schema:
+        return Schema((rows["k"], Field("seen", pl.Int64())))
+
+    def open(self) -> dict[str, int]:
+        return {}
+
+    def process(self, state: dict[str, int], rows: pl.DataFrame) -> tuple[dict[str, int], None]:
+        for key, time in zip(rows["k"].fill_null("?"), rows["_event_time"], strict=True):
+            state[key] = max(time, state.get(key, time))
+        return state, None
+
+    def next_due(self, state: dict[str, int]) -> int | None:
+        return min(state.values()) + 5_000_000 if state else None
+
+    def advance(self, state: dict[str, int], moment: int) -> tuple[dict[str, int], pl.DataFrame]:
+        silent = sorted(key for key, seen in state.items() if seen + 5_000_000 <= moment)
+        made = pl.DataFrame({"k": silent, "seen": [state[key] for key in silent]}, {"k": pl.String, "seen": pl.Int64})
+        return {key: seen for key, seen in state.items() if key not in silent}, made
+
+
+class RunningNumber:
+    """Numbers the rows of each key: a user's own operator, without time."""
+
+    def schema(self, rows: Schema) -> Schema:
+        return Schema((rows["k"], Field("number", pl.Int64())))
+
+    def open(self) -> dict[str, int]:
+        return {}
+
+    def process(self, state: dict[str, int], rows: pl.DataFrame) -> tuple[dict[str, int], pl.DataFrame]:
+        numbers = []
+        for key in rows["k"].fill_null("?"):
+            state[key] = state.get(key, 0) + 1
+            numbers.append(state[key])
+        return state, rows.select("k", number=pl.Series(numbers, dtype=pl.Int64))
+
+
+def squares(rows: pl.DataFrame) -> pl.DataFrame:
+    """Row by row: what `stateless` runs."""
+    return rows.select((pl.col("i") * pl.col("i")).alias("square"), pl.col("i").cast(pl.String).alias("text"))
+
+
+AGGREGATES = {
+    "count": sp.count(), "count of a column": sp.count("x"), "total of floats": sp.total("x"),
+    "total of integers": sp.total("i"), "total of decimals": sp.total("d"), "mean": sp.mean("x"), "var": sp.var("x"),
+    "min": sp.min("x"), "max": sp.max("d"), "first": sp.first("i"), "last": sp.last("x"), "distinct": sp.distinct("s"),
+    "top_k": sp.top_k("i", 2),
+}  # fmt: skip
+FEW = {
+    "count": sp.count(),
+    "total": sp.total("x"),
+    "mean": sp.mean("d"),
+    "last": sp.last("i"),
+    "top_k": sp.top_k("s", 2),
+}
+MERGEABLE = {name: one for name, one in AGGREGATES.items() if one.kind in ("count", "total", "min", "first")}
+
+LAWS: dict[str, tuple[Step, tuple[StreamType, ...]]] = {
+    "where": (sp.where(pl.col("i") > 0, pl.col("x") < 3), (PLAIN,)),
+    "select": (sp.select("i", "k", twice=pl.col("i") * 2), (KEYED,)),
+    "with_columns": (sp.with_columns(y=pl.col("x") + pl.col("i"), s=pl.col("s").str.to_uppercase()), (KEYED,)),
+    "rename": (sp.rename(k="key", x="i2"), (KEYED,)),
+    "drop": (sp.drop("x", "d"), (KEYED,)),
+    "explode": (sp.explode("l"), (StreamType(LISTS, ("k",)),)),
+    "union": (sp.union(STREAM, STREAM), (KEYED, KEYED, KEYED)),
+    "union of sources": (sp.union(STREAM), (PLAIN, PLAIN)),
+    "key_by": (sp.key_by("k", "i"), (PLAIN,)),
+    "key_by nothing": (sp.key_by(), (PLAIN,)),
+    "require": (sp.require(positive=pl.col("i") > 0, finite=pl.col("x").is_finite()), (PLAIN,)),
+    "stateless": (sp.stateless(squares, reads=("i",)), (KEYED,)),
+    "stateless of all columns": (sp.stateless(squares), (PLAIN,)),
+    "custom": (sp.custom(RunningNumber(), key=("k",)), (KEYED,)),
+    "custom with time": (sp.custom(Silence()), (StreamType(ROW, ("k",)),)),
+    "dedupe": (sp.dedupe("k", within="4s"), (KEYED,)),
+    "dedupe by columns": (sp.dedupe("i", "s", within="9s"), (PLAIN,)),
+    "ordered": (sp.ordered(), (PLAIN,)),
+    "ordered by columns": (sp.ordered(("s", "i")), (KEYED,)),
+    "tumbling": (sp.tumbling("4s", offset="1s", **AGGREGATES), (KEYED,)),
+    "tumbling of all rows": (sp.tumbling("4s", n=sp.count(), t=sp.total("x")), (ONE_KEY,)),
+    "tumbling below ordered": (sp.tumbling("4s", n=sp.count(), t=sp.total("x")), (IN_ORDER,)),
+    "tumbling with updates": (sp.tumbling("4s", emit="update", **FEW, var=sp.var("x"), low=sp.min("x")), (KEYED,)),
+    "sliding": (sp.sliding("6s", every="2s", **FEW), (KEYED,)),
+    "sliding with updates": (sp.sliding("5s", every="2s", emit="update", n=sp.count(), t=sp.total("x")), (KEYED,)),
+    "session": (sp.session("3s", **AGGREGATES), (KEYED,)),
+    "session with updates": (sp.session("3s", emit="update", **MERGEABLE), (KEYED,)),
+    "lookback": (
+        sp.lookback(
+            n=sp.count().over("4s"), t=sp.total("x").over("4s"), u=sp.total("i").over("9s"), dt=sp.total("d").over("9s"),
+            mean=sp.mean("x").over("4s"), var=sp.var("x").over("9s"), low=sp.min("x").over("4s"),
+            high=sp.max("i").over("9s"), first=sp.first("i").over("4s"), last=sp.last("x").over("9s"),
+        ),
+        (KEYED,),
+    ),
+    "as_of": (sp.as_of(STREAM, max_age="7s"), (KEYED, RIGHT)),
+    "as_of some columns": (sp.as_of(STREAM, columns=("y",)), (KEYED, RIGHT)),
+    "as_of in order": (sp.as_of(STREAM, max_age="7s"), (IN_ORDER, RIGHT_IN_ORDER)),
+    "within": (sp.within(STREAM, before="2s", after="3s"), (KEYED, RIGHT)),
+    "within and alone": (sp.within(STREAM, before="2s", after="3s", how="left"), (KEYED, RIGHT)),
+    "within in order": (sp.within(STREAM, before="0s", after="5s", how="left"), (IN_ORDER, RIGHT_IN_ORDER)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", sorted(LAWS))
+def test_the_operator_keeps_the_eight_laws(case: str) -> None:
+    step, inputs = LAWS[case]
+    mine = [other for other in sorted(LAWS) if other.split()[0] == case.split()[0]]
+    seeds = range(mine.index(case), STREAMS, len(mine))
+    assert check_operator(step, *inputs, seeds=seeds, rows=ROWS, unit="1s") == len(seeds)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", sorted(LAWS))
+def test_the_operator_keeps_the_eight_laws_on_longer_streams(case: str) -> None:
+    step, inputs = LAWS[case]
+    check_operator(step, *inputs, seeds=range(1_000, 1_500), rows=60, unit="1s")
+
+
+def test_every_verb_of_the_facade_has_its_laws() -> None:
+    verbs = {
+        name
+        for name in sp.__all__
+        if inspect.isfunction(getattr(sp, name))
+        and inspect.signature(getattr(sp, name), eval_str=False).return_annotation in ("Step", Step)
+    }
+    assert verbs - {case.split()[0] for case in LAWS} == set()
+
+
+def test_every_operator_class_has_its_laws() -> None:
+    known: set[type] = set()
+    for module in pkgutil.walk_packages(streamproc.operators.__path__, "streamproc.operators."):
+        for _, kind in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
+            if all(callable(getattr(kind, method, None)) for method in ("schema", "reads", "open", "process")):
+                known.add(kind)
+    tested: set[type] = {type(step.operator) for step, _ in LAWS.values()}
+    assert {kind.__name__ for kind in known} - {kind.__name__ for kind in tested} == set()
+
+
+def test_every_aggregate_has_its_laws() -> None:
+    made = {
+        name
+        for name in sp.__all__
+        if inspect.isfunction(getattr(sp, name))
+        and inspect.signature(getattr(sp, name), eval_str=False).return_annotation == "Aggregate"
+    }
+    tested: set[str] = set()
+    for step, _ in LAWS.values():
+        operator: Any = step.operator
+        tested |= {aggregate.kind for _, aggregate in getattr(operator, "aggregates", ())}
+    assert made - tested - {"approx_distinct"} == set()
+
+
+def test_approximate_counts_keep_the_laws_too() -> None:
+    step = sp.tumbling("4s", about=sp.approx_distinct("i"))
+    check_operator(step, KEYED, seeds=30, rows=12, unit="1s")
