@@ -16,7 +16,7 @@ from streamproc.runtime.binding import plan_topology
 
 @click.command()
 @click.argument("topology")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.  [default: text]")
 @workspace_options
 def check(topology: str, as_json: bool, workspace: Workspace) -> None:
     """Plan TOPOLOGY: names, types, units, keys, contracts. Runs nothing and needs no log."""
@@ -48,7 +48,7 @@ def check(topology: str, as_json: bool, workspace: Workspace) -> None:
 
 @click.command()
 @click.argument("topology")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.  [default: text]")
 @workspace_options
 def describe(topology: str, as_json: bool, workspace: Workspace) -> None:
     """Show the stages of TOPOLOGY with their steps, schemas, topics and fingerprints."""

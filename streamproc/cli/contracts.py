@@ -14,7 +14,7 @@ def contracts() -> None:
 
 
 @contracts.command("list")
-@click.option("--json", "as_json", is_flag=True, help="One JSON array.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON array.  [default: text]")
 @workspace_options
 def list_contracts(as_json: bool, workspace: Workspace) -> None:
     """List the contracts with version, id and owner."""
@@ -25,10 +25,18 @@ def list_contracts(as_json: bool, workspace: Workspace) -> None:
         for version in registry.versions(subject)
     ]
     rows = [
-        (str(c), registry.adopt(c), c.owner or "-", c.event_time or "-", ", ".join(c.key) or "-", len(c.schema.names))
+        (
+            str(c),
+            str(registry.adopt(c)),
+            c.owner or "-",
+            c.event_time or "-",
+            ", ".join(c.key) or "-",
+            len(c.schema.names),
+        )
         for c in found
     ]
     if as_json:
+        rows = [(name, int(number), *others) for name, number, *others in rows]
         put_json(
             [dict(zip(("contract", "id", "owner", "event_time", "key", "fields"), row, strict=True)) for row in rows]
         )
@@ -38,20 +46,27 @@ def list_contracts(as_json: bool, workspace: Workspace) -> None:
 
 @contracts.command("register")
 @click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: id by contract.  [default: text]")
 @workspace_options
-def register(name: str | None, workspace: Workspace) -> None:
+def register(name: str | None, as_json: bool, workspace: Workspace) -> None:
     """Give contract NAME, or all contracts of the folder, an id in ids.json; refuses what breaks its compatibility mode."""
     registry = workspace.registry()
     if name is None:
         registered = registry.register_all()
-        click.echo(f"{len(registered)} contracts have an id; commit ids.json with them")
-        return
-    contract = registry.contract(name)
-    click.echo(f"{contract} has id {registry.register(contract)}; commit ids.json with it")
+    else:
+        contract = registry.contract(name)
+        registered = {str(contract): registry.register(contract)}
+    if as_json:
+        put_json(registered)
+    elif not registered:
+        click.echo("every contract has its id already")
+    else:
+        put_table("", ("contract", "id"), [(name, str(number)) for name, number in registered.items()])
+        click.echo("commit ids.json with them")
 
 
 @contracts.command("check")
-@click.option("--json", "as_json", is_flag=True, help="One JSON array.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON array.  [default: text]")
 @workspace_options
 def check_contracts(as_json: bool, workspace: Workspace) -> None:
     """Check every contract: Avro, lint, attributes, compatibility with its history, ids. Exit 1 for a finding."""

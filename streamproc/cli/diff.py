@@ -8,6 +8,7 @@ import click
 import polars as pl
 
 from streamproc.cli.render import put_json
+from streamproc.cli.topics import visible
 from streamproc.cli.workspace import Workspace, workspace_options
 from streamproc.errors import InputError, UnknownColumn, UnknownTopic, did_you_mean
 from streamproc.runtime.compare import compare
@@ -29,9 +30,9 @@ _READERS = {
     "--key",
     multiple=True,
     metavar="COLUMN",
-    help="Columns that say which rows of A and B are the same one; then changed rows are told apart.",
+    help="Columns that say which rows of A and B are the same one; then changed rows are told apart.  [default: whole rows]",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.  [default: text]")
 @workspace_options
 def diff(a: str, b: str, key: tuple[str, ...], as_json: bool, workspace: Workspace) -> None:
     """Compare A and B, each a topic or a file (.parquet, .csv, .jsonl, .avro), whatever their order. Exit 1 if they differ."""
@@ -81,8 +82,10 @@ def _rows(name: str, workspace: Workspace) -> pl.DataFrame:
     else:
         with workspace.log() as log:
             if name not in log.topics():
-                raise UnknownTopic(f"'{name}' is neither a file nor a topic", hint=did_you_mean(name, log.topics()))
-            frame = read_topic(log, workspace.registry(), name)
+                raise UnknownTopic(
+                    f"'{name}' is neither a file nor a topic", hint=did_you_mean(name, visible(log.topics()))
+                )
+            frame = read_topic(log, workspace.reading_registry(), name)
     return frame.drop("_partition", "_offset", strict=False)
 
 

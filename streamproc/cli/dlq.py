@@ -6,7 +6,7 @@ import click
 import numpy as np
 import polars as pl
 
-from streamproc.cli.render import put_json, put_table
+from streamproc.cli.render import counted, put_json, put_table
 from streamproc.cli.workspace import Workspace, load_topology, workspace_options
 from streamproc.engine.compiled import Names
 from streamproc.engine.rejects import REJECTED, row_json
@@ -23,8 +23,8 @@ def dlq() -> None:
 
 @dlq.command("list")
 @click.argument("topology")
-@click.option("--late", is_flag=True, help="Late rows in place of dead letters.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON array.")
+@click.option("--late", is_flag=True, help="Late rows.  [default: dead letters]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON array.  [default: text]")
 @workspace_options
 def list_letters(topology: str, late: bool, as_json: bool, workspace: Workspace) -> None:
     """Count the dead letters of TOPOLOGY by source, step and reason."""
@@ -37,16 +37,20 @@ def list_letters(topology: str, late: bool, as_json: bool, workspace: Workspace)
     )
     if as_json:
         put_json(counts.to_dicts())
+    elif counts.is_empty():
+        click.echo(f"no {_kind(late)}")
     else:
         put_table("", tuple(counts.columns), counts.rows())
 
 
 @dlq.command("show")
 @click.argument("topology")
-@click.option("--late", is_flag=True, help="Late rows in place of dead letters.")
-@click.option("--reason", default=None, help="Only those with this reason.")
-@click.option("--limit", type=click.IntRange(1), default=20, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="JSON lines with everything, payload as hexadecimal text.")
+@click.option("--late", is_flag=True, help="Late rows.  [default: dead letters]")
+@click.option("--reason", default=None, help="Only those with this reason.  [default: all]")
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="At most so many.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="JSON lines with everything, payload as hexadecimal text.  [default: text]"
+)
 @workspace_options
 def show_letters(
     topology: str, late: bool, reason: str | None, limit: int, as_json: bool, workspace: Workspace
@@ -61,7 +65,10 @@ def show_letters(
             for line in row_json(frame):
                 click.echo(line.decode())
             return
-        reader = TopicReader(workspace.registry())
+        if frame.is_empty():
+            click.echo(f"no {_kind(late)}" + (f" with the reason '{reason}'" if reason is not None else ""))
+            return
+        reader = TopicReader(workspace.reading_registry())
         rows = [
             (f"{row['topic']}-{row['partition']}@{row['offset']}", row["step"], row["reason"], _readable(row, reader))
             for row in frame.to_dicts()
@@ -71,9 +78,9 @@ def show_letters(
 
 @dlq.command("replay")
 @click.argument("topology")
-@click.option("--reason", default=None, help="Only those with this reason.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be sent.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--reason", default=None, help="Only those with this reason.  [default: all]")
+@click.option("--dry-run", is_flag=True, help="Only say what would be sent.  [default: send]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.  [default: text]")
 @workspace_options
 def replay_letters(topology: str, reason: str | None, dry_run: bool, as_json: bool, workspace: Workspace) -> None:
     """Send dead letters of TOPOLOGY to their source topics again, each exactly once, with key and payload as they came.
@@ -83,17 +90,32 @@ def replay_letters(topology: str, reason: str | None, dry_run: bool, as_json: bo
     """
     name = load_topology(topology)
     with workspace.log() as log:
-        letters = _topic(log, workspace, topology, late=False)
-        group = f"{name.name}.dlq.replay" + (f".{reason}" if reason else "")
+        letters = _topic(log, topology, late=False)
+        group = f"{name.name}.dlq.replay"
         places = [TopicPartition(letters, p) for p in range(log.topics()[letters].partitions)]
         done = log.committed(group)
         starts = {place.partition: done.get(place, log.start_offset(place)) for place in places}
         ends = {place.partition: log.end_offset(place) for place in places}
-        reader = TopicReader(workspace.registry())
+        reader = TopicReader(workspace.reading_registry())
         frames = [f for block in read_blocks(log, letters, starts=starts, ends=ends) for f in reader.frames(block)]
-        frame = pl.concat(frames) if frames else pl.DataFrame(schema=REJECTED.schema.polars())
-        if reason is not None:
-            frame = frame.filter(pl.col("reason") == reason)
+        frame = pl.concat(frames) if frames else _no_letters()
+        # Some reasons may have been sent by themselves: each remembers how far.
+        reasons = frame["reason"].unique().sort().to_list() if reason is None else [reason]
+        alone = {each: log.committed(f"{group}.{each}") for each in reasons}
+        frame = frame.filter(
+            pl.any_horizontal(
+                (pl.col("reason") == each)
+                & pl.all_horizontal(
+                    (pl.col("_partition") != place.partition) | (pl.col("_offset") >= offset)
+                    for place, offset in alone[each].items()
+                )
+                if alone[each]
+                else pl.col("reason") == each
+                for each in reasons
+            )
+            if reasons
+            else pl.lit(True)
+        )
         whole = frame.filter((pl.col("encoding") == "record") & pl.col("topic").is_in(list(log.topics())))
         sent = {}
         producer = log.producer(group)
@@ -107,7 +129,9 @@ def replay_letters(topology: str, reason: str | None, dry_run: bool, as_json: bo
                 transaction.append(
                     block_of(str(topic), int(str(partition)), part["payload"].to_list(), keys=part["key"].to_list())
                 )
-        transaction.commit_offsets(group, {place: ends[place.partition] for place in places})
+        transaction.commit_offsets(
+            group if reason is None else f"{group}.{reason}", {place: ends[place.partition] for place in places}
+        )
         if dry_run:
             transaction.abort()
         else:
@@ -118,11 +142,19 @@ def replay_letters(topology: str, reason: str | None, dry_run: bool, as_json: bo
         put_json({"sent": sent, "skipped": skipped, "dry_run": dry_run})
     else:
         click.echo(
-            f"{'would send' if dry_run else 'sent'} {whole.height:,} records again"
+            f"{'would send' if dry_run else 'sent'} {counted(whole.height, 'record')} again"
             + (f", {skipped:,} skipped: no record of theirs is left" if skipped else "")
         )
         if sent:
             put_table("", ("topic", "records"), sorted(sent.items()))
+
+
+def _no_letters() -> pl.DataFrame:
+    return pl.DataFrame(schema={**REJECTED.schema.polars(), "_partition": pl.Int64, "_offset": pl.Int64})
+
+
+def _kind(late: bool) -> str:
+    return "late rows" if late else "dead letters"
 
 
 def _partitions(rows: pl.DataFrame, count: int) -> pl.Series:
@@ -133,20 +165,20 @@ def _partitions(rows: pl.DataFrame, count: int) -> pl.Series:
     return pl.Series(np.where(by_key < 0, rows["partition"].to_numpy() % count, by_key))
 
 
-def _topic(log: Log, workspace: Workspace, topology: str, *, late: bool) -> str:
-    del workspace
+def _topic(log: Log, topology: str, *, late: bool) -> str:
     value = load_topology(topology)
     names = Names(value.name, value.version)
     topic = names.late if late else names.dead_letters
     if topic not in log.topics():
         raise UnknownTopic(
-            f"topology '{value.name}' never ran on this log", hint=f"run it first: 'streamproc run {topology}'"
+            f"topology '{value.name}' version {value.version} never ran on this log",
+            hint=f"run it first: 'streamproc run {topology}'",
         )
     return topic
 
 
 def _letters(log: Log, workspace: Workspace, topology: str, *, late: bool) -> pl.DataFrame:
-    return read_topic(log, workspace.registry(), _topic(log, workspace, topology, late=late), REJECTED.schema.polars())
+    return read_topic(log, workspace.reading_registry(), _topic(log, topology, late=late), REJECTED.schema.polars())
 
 
 def _readable(row: dict[str, object], reader: TopicReader) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-from collections.abc import Callable
 
 import click
 import numpy as np
 import polars as pl
 
 from connectors.embedded import EmbeddedLog
+from streamproc.cli.stopping import Stopped, stopping
+from streamproc.cli.topics import visible
 from streamproc.cli.workspace import Workspace, workspace_options
 from streamproc.engine.rejects import row_json
 from streamproc.errors import InputError, UnknownTopic, did_you_mean
@@ -29,13 +29,19 @@ from streamproc.runtime.reading import TopicReader
     help="earliest, latest, an offset, or a moment of record time.  [default: the group's place, else earliest]",
 )
 @click.option(
-    "--until", default=None, metavar="PLACE", help="latest (what is there now), an offset, or a moment of record time."
+    "--until",
+    default=None,
+    metavar="PLACE",
+    help="latest, an offset, or a moment of record time.  [default: latest, what is there now]",
 )
-@click.option("--follow", is_flag=True, help="Go on when the end is reached, until stopped.")
+@click.option("--follow", is_flag=True, help="Go on when the end is reached, until stopped.  [default: stop there]")
 @click.option(
-    "--group", default=None, metavar="NAME", help="Remember the place under this name, and go on there next time."
+    "--group",
+    default=None,
+    metavar="NAME",
+    help="Remember the place under this name, and go on there next time.  [default: forget it]",
 )
-@click.option("--limit", type=click.IntRange(1), default=None, help="Stop after so many rows.")
+@click.option("--limit", type=click.IntRange(1), default=None, help="Stop after so many rows.  [default: all]")
 @workspace_options
 def subscribe(
     topic: str,
@@ -49,18 +55,10 @@ def subscribe(
     """Print the rows of TOPIC as JSON lines, each with _partition and _offset. Records that no contract reads are said on stderr."""
     if follow and until is not None:
         raise click.UsageError("--follow never ends, --until does: use one of them")
-    stopped = False
-
-    def stop(*_: object) -> None:
-        nonlocal stopped
-        stopped = True
-
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, stop)
     with workspace.log() as log:
         settings = log.topics().get(topic)
         if settings is None:
-            raise UnknownTopic(f"the log has no topic '{topic}'", hint=did_you_mean(topic, log.topics()))
+            raise UnknownTopic(f"the log has no topic '{topic}'", hint=did_you_mean(topic, visible(log.topics())))
         places = [TopicPartition(topic, p) for p in range(settings.partitions)]
         committed = log.committed(f"subscribe.{group}") if group is not None else {}
         at = {
@@ -71,7 +69,8 @@ def subscribe(
         }
         ends = None if follow else {place: _offset(log, place, until or "latest") for place in places}
         producer = log.producer(f"subscribe.{group}.{topic}") if group is not None else None
-        _print(log, workspace, at, ends, group, producer, limit, lambda: stopped)
+        with stopping(lambda: None) as stopped:
+            _print(log, workspace, at, ends, group, producer, limit, stopped)
 
 
 def _print(
@@ -82,11 +81,11 @@ def _print(
     group: str | None,
     producer: Producer | None,
     limit: int | None,
-    stopped: Callable[[], bool],
+    stopped: Stopped,
 ) -> None:
-    reader = TopicReader(workspace.registry())
+    reader = TopicReader(workspace.reading_registry())
     left = limit
-    while not stopped():
+    while not stopped.asked:
         before = dict(at)
         for place in at:
             end = log.end_offset(place) if ends is None else min(ends[place], log.end_offset(place))

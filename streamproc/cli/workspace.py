@@ -19,7 +19,9 @@ import click
 from connectors.checkpoints import DirectoryCheckpoints
 from connectors.embedded import EmbeddedLog
 from connectors.registry import FolderRegistry
-from streamproc.errors import InputError, did_you_mean
+from streamproc.contracts.derive import avsc_text
+from streamproc.errors import InputError, StreamprocError, did_you_mean
+from streamproc.planning.plan import Plan
 from streamproc.planning.topology import Topology
 
 DEFAULT: Final = ".streamproc"
@@ -35,6 +37,7 @@ class Workspace:
     log_path: Path
     checkpoints_path: Path
     contracts: tuple[Path, ...]
+    shipped: Path
     options: tuple[str, ...] = ()
     """The options that say all this again to another process."""
 
@@ -61,7 +64,27 @@ class Workspace:
 
     def registry(self) -> FolderRegistry:
         """Contracts of the project, then those that ship with the package."""
-        return FolderRegistry(self.contracts)
+        return FolderRegistry((*self.contracts, self.shipped))
+
+    def reading_registry(self) -> FolderRegistry:
+        """The same, then the contracts that runs on this log derived for their sinks: whoever has the log can read it."""
+        return FolderRegistry((*self.contracts, self.shipped, self._derived()))
+
+    def keep_derived(self, plan: Plan) -> None:
+        """Leaves the contracts that a plan derived for its sinks beside the log."""
+        for sink in plan.sinks:
+            if sink.declared or sink.forwards:
+                continue
+            path = self._derived() / f"{sink.contract}.avsc"
+            text = avsc_text(sink.contract)
+            if not path.exists() or path.read_text(encoding="utf-8") != text:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                partly = path.with_suffix(f".{os.getpid()}")
+                partly.write_text(text, encoding="utf-8")
+                partly.replace(path)
+
+    def _derived(self) -> Path:
+        return self.log_path.parent / f"{self.log_path.stem}.contracts"
 
 
 def workspace_options(command: F) -> F:
@@ -78,7 +101,10 @@ def workspace_options(command: F) -> F:
         settled
     )
     return click.option(
-        "--bind", type=path, metavar="FILE", help="A TOML file that says where log, checkpoints and contracts are."
+        "--bind",
+        type=path,
+        metavar="FILE",
+        help="A TOML file that says where log, checkpoints and contracts are.  [default: none]",
     )(wrapped)  # type: ignore[return-value]  # click changes the signature
 
 
@@ -104,15 +130,27 @@ def _workspace(bind: Path | None, log: Path | None) -> Workspace:
     log_section = _section(settings, "log", bind, {"path"})
     checkpoints = _section(settings, "checkpoints", bind, {"path"})
     contracts = _section(settings, "contracts", bind, {"folders"})
+    for name, section in (("log", log_section), ("checkpoints", checkpoints)):
+        if not isinstance(section.get("path", ""), str):
+            raise InputError(f"[{name}] path in the binding '{bind}' is no text", hint='write path = "data/..."')
+    named = contracts.get("folders", ["schemas_avro"])
+    if not isinstance(named, list) or not named or not all(isinstance(folder, str) for folder in named):
+        raise InputError(
+            f"[contracts] folders in the binding '{bind}' is no list of texts", hint='write folders = ["schemas_avro"]'
+        )
     log_path = log if log is not None else (root / log_section["path"] if "path" in log_section else home / "log.db")
-    folders = [root / folder for folder in contracts.get("folders", ["schemas_avro"])]
-    shipped = Path(str(files("schemas_avro")))
     return Workspace(
         log_path,
         root / checkpoints["path"] if "path" in checkpoints else log_path.parent / f"{log_path.stem}.checkpoints",
-        (*folders, shipped),
+        tuple(root / folder for folder in named),
+        shipped_contracts(),
         (*(("--bind", str(bind)) if bind is not None else ()), *(("--log", str(log)) if log is not None else ())),
     )
+
+
+def shipped_contracts() -> Path:
+    """The folder of contracts that ships with the package."""
+    return Path(str(files("schemas_avro")))
 
 
 def _section(settings: dict[str, Any], name: str, bind: Path | None, known: set[str]) -> dict[str, Any]:
@@ -130,6 +168,8 @@ def load_topology(text: str) -> Topology:
     Raises InputError that says what was looked for and what is there.
     """
     place, _, name = text.partition(":")
+    if not all(part.isidentifier() for part in place.split(".")) and not place.endswith(".py"):
+        raise InputError(f"'{text}' names no topology", hint="write module:name or path/to/file.py:name")
     module = _module_of(place)
     found = {key: value for key, value in vars(module).items() if isinstance(value, Topology)}
     if name:
@@ -140,16 +180,20 @@ def load_topology(text: str) -> Topology:
             raise InputError(f"'{text}' is a {type(value).__name__}, not a topology", hint=did_you_mean(name, found))
         return value
     distinct = {id(value): value for value in found.values()}
-    if len(distinct) != 1:
-        there = f"it has {', '.join(sorted(found))}" if found else "it has none"
-        raise InputError(f"'{place}' does not say which topology is meant: {there}", hint=f"write {place}:name")
+    if not distinct:
+        raise InputError(f"'{place}' defines no topology", hint='give it one: name = sp.Topology("name", sinks={...})')
+    if len(distinct) > 1:
+        raise InputError(
+            f"'{place}' has {len(distinct)} topologies",
+            hint="write " + " or ".join(f"{place}:{n}" for n in sorted(found)),
+        )
     return next(iter(distinct.values()))
 
 
 def _module_of(place: str) -> Any:
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    for folder in (os.path.dirname(os.path.abspath(place)) if place.endswith(".py") else "", os.getcwd()):
+        if folder and folder not in sys.path:
+            sys.path.insert(0, folder)
     try:
         if place.endswith(".py"):
             path = Path(place)
@@ -175,14 +219,10 @@ def _module_of(place: str) -> Any:
             f"'{place}' needs the module '{missing.name}', which is not installed", hint="install it"
         ) from None
     except SyntaxError as error:
-        raise InputError(f"'{place}' line {error.lineno}: {error.msg}", hint="mend the file") from None
-    except (InputError, click.ClickException):
+        raise InputError(f"'{error.filename}' line {error.lineno}: {error.msg}", hint="mend the file") from None
+    except StreamprocError:
         raise
     except Exception as error:
-        from streamproc.errors import StreamprocError
-
-        if isinstance(error, StreamprocError):
-            raise
         line = _line_of(error, place)
         raise InputError(
             f"'{place}'{line} fails when it is loaded: {type(error).__name__}: {error}", hint="mend the file"
