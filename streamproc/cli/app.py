@@ -1,7 +1,7 @@
 """The command `streamproc`: verbs, loaded when they are used, and one way to fail.
 
-Exit 0: fine. Exit 1: a finding (a replay that diverges, a difference, a failed check). Exit 2: misuse, or something that
-cannot be used. Answers go to stdout, everything else to stderr. A user's mistake never shows a traceback.
+Exit 0: fine. Exit 1: a finding (a replay that diverges, a difference, a failed check). Exit 2: misuse, or something
+that cannot be used. Answers go to stdout, everything else to stderr. A user's mistake never shows a traceback.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def run(args: Sequence[str]) -> int:
 
 def main() -> None:
     """Runs the command line of this process; gives it its exit code."""
-    # One worker is one core: more workers share the tasks. Polars' pool of threads costs more than it gives on frames of
-    # some ten thousand rows (measured: 1.4 times the time). It must be said before anything imports Polars.
+    # One worker is one core: more workers share the tasks. Polars' pool of threads costs more than it gives on frames
+    # of some ten thousand rows (measured: 1.4 times the time). It must be said before anything imports Polars.
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
     sys.exit(run(sys.argv[1:]))

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from streamproc.cli.render import put_json, put_table
+from streamproc.cli.render import counted, put_json, put_table
 from streamproc.cli.workspace import Workspace, load_topology, workspace_options
 from streamproc.contracts.derive import avsc_text
 from streamproc.graph import Source
@@ -36,12 +36,13 @@ def check(topology: str, as_json: bool, workspace: Workspace) -> None:
         )
         return
     click.echo(
-        f"{plan.topology.name} version {plan.topology.version} is sound: {len(plan.nodes)} steps in {len(plan.stages)} stages, "
-        f"fingerprint {plan.logic[:12]}"
+        f"{plan.topology.name} version {plan.topology.version} is sound: {counted(len(plan.nodes), 'step')} in "
+        f"{counted(len(plan.stages), 'stage')}, fingerprint {plan.logic[:12]}"
     )
     for sink in derived:
         click.echo(
-            f"\nsink '{sink.name}' names no contract; to promise it to readers, commit this as schemas_avro/{sink.contract}.avsc:"
+            f"\nsink '{sink.name}' names no contract; to promise it to readers, commit this as "
+            f"schemas_avro/{sink.contract}.avsc and name it with sp.sink(stream, contract=...):"
         )
         click.echo(avsc_text(sink.contract))
 
@@ -132,7 +133,7 @@ def description(plan: Plan) -> dict[str, Any]:
                         "ordered": node.type.ordered,
                         "state": node.state,
                         "logic": node.logic,
-                        "columns": {field.name: str(field.dtype) for field in node.type.schema},
+                        "columns": {field.name: _type_text(field.dtype) for field in node.type.schema},
                     }
                     for node in stage.nodes
                 ],
@@ -151,3 +152,8 @@ def description(plan: Plan) -> dict[str, Any]:
             for sink in plan.sinks
         ],
     }
+
+
+def _type_text(dtype: object) -> str:
+    """A column's type as a person writes it."""
+    return str(dtype).replace("time_unit='us', time_zone='UTC'", "us, UTC").replace("time_unit='us'", "us")

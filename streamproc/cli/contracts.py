@@ -36,9 +36,12 @@ def list_contracts(as_json: bool, workspace: Workspace) -> None:
         for c in found
     ]
     if as_json:
-        rows = [(name, int(number), *others) for name, number, *others in rows]
         put_json(
-            [dict(zip(("contract", "id", "owner", "event_time", "key", "fields"), row, strict=True)) for row in rows]
+            [
+                dict(zip(("contract", "id", "owner", "event_time", "key", "fields"), row, strict=True))
+                | {"id": int(row[1])}
+                for row in rows
+            ]
         )
     else:
         put_table("", ("contract", "id", "owner", "event time", "key", "fields"), rows)
@@ -49,7 +52,7 @@ def list_contracts(as_json: bool, workspace: Workspace) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: id by contract.  [default: text]")
 @workspace_options
 def register(name: str | None, as_json: bool, workspace: Workspace) -> None:
-    """Give contract NAME, or all contracts of the folder, an id in ids.json; refuses what breaks its compatibility mode."""
+    """Give contract NAME, or all of the folder, an id in ids.json; refuses what breaks its compatibility mode."""
     registry = workspace.registry()
     if name is None:
         registered = registry.register_all()

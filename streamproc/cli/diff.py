@@ -30,12 +30,12 @@ _READERS = {
     "--key",
     multiple=True,
     metavar="COLUMN",
-    help="Columns that say which rows of A and B are the same one; then changed rows are told apart.  [default: whole rows]",
+    help="Columns that say which rows of A and B are the same one; changed rows are told apart.  [default: all]",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.  [default: text]")
 @workspace_options
 def diff(a: str, b: str, key: tuple[str, ...], as_json: bool, workspace: Workspace) -> None:
-    """Compare A and B, each a topic or a file (.parquet, .csv, .jsonl, .avro), whatever their order. Exit 1 if they differ."""
+    """Compare A and B, each a topic or a file (.parquet, .csv, .jsonl, .avro), in any order. Exit 1 if they differ."""
     left, right = _rows(a, workspace), _rows(b, workspace)
     for column in key:
         for name, frame in ((a, left), (b, right)):
@@ -90,7 +90,7 @@ def _rows(name: str, workspace: Workspace) -> pl.DataFrame:
 
 
 def _avro(path: Path) -> pl.DataFrame:
-    from connectors.files.avro_container import container_frames
+    from connectors.files.avro_container import container_columns, container_frames
 
-    frames = [frame for frame, _ in container_frames(path, rows=100_000)]
+    frames = [frame for _, frame, _ in container_frames(path, list(container_columns(path)), rows=100_000)]
     return pl.concat(frames) if frames else pl.DataFrame()

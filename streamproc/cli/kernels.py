@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import click
 from numba.core import event
@@ -40,10 +41,12 @@ class Compiling(event.Listener):
 def compiling() -> Iterator[Compiling]:
     """Tells of kernels that are compiled within."""
     watch = Compiling()
-    event.register("numba:compile", watch)
+    listen: Any = event.register
+    forget: Any = event.unregister
+    listen("numba:compile", watch)
     try:
         yield watch
     finally:
-        event.unregister("numba:compile", watch)
+        forget("numba:compile", watch)
         if watch.seconds > 1:
             click.echo(f"kernels compiled in {watch.seconds:.0f} s, kept on disk", err=True)

@@ -1,4 +1,4 @@
-"""How answers look: tables for people, plain columns in a pipe, JSON for machines, a progress bar where somebody watches."""
+"""How answers look: tables for people, columns in a pipe, JSON for machines, a progress bar where somebody watches."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ from streamproc.runtime.replay import recorded_sums, replay_as_recorded, replay_
 @click.option(
     "--since",
     metavar="TIME",
-    help="With --by-event-time: only records written at or after this moment, as 2026-11-01 or 2026-11-01T09:30:00Z.  [default: all]",
+    help="With --by-event-time: only records written from this moment on: 2026-11-01T09:30:00Z.  [default: all]",
 )
 @click.option(
     "--until", metavar="TIME", help="With --by-event-time: only records written before this moment.  [default: all]"
@@ -53,12 +53,13 @@ from streamproc.runtime.replay import recorded_sums, replay_as_recorded, replay_
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE|FOLDER",
-    help="With --by-event-time: write each sink to FOLDER/<sink>.parquet, or the only sink to FILE (.parquet, .csv, .jsonl, .avro).  [default: write none]",
+    help="With --by-event-time: write each sink to FOLDER/<sink>.parquet, or the only sink to FILE "
+    "(.parquet, .csv, .jsonl, .avro).  [default: write none]",
 )
 @click.option(
     "--must-equal",
     is_flag=True,
-    help="With --by-event-time: exit 1 unless every sink holds the rows that the live run wrote.  [default: only say it]",
+    help="With --by-event-time: exit 1 unless every sink holds the rows of the live run.  [default: only say it]",
 )
 @click.option(
     "--no-close",
@@ -212,8 +213,8 @@ def _by_event_time(
         click.echo(f"written to '{out}'")
     if equal is False:
         click.echo(
-            "a live run that was not closed still holds its open windows: compare it with --no-close; sinks that do not "
-            "stand below sp.ordered may differ, because rows of several partitions met in another order",
+            "a live run that was not closed still holds its open windows: compare it with --no-close; sinks that do "
+            "not stand below sp.ordered may differ, because rows of several partitions met in another order",
             err=True,
         )
     return equal

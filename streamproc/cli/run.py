@@ -33,7 +33,7 @@ from streamproc.runtime.worker import Progress, Worker
 @click.option(
     "--close",
     is_flag=True,
-    help="With --until-end: end time too, so that open windows are released. The version is finished then.  [default: leave them open]",
+    help="With --until-end: end time: open windows are released, later rows are late.  [default: leave them open]",
 )
 @click.option(
     "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that share the tasks."
@@ -54,7 +54,7 @@ def run(
     as_json: bool,
     workspace: Workspace,
 ) -> None:
-    """Run TOPOLOGY on the log until stopped. Ctrl-C or SIGTERM stop after the current commit; the next run goes on there."""
+    """Run TOPOLOGY on the log. Ctrl-C or SIGTERM stop it after the current commit; the next run goes on there."""
     if close and not until_end:
         raise click.UsageError("--close needs --until-end: a live run never ends time")
     if member and workers > 1:
@@ -136,9 +136,12 @@ def _report(binding: Binding, log: Log, before: dict[str, Counts], progress: Pro
         return
     if not progress.steps:
         click.echo(f"{name}: nothing new to read")
+    elif not rows:
+        click.echo(f"{name}: no new rows, what still waited was taken on in {counted(progress.steps, 'step')}")
     else:
         click.echo(
-            f"{name}: {counted(rows, 'row')} read in {seconds_text(progress.seconds)}, {rate:,.0f} rows/s, {counted(progress.steps, 'step')}"
+            f"{name}: {counted(rows, 'row')} read in {seconds_text(progress.seconds)}, {rate:,.0f} rows/s, "
+            f"{counted(progress.steps, 'step')}"
         )
     if progress.restored_steps:
         click.echo(f"restored first: {counted(progress.restored_steps, 'recorded step')} run again")

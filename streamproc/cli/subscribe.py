@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from connectors.embedded import EmbeddedLog
+from streamproc.cli.render import counted
 from streamproc.cli.stopping import Stopped, stopping
 from streamproc.cli.topics import visible
 from streamproc.cli.workspace import Workspace, workspace_options
@@ -52,7 +53,7 @@ def subscribe(
     limit: int | None,
     workspace: Workspace,
 ) -> None:
-    """Print the rows of TOPIC as JSON lines, each with _partition and _offset. Records that no contract reads are said on stderr."""
+    """Print the rows of TOPIC as JSON lines, with _partition and _offset; stderr tells of records without contract."""
     if follow and until is not None:
         raise click.UsageError("--follow never ends, --until does: use one of them")
     with workspace.log() as log:
@@ -87,14 +88,14 @@ def _print(
     left = limit
     while not stopped.asked:
         before = dict(at)
-        for place in at:
+        for place, begin in before.items():
             end = log.end_offset(place) if ends is None else min(ends[place], log.end_offset(place))
-            if at[place] >= end or left == 0:
+            if begin >= end or left == 0:
                 continue
             block = log.read(
                 place,
-                at[place],
-                max_records=min(4096, end - at[place]) if left is None else min(4096, end - at[place], left),
+                begin,
+                max_records=min(4096, end - begin) if left is None else min(4096, end - begin, left),
             )
             rows = _lines(block, reader)
             for line in rows:
@@ -125,7 +126,8 @@ def _lines(block: Block, reader: TopicReader) -> list[bytes]:
     if read < len(block):
         first = int(block.offsets[0])
         click.echo(
-            f"{len(block) - read} records of {block.topic}-{block.partition} from offset {first} on are not rows of a known contract",
+            f"{counted(len(block) - read, 'record')} of {block.topic}-{block.partition} from offset {first} on: "
+            "no rows of a known contract",
             err=True,
         )
     return lines

@@ -19,7 +19,10 @@ from streamproc.runtime.verify import verify as verify_topology
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.  [default: text]")
 @workspace_options
 def verify(topology: str | None, as_json: bool, workspace: Workspace) -> None:
-    """Check every stored block; with TOPOLOGY, also that nothing it read or wrote was lost, doubled or changed. Exit 1 for a finding."""
+    """Check every stored block; with TOPOLOGY, also that nothing it read or wrote was lost, doubled or changed.
+
+    Exit 1 for a finding.
+    """
     findings: list[tuple[str, str]] = []
     answer: dict[str, object] = {}
     with contextlib.ExitStack() as opened:

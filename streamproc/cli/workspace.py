@@ -67,7 +67,7 @@ class Workspace:
         return FolderRegistry((*self.contracts, self.shipped))
 
     def reading_registry(self) -> FolderRegistry:
-        """The same, then the contracts that runs on this log derived for their sinks: whoever has the log can read it."""
+        """The same, then contracts that runs on this log derived for their sinks: whoever has the log can read it."""
         return FolderRegistry((*self.contracts, self.shipped, self._derived()))
 
     def keep_derived(self, plan: Plan) -> None:
