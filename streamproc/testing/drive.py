@@ -91,8 +91,19 @@ def drive(
     >>> drive(big, pays=pl.DataFrame({"amount": [1, 2], "at": [0, 1]}))["out"]["amount"].to_list()
     [2]
     """
-    given = {**(frames or {}), **more}
     registry = registry if registry is not None else MemoryRegistry(contracts)
+    log = prepared(topology, {**(frames or {}), **more}, registry, partitions=partitions)
+    binding = bind(topology, log, registry)
+    worker = Worker(binding, log, until_end=source_ends(binding, log), close=close, in_stages=True, steps=steps)
+    progress = worker.run()
+    return driven(binding, log, registry, progress)
+
+
+def prepared(
+    topology: Topology, frames: Mapping[str, pl.DataFrame], registry: Registry, *, partitions: int = 1
+) -> MemoryLog:
+    """A log in memory that holds the frames as the topology's sources; a source without a frame has no rows."""
+    given = dict(frames)
     log = MemoryLog(now=_NOW)
     for node in plan_topology(topology, registry).sources:
         if isinstance(node.origin, Source) and node.contract is not None:
@@ -104,10 +115,7 @@ def drive(
         raise InputError(
             f"topology '{topology.name}' has no source '{min(given)}'", hint=did_you_mean(min(given), log.topics())
         )
-    binding = bind(topology, log, registry)
-    worker = Worker(binding, log, until_end=source_ends(binding, log), close=close, in_stages=True, steps=steps)
-    progress = worker.run()
-    return driven(binding, log, registry, progress)
+    return log
 
 
 def driven(binding: Binding, log: Log, registry: Registry, progress: Progress) -> Driven:
