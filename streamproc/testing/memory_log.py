@@ -70,7 +70,7 @@ class MemoryLog:
         have.blocks = [block for block in have.blocks if int(block.offsets[-1]) >= before]
 
     def replace_block(self, partition: TopicPartition, block: Block) -> None:
-        """Puts a block in the place of the stored one that begins at its first offset: tampering, for tests of audits."""
+        """Puts a block in place of the stored one with its first offset: tampering, for tests of audits."""
         have = self._at(partition)
         firsts = [int(stored.offsets[0]) for stored in have.blocks]
         have.blocks[firsts.index(int(block.offsets[0]))] = block

@@ -18,7 +18,7 @@ SECOND = 1_000_000
 
 
 def payments(seed: int, rows: int = 60, *, disorder: int = 4) -> pl.DataFrame:
-    """Rows with hot cards, ties, repetitions, bad amounts, and disorder of some seconds; ids are unique but for repetitions."""
+    """Rows with hot cards, ties, repetitions, bad amounts, and disorder of some seconds."""
     random = np.random.default_rng(seed)
     n = int(random.integers(0, rows + 1))
     at = np.cumsum(random.integers(0, 3, n)) - random.integers(0, disorder + 1, n)

@@ -1,4 +1,4 @@
-"""What a journal vouches for: changed input, damaged blocks, changed code and foreign journals are four different errors."""
+"""Changed input, damaged blocks, changed code and foreign journals are four different errors."""
 
 from __future__ import annotations
 
