@@ -88,6 +88,11 @@ class Custom:
     key: tuple[str, ...] | None = None
     verb: str = "custom"
 
+    @property
+    def clocked(self) -> bool:
+        """Whether it wants to be told what the clock says."""
+        return hasattr(self.by_user, "tick")
+
     def schema(self, *inputs: StreamType) -> StreamType:
         """The columns that the operator promises, keyed as `key` says."""
         (stream,) = inputs

@@ -10,7 +10,7 @@ import numpy as np
 import xxhash
 
 from streamproc.engine import intake as unit
-from streamproc.engine.compiled import CompiledStage, TaskState
+from streamproc.engine.compiled import Channel, CompiledStage, TaskState
 from streamproc.engine.intake import Units, no_units
 from streamproc.engine.step import CLOSE, IDLE, StepInput, StepOutput, run_step
 from streamproc.engine.timeline import choose_runs
@@ -84,8 +84,12 @@ class Task:
 
     @property
     def offsets(self) -> dict[TopicPartition, int]:
-        """The next offset of each channel, as it is committed."""
-        return {channel.place: int(self.state.positions[c, 0]) for c, channel in enumerate(self.channels)}
+        """The next offset of each partition, as it is committed: where two sources read it, the smaller one."""
+        out: dict[TopicPartition, int] = {}
+        for c, channel in enumerate(self.channels):
+            offset = int(self.state.positions[c, 0])
+            out[channel.place] = min(offset, out.get(channel.place, offset))
+        return out
 
     def is_closed(self) -> bool:
         """Whether every channel has ended for good."""
@@ -198,15 +202,16 @@ class Task:
 
         Raises InputGone if the input is no longer in the log, InputChanged if it is not what the journal saw.
         """
-        units = tuple(self._recorded(place, entry) for place in entry.ranges)
+        units = tuple(
+            self._recorded(channel, taken, entry) for channel, taken in zip(self.channels, entry.ranges, strict=True)
+        )
         _check_input(self.channels, units, entry)
         return self.run(units, entry.runs, marks=entry.marks, clock=entry.clock, keep=keep)
 
-    def _recorded(self, taken: ConsumedRange, entry: Entry) -> Units:
+    def _recorded(self, channel: Channel, taken: ConsumedRange, entry: Entry) -> Units:
         if taken.units == 0:
             return no_units()
-        place = TopicPartition(taken.topic, taken.partition)
-        channel = next(channel for channel in self.channels if channel.place == place)
+        place = channel.place
         feed = Feed(channel, self.stage.intakes[channel.inlet], offset=taken.first, skip=taken.skip)
         try:
             feed.fill(self.log, wanted=taken.units, end=taken.last + (1 if taken.last_skip else 0))
