@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from streamproc.engine.compiled import TaskState
 from streamproc.errors import ForeignFingerprint, LogError, ReplayDiverged
+from streamproc.hashing import content_id
 from streamproc.ports import CheckpointManifest, CheckpointStore, Log, TopicPartition
 from streamproc.runtime.binding import Binding
 from streamproc.runtime.checkpoint import load_state
@@ -47,9 +48,9 @@ def restore_task(
     checkpoints: CheckpointStore | None,
     *,
     stops: Mapping[TopicPartition, int] | None = None,
-    muted: bool = True,
+    on_step: Callable[[], None] | None = None,
 ) -> Restored:
-    """The task with its state rebuilt from what is committed.
+    """The task with its state rebuilt from what is committed; `on_step` is called after each step that ran again.
 
     Digests of every step that runs again are compared with the journal's. Raises ForeignFingerprint for a journal of
     another build, ReplayDiverged, InputChanged and InputGone where the past cannot be reproduced, LogError where
@@ -66,7 +67,7 @@ def restore_task(
     if start == 0:
         head = next(entry for _, entry in journal_entries(log, place, 0, 1))
         check_head(binding, fresh_task, head.head)
-    task, after = _from_checkpoint(binding, fresh_task, log, checkpoints, place, start, end, stops)
+    task, after = _from_checkpoint(binding, fresh_task, log, checkpoints, place, stops)
     if task is None:
         if head is None:
             raise LogError(
@@ -81,6 +82,8 @@ def restore_task(
         compare(task, entry, taken)
         steps += 1
         last = entry.step
+        if on_step is not None:
+            on_step()
     _check_offsets(binding, task, log, last or task.state.steps)
     return Restored(Task(binding, number, log, state=task.state, stops=stops), steps, False, end)
 
@@ -101,6 +104,7 @@ def compare(task: Task, entry: Entry, taken: TakenStep) -> None:
 
 
 def start_state(task: Task, head: Entry) -> TaskState:
+    """The state of a task before its first step, as entry 0 of its journal has it."""
     state = task.stage.open_state(task.channels)
     for c, channel in enumerate(task.channels):
         state.positions[c, 0] = head.head["start"][f"{channel.place.topic}-{channel.place.partition}"]
@@ -136,23 +140,17 @@ def _from_checkpoint(
     log: Log,
     checkpoints: CheckpointStore | None,
     place: TopicPartition,
-    start: int,
-    end: int,
     stops: Mapping[TopicPartition, int] | None,
 ) -> tuple[Task | None, int]:
     """The task at the newest checkpoint that the committed journal vouches for, and the journal offset after it."""
     if checkpoints is None:
         return None, 0
     for manifest in checkpoints.manifests(task.name):
-        offset = int(str(manifest.head.get("journal_offset", -1)))
-        if not start <= offset < end or manifest.fingerprint != binding.plan.logic:
-            continue
-        entry = next((entry for _, entry in journal_entries(log, place, offset, offset + 1)), None)
-        if entry is None or entry.step != manifest.step or chain_of(entry) != manifest.chain:
+        if manifest.fingerprint != binding.plan.logic or not stands_on(log, place, manifest):
             continue
         state = _loaded(manifest, task, checkpoints)
         if state is not None:
-            return Task(binding, task.number, log, state=state, stops=stops), offset + 1
+            return Task(binding, task.number, log, state=state, stops=stops), _journal_offset(manifest) + 1
     return None, 0
 
 
@@ -166,9 +164,29 @@ def _loaded(manifest: CheckpointManifest, task: Task, checkpoints: CheckpointSto
         return None
 
 
-def chain_of(entry: Entry) -> str:
-    """What ties a checkpoint to its journal entry: all chains after the step."""
-    return ";".join(f"{topic}={digest}" for topic, (_, digest) in sorted(entry.outputs.items())) + f"@{entry.step}"
+def journal_mark(log: Log, place: TopicPartition, offset: int) -> tuple[int, str] | None:
+    """Step and mark of the journal entry at an offset, None if there is none.
+
+    The mark ties a checkpoint to this entry of this log: a hash of the whole entry, and when the log took it. What an
+    entry writes would not do, for many write nothing; and in a log that was made anew the same step has another mark.
+    """
+    if not log.start_offset(place) <= offset < log.end_offset(place):
+        return None
+    block = log.read(place, offset, max_records=1)
+    if not len(block) or int(block.offsets[0]) != offset:
+        return None
+    ((_, entry),) = entries_of(block)
+    return entry.step, f"{content_id(block.value(0) or b'')}@{int(block.timestamps[0])}"
+
+
+def stands_on(log: Log, place: TopicPartition, manifest: CheckpointManifest) -> bool:
+    """Whether the committed journal has the very entry that the checkpoint was written after."""
+    return journal_mark(log, place, _journal_offset(manifest)) == (manifest.step, manifest.chain)
+
+
+def _journal_offset(manifest: CheckpointManifest) -> int:
+    offset = manifest.head.get("journal_offset")
+    return offset if isinstance(offset, int) else -1
 
 
 def _check_offsets(binding: Binding, task: Task, log: Log, step: int) -> None:

@@ -56,8 +56,8 @@ def check_topology(
     ordered     sinks below an `ordered`, whose rows depend on event time alone: equal by event time, whatever the cut
                 across stages, and for each number of partitions
 
-    Proves: a replay as recorded gives the same digests; counts add up after each commit; a worker that stops anywhere and
-    goes on, with or without checkpoints, ends with the same digests; a replay by event time gives the same sums.
+    Proves: a replay as recorded gives the same digests; counts add up after each commit; a worker that stops anywhere
+    and goes on, with or without checkpoints, ends with the same digests; a replay by event time gives the same sums.
     Raises TopologyError (an AssertionError), or what a replay raises.
     """
     registry = registry if registry is not None else MemoryRegistry(contracts)
@@ -80,7 +80,7 @@ def check_topology(
 
 
 def check_hash_seeds(module: str, call: str, *, seeds: Sequence[int] = (0, 1, 2)) -> str:
-    """Calls a function without arguments in a process of its own for each PYTHONHASHSEED; what it returns must be equal.
+    """Calls a function in a process of its own for each PYTHONHASHSEED; what it returns must be equal.
 
     >>> check_hash_seeds("streamproc.event_time", "MIN_TIME.__str__", seeds=(0, 1))
     '-4611686018427387904'
@@ -102,7 +102,7 @@ def check_hash_seeds(module: str, call: str, *, seeds: Sequence[int] = (0, 1, 2)
 
 
 def require_conservation(progress: Progress) -> None:
-    """Raises TopologyError unless in = emitted + held + late + filtered + dead-lettered for every input of every task."""
+    """Raises TopologyError unless the fates of the rows of every input of every task add up to what came in."""
     for task, inputs in progress.fates.items():
         for name, fates in inputs.items():
             parts = {fate: rows for fate, rows in fates.items() if fate != "in"}
