@@ -22,7 +22,7 @@ from streamproc.errors import CorruptLog, OffsetOutOfRange, UnknownTopic
 from streamproc.hashing import record_digests, record_hashes, row_hashes, sum128
 from streamproc.ports import Block, Log, TopicPartition
 from streamproc.runtime.binding import Binding
-from streamproc.runtime.journal import ConsumedRange, Entry
+from streamproc.runtime.journal import Entry
 from streamproc.runtime.replay import TopicSum, recorded_sums
 from streamproc.runtime.restore import journal_entries
 from streamproc.runtime.task import Task
@@ -70,50 +70,56 @@ def _verify_task(
     task = Task(binding, number, log)
     report.tasks += 1
     before: Entry | None = None
-    positions: dict[TopicPartition, tuple[int, int]] = {}
+    # By number of the channel: two sources may read one partition.
+    positions: dict[int, tuple[int, int]] = {}
     for offset, entry in journal_entries(log, place, start, end):
         where = f"{place.topic}-{place.partition}@{offset}"
         if entry.kind == "start":
+            start_of = entry.head["start"]
             positions = {
-                c.place: (entry.head["start"][f"{c.place.topic}-{c.place.partition}"], 0) for c in task.channels
+                number: (start_of[f"{c.place.topic}-{c.place.partition}"], 0) for number, c in enumerate(task.channels)
             }
         else:
             report.steps += 1
             if before is not None and entry.step != before.step + 1:
                 report.findings.append(Finding(where, f"step {entry.step} follows step {before.step}"))
-            for taken in entry.ranges:
-                _verify_input(log, taken, entry, task, positions, report)
+            for channel in range(len(entry.ranges)):
+                _verify_input(log, channel, entry, task, positions, report)
             if on_step is not None:
                 on_step(report.steps)
         before = entry
     committed = log.committed(binding.names.group(task.stage.stage.index))
-    for channel in task.channels:
-        if channel.place in positions and committed.get(channel.place) != positions[channel.place][0]:
+    ends: dict[TopicPartition, int] = {}
+    for number, (offset, _) in positions.items():
+        place = task.channels[number].place
+        ends[place] = min(offset, ends.get(place, offset))
+    for place, offset in ends.items():
+        if committed.get(place) != offset:
             report.findings.append(
                 Finding(
-                    f"{channel.place.topic}-{channel.place.partition}",
-                    f"the committed offset is {committed.get(channel.place)}, the journal of {task.name} ends at "
-                    f"{positions[channel.place][0]}",
+                    f"{place.topic}-{place.partition}",
+                    f"the committed offset is {committed.get(place)}, the journal of {task.name} ends at {offset}",
                 )
             )
 
 
 def _verify_input(
     log: Log,
-    taken: ConsumedRange,
+    number: int,
     entry: Entry,
     task: Task,
-    positions: dict[TopicPartition, tuple[int, int]],
+    positions: dict[int, tuple[int, int]],
     report: VerifyReport,
 ) -> None:
+    taken = entry.ranges[number]
     place = TopicPartition(taken.topic, taken.partition)
     where = f"{taken.topic}-{taken.partition}@{taken.first}"
-    expected = positions.get(place)
+    expected = positions.get(number)
     if expected is not None and expected != (taken.first, taken.skip):
         report.findings.append(
             Finding(where, f"step {entry.step} of {task.name} begins here, the step before it ended at {expected[0]}")
         )
-    positions[place] = (taken.last, taken.last_skip)
+    positions[number] = (taken.last, taken.last_skip)
     if not taken.records:
         return
     first = taken.first + (1 if taken.skip else 0)
@@ -137,7 +143,7 @@ def _verify_input(
             Finding(where, f"step {entry.step} of {task.name} read {taken.records} records, the log has {joined.size}")
         )
     elif xxhash.xxh3_128_hexdigest(joined.tobytes()) != taken.digest:
-        at = sum(r.records for r in entry.ranges[: entry.ranges.index(taken)])
+        at = sum(r.records for r in entry.ranges[:number])
         seen = entry.records[at : at + taken.records]
         changed = np.flatnonzero(record_digests(joined) != seen)
         row = int(changed[0]) if changed.size else 0

@@ -25,10 +25,12 @@ def computed(recipe: Recipe, frames: dict[str, pl.DataFrame], known: dict[int, l
 def shown(recipe: Recipe, rows: list[Row]) -> list[tuple[Any, ...]]:
     """The columns that a sink has, sorted."""
     columns = (*(recipe.key or ()), *MADE) if recipe.result else (*BASE, *(("items",) if recipe.items else ()))
-    return sorted((tuple(row[name] if name != "items" else tuple(row[name]) for name in columns) for row in rows), key=repr)
+    return sorted(
+        (tuple(row[name] if name != "items" else tuple(row[name]) for name in columns) for row in rows), key=repr
+    )
 
 
-def _computed(recipe: Recipe, above: list[list[Row]], frames: dict[str, pl.DataFrame]) -> list[Row]:  # noqa: C901
+def _computed(recipe: Recipe, above: list[list[Row]], frames: dict[str, pl.DataFrame]) -> list[Row]:
     args = recipe.args
     rows = above[0] if above else []
     match recipe.kind:
@@ -131,9 +133,9 @@ def _looked_up(left: list[Row], right: list[Row], key: tuple[str, ...], age: int
     for row in left:
         best: Row | None = None
         for other in right:
-            if _key(other, key) == _key(row, key) and other["t"] <= row["t"]:
-                if best is None or (other["t"], other["uid"]) >= (best["t"], best["uid"]):
-                    best = other
+            usable = _key(other, key) == _key(row, key) and other["t"] <= row["t"]
+            if usable and (best is None or (other["t"], other["uid"]) >= (best["t"], best["uid"])):
+                best = other
         if best is not None and age is not None and row["t"] - best["t"] > age:
             best = None
         out.append({**row, "v": -1 if best is None or best["v"] is None else best["v"]})

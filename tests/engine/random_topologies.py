@@ -78,7 +78,7 @@ class Maker:
         self.sources = [Recipe("source", (), (topic,), items=True) for topic in TOPICS[: self.number(1, 4)]]
         pool: list[Recipe] = [Recipe("ordered", (s,), sorted=True, items=True) if self.plain else s
                               for s in self.sources]  # fmt: skip
-        for _ in range(self.number(2, 9)):
+        for _ in range(self.number(3, 11)):
             pool.append(self.extended(pool))
         leaves = [pool[-1], *(self.pick(*pool) for _ in range(self.number(0, 3)))]
         return tuple(dict.fromkeys(leaves))
@@ -258,7 +258,8 @@ def _built(recipe: Recipe, above: list[Stream], *, placed: bool, lateness: int) 
             )
             return left | sp.union(right)
         case "looked_up":
-            joined = above[0] | sp.as_of(above[1] | sp.select(*BASE), max_age=None if args[0] is None else f"{args[0]}us")
+            age = None if args[0] is None else f"{args[0]}us"
+            joined = above[0] | sp.as_of(above[1] | sp.select(*BASE), max_age=age)
             at_hand = col("v_right").fill_null(-1)
             return joined | sp.with_columns(v=at_hand) | sp.select(*BASE)
         case "paired":
