@@ -66,7 +66,8 @@ def differs(left: pl.Series, right: pl.Series) -> npt.NDArray[np.bool_]:
     if dtype.is_float():
         a, b = left.to_numpy(), right.to_numpy()
         same = ((a == b) & (np.signbit(a) == np.signbit(b))) | (np.isnan(a) & np.isnan(b))
-        return ~same | (left.is_null().to_numpy() != right.is_null().to_numpy())
+        different: npt.NDArray[np.bool_] = ~same | (left.is_null().to_numpy() != right.is_null().to_numpy())
+        return different
     if dtype.is_nested() or dtype == pl.Object():
         return np.array([repr(a) != repr(b) for a, b in zip(left.to_list(), right.to_list(), strict=True)], np.bool_)
     if left.equals(right, null_equal=True):

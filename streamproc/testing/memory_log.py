@@ -16,6 +16,7 @@ class _Partition:
     blocks: list[Block] = field(default_factory=list)
     start: int = 0
     end: int = 0
+    newest: int = 0
 
 
 @dataclass(slots=True)
@@ -43,7 +44,9 @@ class MemoryLog:
         """Creates the topic; other settings for a known one raise LogError."""
         have = self._settings.get(topic)
         if have is not None and have != settings:
-            raise LogError(f"topic '{topic}' exists with {have}", hint="delete it, or keep its settings")
+            raise LogError(
+                f"topic '{topic}' exists with other settings: {have}", hint="delete it, or keep its settings"
+            )
         self._settings[topic] = settings
         for partition in range(settings.partitions):
             self._partitions.setdefault(TopicPartition(topic, partition), _Partition())
@@ -99,7 +102,7 @@ class MemoryLog:
         have = self._at(partition)
         if not have.start <= offset <= have.end:
             raise OffsetOutOfRange(
-                f"{partition.topic}-{partition.partition} holds offsets {have.start} to {have.end}, not {offset}",
+                f"'{partition.topic}' partition {partition.partition} holds {have.start} to {have.end}, not {offset}",
                 hint="read from the start, or restore the topic from an archive",
             )
         for block in have.blocks:
@@ -191,7 +194,9 @@ class MemoryTransaction:
                 continue
             place = TopicPartition(block.topic, block.partition)
             have = log._at(place)
-            stamps = block.timestamps if block.timestamps.size else np.full(n, log.now, np.int64)
+            # Append times never go back, also when the clock does.
+            have.newest = max(have.newest, log.now)
+            stamps = block.timestamps if block.timestamps.size else np.full(n, have.newest, np.int64)
             have.blocks.append(replace(block, offsets=np.arange(have.end, have.end + n), timestamps=stamps))
             ranges[place] = (ranges.get(place, (have.end, 0))[0], have.end + n)
             have.end += n
@@ -225,7 +230,7 @@ class MemoryProducer:
         """A new transaction."""
         self.check()
         if self.open is not None:
-            raise LogError(f"a transaction of '{self._id}' is open", hint="commit or abort it first")
+            raise LogError(f"'{self._id}' has an open transaction", hint="commit or abort it first")
         self.open = MemoryTransaction(self)
         return self.open
 

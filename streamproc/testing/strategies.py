@@ -1,7 +1,7 @@
 """Hypothesis strategies for streams: rows of any contract, late rows, hot keys, ties, cuts, crashes.
 
-Needs hypothesis (`pip install "streamproc[test]"`); nothing else of `streamproc.testing` does. Everything is drawn through
-a seed, so a failing example shrinks to few rows and is reproduced by its numbers.
+Needs hypothesis (`pip install "streamproc[test]"`); nothing else of `streamproc.testing` does. Everything is
+drawn through a seed, so a failing example shrinks to few rows and is reproduced by its numbers.
 """
 
 from __future__ import annotations

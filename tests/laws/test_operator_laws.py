@@ -136,7 +136,8 @@ LAWS: dict[str, tuple[Step, tuple[StreamType, ...]]] = {
     "session with updates": (sp.session("3s", emit="update", **MERGEABLE), (KEYED,)),
     "lookback": (
         sp.lookback(
-            n=sp.count().over("4s"), t=sp.total("x").over("4s"), u=sp.total("i").over("9s"), dt=sp.total("d").over("9s"),
+            n=sp.count().over("4s"), t=sp.total("x").over("4s"), u=sp.total("i").over("9s"),
+            dt=sp.total("d").over("9s"),
             mean=sp.mean("x").over("4s"), var=sp.var("x").over("9s"), low=sp.min("x").over("4s"),
             high=sp.max("i").over("9s"), first=sp.first("i").over("4s"), last=sp.last("x").over("9s"),
         ),

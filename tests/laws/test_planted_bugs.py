@@ -19,7 +19,7 @@ from streamproc.errors import InputError, LogError, VerificationError
 from streamproc.operator import Output, StepTime, StreamType
 from streamproc.operators.windows import Windows
 from streamproc.runtime import task as runtime_task
-from streamproc.testing import LawError, check_operator
+from streamproc.testing import LawError, check_operator, checks
 from streamproc.testing.topology_checks import TopologyError, check_topology
 
 ROW = Schema((Field("k", pl.String()), Field("x", pl.Float64()), Field("i", pl.Int64())))
@@ -136,10 +136,15 @@ def operator(step: Any) -> Any:
 def planted() -> Iterator[tuple[str, str, Any]]:
     where = operator(sp.where(pl.col("i") > 0))
     windows = operator(sp.tumbling("4s", n=sp.count()))
-    yield "lateness by the last watermark of a batch", "cut", LateByTheLastWatermark(operator(sp.dedupe("i", within="4s")))
+    late = LateByTheLastWatermark(operator(sp.dedupe("i", within="4s")))
+    yield "lateness by the last watermark of a batch", "cut", late
     yield "state per poll", "cut", Hoarder(where)
-    yield "a window that closes one too late", "cut", WindowsThatCloseOneTooLate(
-        windows.verb, windows.span_us, windows.every_us, windows.offset_us, windows.emit, windows.aggregates
+    yield (
+        "a window that closes one too late",
+        "cut",
+        WindowsThatCloseOneTooLate(
+            windows.verb, windows.span_us, windows.every_us, windows.offset_us, windows.emit, windows.aggregates
+        ),
     )
     yield "totals of floats in order", "cut", FloatTotals(where)
     yield "a column that is not declared", "lineage", Unsaid(where)
@@ -154,8 +159,6 @@ def test_a_planted_bug_in_an_operator_is_found(bug: str, law: str, broken: Any) 
 
 
 def test_memory_that_is_lost_on_restore_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    import streamproc.testing.checks as checks
-
     def emptied(template: Any, arrays: dict[str, Any]) -> Any:
         return operator(sp.dedupe("k", within="9s")).open(KEYED)
 
