@@ -27,9 +27,9 @@ def needed_columns(
     def add(port: Port, columns: frozenset[str]) -> None:
         needed[port] = needed.get(port, frozenset()) | columns
 
-    for leaf, port in leaves.values():
+    for sink, (leaf, port) in leaves.items():
         # A record's own bytes leave without any column of it.
-        forwards = forwarded_source(nodes, port, leaf, contract) is not None
+        forwards = forwarded_source(nodes, sink, leaf, port, contract) is not None
         add(port, frozenset(leaf.key or ()) if forwards else frozenset(type_of(nodes, port).schema.names))
     out = list(nodes)
     for node in reversed(nodes):

@@ -30,7 +30,7 @@ def planned_sink(
 ) -> PlannedSink:
     """The sink with its contract; raises DefinitionError (UnknownColumn, TypeMismatch) where columns do not fit."""
     kind = type_of(nodes, port)
-    source = forwarded_source(nodes, port, leaf, contract)
+    source = forwarded_source(nodes, name, leaf, port, contract)
     if source is not None and source.contract is not None:
         settled = source.contract
     elif leaf.contract is None:
@@ -55,7 +55,7 @@ def planned_sink(
     )
 
 
-def forwarded_source(nodes: list[Node], port: Port, leaf: Sink, contract: Lookup) -> Node | None:
+def forwarded_source(nodes: list[Node], sink: str, leaf: Sink, port: Port, contract: Lookup) -> Node | None:
     """The source whose records leave through a sink exactly as they came, or None.
 
     That is so where only filters lie between, and the sink names the source's contract or none.
@@ -66,7 +66,7 @@ def forwarded_source(nodes: list[Node], port: Port, leaf: Sink, contract: Lookup
         if node.contract is not None:
             if leaf.contract is None:
                 return node
-            return node if _named("", leaf.contract, contract).avro == node.contract.avro else None
+            return node if _named(sink, leaf.contract, contract).avro == node.contract.avro else None
         if not isinstance(node.origin, Where | Require):
             return None
         rank, name = node.inputs[0]

@@ -76,12 +76,13 @@ class Walk:
         if isinstance(stream.origin, Source):
             self.nodes.append(self._source(stream.origin, len(self.nodes)))
             return len(self.nodes) - 1
+        name = self._name(stream.name or stream.origin.verb, chosen=bool(stream.name))
         if isinstance(stream.origin, Dedupe) and stream.origin.per == "key":
+            self._typed(stream.origin, name, [type_of(self.nodes, port) for port in inputs])
             inputs = self._brought_together(stream.origin, inputs)
         level = max(self._level_below(port) for port in inputs)
         if not isinstance(stream.origin, Ordered):
             inputs = tuple(self._in_order_again(port, level) for port in inputs)
-        name = self._name(stream.name or stream.origin.verb, chosen=bool(stream.name))
         return self._append(stream.origin, name, inputs, level)
 
     def _brought_together(self, origin: Dedupe, inputs: tuple[Port, ...]) -> tuple[Port, ...]:
@@ -144,16 +145,22 @@ class Walk:
 
     def _append(self, operator: Operator, name: str, inputs: tuple[Port, ...], level: int) -> int:
         types = [self._read(port, level) for port in inputs]
-        try:
-            out = operator.schema(*types)
-        except DefinitionError as problem:
-            if f"'{name}'" in problem.message:
-                raise
-            raise type(problem)(f"step '{name}': {problem.message}", hint=problem.hint) from None
+        out = self._typed(operator, name, types)
         # A key that the rows have already, or that placed them, moves none of them.
         moves = isinstance(operator, KeyBy) and out.keyed_by not in (types[0].keyed_by, types[0].placed_by)
         self.nodes.append(Node(len(self.nodes), name, operator, inputs, out, level, moves))
         return len(self.nodes) - 1
+
+    def _typed(self, operator: Operator, name: str, types: list[StreamType]) -> StreamType:
+        """What the step gives; an operator speaks of itself by its verb, and is then called by the step's name."""
+        try:
+            return operator.schema(*types)
+        except DefinitionError as problem:
+            called = f"step '{operator.verb}"
+            message = problem.message.replace(called, f"step '{name}", 1)
+            if not message.startswith(f"step '{name}") and f"'{name}'" not in message:
+                message = f"step '{name}': {message}"
+            raise type(problem)(message, hint=problem.hint) from None
 
     def _source(self, source: Source, rank: int) -> Node:
         contract = self._contract_of(source)

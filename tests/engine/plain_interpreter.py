@@ -1,6 +1,7 @@
 """Random topologies computed on paper: every stream is a list of all its rows, and every step a loop over it.
 
-Only for topologies whose results do not depend on the order of arrival, with no row late. Nothing of the engine is used.
+Only for topologies whose results do not depend on the order of arrival, with no row late. Nothing of the engine is
+used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every type arrives at the next stage, and leaves through a derived sink, as what it was or the nearest that Avro has."""
+"""Every type arrives at the next stage as what it was, and through a derived sink as the nearest in Avro."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ VALUES: dict[str, tuple[pl.DataType, list[Any]]] = {
     "unsigned short": (pl.UInt16(), [0, 65535, 1]),
     "unsigned": (pl.UInt32(), [0, 2**32 - 1, None]),
     "zoned": (pl.Datetime("ms", "Europe/Berlin"), [datetime(2024, 7, 1, tzinfo=UTC), None]),
-    "local": (pl.Datetime("ns"), [datetime(2024, 7, 1), None]),
+    "local": (pl.Datetime("ns"), [datetime(2024, 7, 1, tzinfo=UTC).replace(tzinfo=None), None]),
     "day": (pl.Date(), [date(2024, 7, 1), None]),
     "time": (pl.Time(), [time(1, 2, 3), None]),
     "category": (pl.Categorical(), ["a", None, "b"]),
@@ -68,8 +68,10 @@ def test_a_column_arrives_as_what_it_was(what: str) -> None:
 def test_narrow_and_zoned_columns_go_through_stages_and_sinks() -> None:
     berlin = pl.col("at").dt.convert_time_zone("Europe/Berlin")
     rows = sp.source("event", contract=EVENT) | sp.with_columns(
-        small=pl.col("k").cast(pl.Int16, strict=False), zoned=berlin, kind=pl.col("text").cast(pl.Enum(["a", "b"]), strict=False)
-    )  # fmt: skip
+        small=pl.col("k").cast(pl.Int16, strict=False),
+        zoned=berlin,
+        kind=pl.col("text").cast(pl.Enum(["a", "b"]), strict=False),
+    )
     below = (
         rows
         | sp.key_by("k")
