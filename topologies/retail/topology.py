@@ -6,11 +6,9 @@ Three processes write to the log: sales (`sales.orders`), service (`service.retu
 * Movements are cleaned: a line without description, without a price, or that came back without a cancellation is a dead
   letter, with the rule that it broke.
 * Orders and returns of known customers become one stream of events, in order of event time, from which windows of 1, 7
-and
-  30 days count orders, spend, returns and refunds per customer.
-* Each return is joined, as of its own moment, with what its customer bought in the 30 days before; a refund that is
-large
-  against that is an alert, with its reasons.
+  and 30 days count orders, spend, returns and refunds per customer.
+* Each return is joined with its customer's last order, if that is at most 30 days old, and with what the customer had
+  bought by then in 30 days; a refund that is large against that is an alert, with its reasons.
 """
 
 from __future__ import annotations
@@ -54,8 +52,8 @@ activity = (
                 gross=pl.col("gross"), refund=pl.lit(0.0, pl.Float64), name="orders_as_activity")
     | sp.union(
         brought_back
-        | sp.select("customer_id", at=pl.col("returned_at"), is_order=pl.lit(0, pl.Int64), is_return=pl.lit(1, pl.Int64),
-                    gross=pl.lit(0.0, pl.Float64), refund=pl.col("refund"), name="returns_as_activity"),
+        | sp.select("customer_id", at=pl.col("returned_at"), is_order=pl.lit(0, pl.Int64),
+                    is_return=pl.lit(1, pl.Int64), gross=pl.lit(0.0, pl.Float64), refund=pl.col("refund"), name="returns_as_activity"),
         name="activity",
     )
     | sp.key_by("customer_id", name="activity_by_customer")
@@ -72,7 +70,7 @@ customer_1d = activity | sp.tumbling("1d", name="customer_1d", **WINDOW)
 customer_7d = activity | sp.sliding("7d", every="1d", name="customer_7d", **WINDOW)
 customer_30d = activity | sp.sliding("30d", every="1d", name="customer_30d", **WINDOW)
 
-# What each customer bought in the 30 days up to each order, for the returns to look up.
+# What each customer bought in the 30 days up to each order: what a return looks up is as of the last order before it.
 history = (
     bought
     | sp.key_by("customer_id", name="orders_by_customer")
@@ -103,7 +101,9 @@ alerts = (
     | sp.where((NO_ORDER & (pl.col("refund") >= 50.0)) | (HALF & (pl.col("refund") >= 100.0)) | LARGE, name="unusual")
     | sp.with_columns(
         name="reasons",
-        severity=pl.when((EXCEEDS | NO_ORDER) & LARGE).then(pl.lit("high")).when(EXCEEDS | NO_ORDER | LARGE).then(pl.lit("medium")).otherwise(pl.lit("low")),
+        severity=pl.when((EXCEEDS | NO_ORDER) & LARGE).then(pl.lit("high"))
+        .when(EXCEEDS | NO_ORDER | LARGE).then(pl.lit("medium"))
+        .otherwise(pl.lit("low")),
         reason=pl.concat_str(
             [
                 pl.when(NO_ORDER).then(pl.lit("no order in the 30 days before")),
@@ -115,7 +115,10 @@ alerts = (
             ignore_nulls=True,
         ).fill_null("unusual"),  # Never so: one of the reasons above is why the row is here. The plan cannot know.
     )
-    | sp.select("customer_id", "invoice_no", "returned_at", "refund", "spend_30d", "orders_30d", "refunds_30d", "ratio", "severity", "reason", name="alert")
+    | sp.select(
+        "customer_id", "invoice_no", "returned_at", "refund", "spend_30d", "orders_30d", "refunds_30d", "ratio", "severity",
+        "reason", name="alert",
+    )
 )  # fmt: skip
 
 retail = sp.Topology(
