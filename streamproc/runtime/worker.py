@@ -7,7 +7,6 @@ what is committed: it opens its producer anew and restores every task.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
 import time
@@ -15,13 +14,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from streamproc.engine.intake import Units
-from streamproc.errors import Fenced, LogBusy
-from streamproc.event_time import span_us
+from streamproc.errors import Fenced, LogBusy, LogError
+from streamproc.event_time import MAX_TIME, span_us
 from streamproc.ports import CheckpointStore, Log, Membership, Producer, TopicPartition, Transaction
 from streamproc.runtime.binding import Binding
 from streamproc.runtime.checkpoint import save_state
 from streamproc.runtime.journal import Entry, entry_block
-from streamproc.runtime.restore import chain_of, journal_entries, restore_task, start_entry
+from streamproc.runtime.restore import journal_entries, journal_mark, restore_task, stands_on, start_entry
 from streamproc.runtime.task import TakenStep, Task
 
 logger = logging.getLogger(__name__)
@@ -31,7 +30,9 @@ _MOST_STEP_UNITS = 1 << 20
 _LEAST_STEP_UNITS = 4_096
 _GROUP_POLL_S = 1.0
 _TICK_S = 1.0
+_IDLE_S = 0.1
 _CHECKPOINT_WORK_S = 5.0
+_LEASE_S = 10.0
 _FENCED_AGAIN_S = 60.0
 _BUSY_COMMITS = 3
 
@@ -58,6 +59,7 @@ class Worker:
     close      at the end of a finite run, end time itself, so that everything still waiting is released
     in_stages  begin a stage when all stages before it have read everything: inputs then merge by event time alone
     steps      how many units each turn takes at most, one number a turn; by default it follows the load
+    lease_s    after so long without a sign of life others take its tasks; it gives one between two steps
     on_commit  called after each commit, with the progress so far and the share of the finite input that is read
     """
 
@@ -74,6 +76,7 @@ class Worker:
         on_commit: Callable[[Progress], None] | None = None,
         checkpoint_every_s: float = _CHECKPOINT_WORK_S,
         steps: Iterator[int] | None = None,
+        lease_s: float = _LEASE_S,
     ) -> None:
         self.binding = binding
         self.log = log
@@ -85,6 +88,7 @@ class Worker:
         self.on_commit = on_commit
         self.checkpoint_every_s = checkpoint_every_s
         self.steps = steps
+        self.lease_s = lease_s
         self.progress = Progress()
         self.tasks: dict[int, Task] = {}
         self._fresh: dict[int, Entry] = {}
@@ -96,6 +100,7 @@ class Worker:
         self._max_wait_s = span_us(binding.plan.topology.max_wait) / 1e6
         self._most = _FIRST_STEP_UNITS
         self._commit_s = span_us(binding.plan.topology.commit) / 1e6
+        self._alive_at = float("-inf")
         self._stop = False
 
     def stop(self) -> None:
@@ -106,8 +111,8 @@ class Worker:
         """Works until the end of the input, or until `stop`; gives back all tasks."""
         began = time.monotonic()
         collecting = gc.isenabled()
-        # The cyclic collector nearly doubles the cost where objects live long: it runs at checkpoints, and looks only at
-        # what was made since the start.
+        # The cyclic collector nearly doubles the cost where objects live long: it runs at checkpoints, and looks only
+        # at what was made since the start.
         gc.disable()
         gc.freeze()
         membership, producer = self._join()
@@ -122,7 +127,10 @@ class Worker:
                         polled = time.monotonic()
                     busy = self._turn(producer, membership)
                 except Fenced as fenced:
-                    if time.monotonic() - fenced_at < _FENCED_AGAIN_S:
+                    if time.monotonic() - self._alive_at >= self.lease_s:
+                        # Too slow, or stopped for a while: the lease ran out between two steps. Shorter ones may fit.
+                        self._most = max(_LEAST_STEP_UNITS, self._most // 2)
+                    elif time.monotonic() - fenced_at < _FENCED_AGAIN_S:
                         raise  # Somebody else runs under this name: one of the two has to go.
                     fenced_at, polled = time.monotonic(), 0.0
                     logger.warning("%s lost its place and joins again: %s", self.member, fenced)
@@ -139,19 +147,22 @@ class Worker:
                 self.progress.seconds = time.monotonic() - began
             sound = True
         finally:
-            # After an error a task's state may be half of a step: it must never become a checkpoint.
-            self._give_back(membership, save=sound)
-            producer.close()
-            gc.unfreeze()
-            if collecting:
-                gc.enable()
-            self.progress.seconds = time.monotonic() - began
+            try:
+                # After an error a task's state may be half of a step: it must never become a checkpoint.
+                self._give_back(membership, save=sound)
+                producer.close()
+            finally:
+                gc.unfreeze()
+                if collecting:
+                    gc.enable()
+                self.progress.seconds = time.monotonic() - began
         return self.progress
 
     # ── ownership ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _take_over(self, membership: Membership) -> None:
         owned = membership.poll()
+        self._alive_at = time.monotonic()
         gone = sorted(set(self.tasks) - owned)
         for number in gone:
             self._save(number)
@@ -159,7 +170,15 @@ class Worker:
         if gone:
             membership.released(gone)
         for number in sorted(owned - set(self.tasks)):
-            restored = restore_task(self.binding, number, self.log, self.checkpoints, stops=self.until_end)
+            self._renew(membership)
+            restored = restore_task(
+                self.binding,
+                number,
+                self.log,
+                self.checkpoints,
+                stops=self.until_end,
+                on_step=lambda: self._renew(membership),
+            )
             self.tasks[number] = restored.task
             self._journal_end[number] = restored.journal_end
             self._work_since[number] = 0.0
@@ -173,15 +192,25 @@ class Worker:
     def _join(self) -> tuple[Membership, Producer]:
         """Enters the group and opens the producer; both fence an older worker of the same name."""
         names = self.binding.names
-        membership = self.log.join(names.workers, names.tasks, self.member)
+        membership = self.log.join(names.workers, names.tasks, self.member, lease_us=int(self.lease_s * 1e6))
+        self._alive_at = time.monotonic()
         return membership, self.log.producer(f"{names.topology}.v{names.version}.live.{self.member}")
+
+    def _renew(self, membership: Membership) -> None:
+        """A sign of life in the middle of long work; what it says of ownership is looked at after the turn."""
+        if time.monotonic() - self._alive_at >= self.lease_s / 4:
+            membership.poll()
+            self._alive_at = time.monotonic()
 
     def _give_back(self, membership: Membership, *, save: bool) -> None:
         for number in sorted(self.tasks) if save else ():
             self._save(number)
         self.tasks.clear()
-        with contextlib.suppress(Fenced):
+        try:
             membership.leave()
+        except LogError as error:
+            if not isinstance(error, Fenced):
+                logger.warning("%s could not leave its group, its lease will run out: %s", self.member, error)
 
     # ── one turn ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -200,6 +229,7 @@ class Worker:
             task = self.tasks[number]
             if self.in_stages and task.stage.stage.index > behind:
                 break
+            self._renew(membership)
             taken = self._step_of(task)
             if taken is not None:
                 steps.append((task, taken))
@@ -335,23 +365,32 @@ class Worker:
         task = self.tasks[number]
         if self.checkpoints is None or number in self._fresh or not self._work_since.get(number):
             return
-        offset = self._journal_end[number] - 1
         place = TopicPartition(self.binding.names.tasks, number)
-        entry = next(entry for _, entry in journal_entries(self.log, place, offset, offset + 1))
-        if entry.step != task.state.steps:
+        offset = self._journal_end[number] - 1
+        mark = journal_mark(self.log, place, offset)
+        if mark is None or mark[0] != task.state.steps:
             return
-        save_state(
-            self.checkpoints,
-            task.state,
-            task=task.name,
-            step=entry.step,
-            chain=chain_of(entry),
-            fingerprint=self.binding.plan.logic,
-            journal_offset=offset,
-        )
-        keep = [manifest.step for manifest in self.checkpoints.manifests(task.name)[:2]]
-        self.checkpoints.discard(task.name, keep_steps=keep)
         self._work_since[number] = 0.0
+        try:
+            save_state(
+                self.checkpoints,
+                task.state,
+                task=task.name,
+                step=mark[0],
+                chain=mark[1],
+                fingerprint=self.binding.plan.logic,
+                journal_offset=offset,
+            )
+            # Only what the journal vouches for counts: a checkpoint of another log must not push ours out.
+            sound = [
+                manifest.step
+                for manifest in self.checkpoints.manifests(task.name)
+                if stands_on(self.log, place, manifest)
+            ]
+            self.checkpoints.discard(task.name, keep_steps=sound[:2])
+        except OSError as error:
+            # Without a checkpoint a restart takes longer; the run itself needs none.
+            logger.warning("no checkpoint of %s: %s", task.name, error)
 
     # ── the end of a finite run ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -368,7 +407,22 @@ class Worker:
                         end = min(end, self.until_end[channel.place])
                     if end > self.log.start_offset(channel.place) and committed.get(channel.place, -1) < end:
                         return False
+        if self.close and any(number not in self.tasks and not self._closed(number) for number in self._of_sources()):
+            return False  # Its owner may die before it ends time; then somebody has to be there.
         return all(self._task_done(task) for task in self.tasks.values())
+
+    def _of_sources(self) -> Iterator[int]:
+        for stage, count in zip(self.binding.stages, self.binding.tasks, strict=True):
+            if any(inlet.source is not None for inlet in stage.stage.inputs):
+                yield from (self.binding.number_of(stage.stage.index, index) for index in range(count))
+
+    def _closed(self, number: int) -> bool:
+        """Whether a task of another worker has ended time, as its journal says."""
+        place = TopicPartition(self.binding.names.tasks, number)
+        end = self.log.end_offset(place)
+        return end > 0 and any(
+            entry.watermark >= MAX_TIME for _, entry in journal_entries(self.log, place, end - 1, end)
+        )
 
     def _task_done(self, task: Task) -> bool:
         ends = {channel.place: self.log.end_offset(channel.place) for channel in task.channels}
@@ -376,11 +430,16 @@ class Worker:
 
     def _rest(self) -> None:
         """Waits for something to read, at most one commit interval."""
-        waiting = {feed.channel.place: feed.next_offset for task in self.tasks.values() for feed in task.feeds}
+        waiting = {
+            feed.channel.place: feed.next_offset
+            for task in self.tasks.values()
+            for feed in task.feeds
+            if feed.stop is None or feed.next_offset < feed.stop
+        }
         if waiting:
             self.log.wait(waiting, int(max(self._commit_s, 0.001) * 1e6))
         else:
-            time.sleep(0.02)
+            time.sleep(_IDLE_S)
 
 
 def _committed(transaction: Transaction) -> dict[TopicPartition, tuple[int, int]]:
