@@ -7,9 +7,9 @@ back that far any more.
 
 **Windows.** Each span has, per key, a window that ends at the key's newest event: its oldest event, and accumulators of
 what is in it. A row that comes in order moves that end: what falls out is taken from the accumulators, which is exact.
-A row that comes out of order belongs at an earlier place. It is put there; then, for reading, the window is *rewound*:
-newer events are taken out and older ones put back until it ends at the row; then all that is undone. So an
-out-of-order row costs as much as the disorder around it, not as the window is long.
+A row that comes out of order belongs at an earlier place. It is put there; then, for reading, the window is *rewound*
+to end at the row, see `rewinding`, and put back as it was. So an out-of-order row costs as much as the disorder around
+it, and never more than its window is long.
 
 **Extremes** cannot be taken back. In order they are the front of a chain of events whose values fall (a monotone
 queue); out of order the window is scanned.
@@ -17,97 +17,39 @@ queue); out of order the window is scanned.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from streamproc.hashing import tight
+from streamproc.hashing import inlined, tight
 from streamproc.operators.accumulators import wide_add
+from streamproc.operators.event_records import (
+    AFTER,
+    BEFORE,
+    COORDINATE,
+    NEWEST,
+    OLDEST,
+    PLACE,
+    SPANS,
+    TIME,
+    VALID,
+    Results,
+    Rows,
+    Store,
+    Table,
+    Wants,
+)
 from streamproc.operators.exact import SumArrays, add_exact, add_exact_square, clear_exact, rounded_sum
 from streamproc.operators.moments import sample_variance
+from streamproc.operators.rewinding import restore, rewind, save
 from streamproc.ports import Int64s
+from streamproc.slot_index import prefetch
 
-TIME: Final = 0
-BEFORE: Final = 1
-AFTER: Final = 2
-VALID: Final = 3
-PLACE: Final = 4
-"""Words of an event; after PLACE the four of its coordinate, then its values, then two links per extreme."""
-COORDINATE: Final = 4
-
-OLDEST: Final = 0
-NEWEST: Final = 1
-SPANS: Final = 2
-"""Words of a key; then the oldest event of each window, front and back of each extreme, counts, wide totals."""
-
-Table = npt.NDArray[np.int64]
-Float64s = npt.NDArray[np.float64]
+_AHEAD: Final = 8
+"""Rows between one fetch and the next that needs what it brought."""
 
 
-class Wants(NamedTuple):
-    """What to compute, as tables of small numbers; `span` counts the spans, `value` the value words.
-
-    spans     int64[s]
-    counts    (span, value or -1 for rows)
-    sums      (span, value, 1 for squares), of float64 values
-    wides     (span, value word with the low half, with the high half)
-    extremes  (span, value, flip: -1 for the smallest)
-    edges     (span, value, 1 for the last)
-    variances (sum of values, sum of squares, count)
-    words     int64[5]: an event's first value and first extreme; a key's first extreme, count and wide total
-    """
-
-    spans: Int64s
-    counts: Table
-    sums: Table
-    wides: Table
-    extremes: Table
-    edges: Table
-    variances: Table
-    words: Int64s
-
-
-class Store(NamedTuple):
-    """The events and keys of a state.
-
-    events   int64[*, event words]
-    keys     int64[key slots, key words]
-    free     int64[*]  stack of free events
-    counters int64[2]  its height; events ever used
-    """
-
-    events: Table
-    keys: Table
-    free: Int64s
-    counters: Int64s
-
-
-class Rows(NamedTuple):
-    """Input: key slot, event time, time reached before the row, valid bits, words (coordinate if wanted, values)."""
-
-    keys: Int64s
-    times: Int64s
-    reached: Int64s
-    valid: Int64s
-    words: Table
-
-
-class Results(NamedTuple):
-    """Output, a row per input row and a column per want; `has` flags extremes, then edges; the last are scratch."""
-
-    counts: Table
-    sums: Float64s
-    wides: Table
-    extremes: Table
-    edges: Table
-    variances: Float64s
-    has: npt.NDArray[np.uint8]
-    parts: Float64s
-    limbs: Int64s
-
-
-@tight
+@inlined
 def _apply(wants: Wants, store: Store, sums: SumArrays, key: int, event: int, span: int, sign: int) -> bool:
     """Adds an event to the accumulators of one window, or takes it out; False if a total leaves 128 bits."""
     record, of_key = store.events[event], store.keys[key]
@@ -134,7 +76,7 @@ def _apply(wants: Wants, store: Store, sums: SumArrays, key: int, event: int, sp
     return fine
 
 
-@tight
+@inlined
 def _leave(wants: Wants, store: Store, key: int, event: int, span: int) -> None:
     """Takes the oldest event of a window out of the queues of its extremes."""
     of_key = store.keys[key]
@@ -149,7 +91,7 @@ def _leave(wants: Wants, store: Store, key: int, event: int, span: int) -> None:
                 store.events[later, wants.words[1] + 2 * m] = -1
 
 
-@tight
+@inlined
 def _queue(wants: Wants, store: Store, key: int, event: int, span: int) -> None:
     """Puts an event of a window into the queues of its extremes, at its place in time."""
     events, of_key = store.events, store.keys[key]
@@ -176,28 +118,6 @@ def _queue(wants: Wants, store: Store, key: int, event: int, span: int) -> None:
             events[later, earlier_link] = event
         else:
             of_key[front + 1] = event
-
-
-@tight
-def _rewind(wants: Wants, store: Store, sums: SumArrays, key: int, t: int, span: int, sign: int) -> bool:
-    """Moves a window's accumulators from its end to t (sign 1), or back (sign -1)."""
-    events, of_key = store.events, store.keys[key]
-    length = wants.spans[span]
-    newest = of_key[NEWEST]
-    floor = events[newest, TIME] - length
-    fine = True
-    event = newest
-    while events[event, TIME] > t:
-        if events[event, TIME] > floor:
-            fine = _apply(wants, store, sums, key, event, span, -sign) and fine
-        event = events[event, BEFORE]
-    event = events[of_key[SPANS + span], BEFORE]
-    while event >= 0 and events[event, TIME] > t:
-        event = events[event, BEFORE]
-    while event >= 0 and events[event, TIME] > t - length:
-        fine = _apply(wants, store, sums, key, event, span, sign) and fine
-        event = events[event, BEFORE]
-    return fine
 
 
 @tight
@@ -290,7 +210,7 @@ def _read(
             out.edges[i, e] = events[best, values + value] if best >= 0 else 0
 
 
-@tight
+@inlined
 def _insert(wants: Wants, store: Store, rows: Rows, i: int) -> int:
     """A new event for row i, linked into its key's chain after all that are not later."""
     events, of_key = store.events, store.keys[rows.keys[i]]
@@ -320,7 +240,7 @@ def _insert(wants: Wants, store: Store, rows: Rows, i: int) -> int:
     return event
 
 
-@tight
+@inlined
 def _forget(store: Store, key: int, since: int) -> None:
     """Frees the key's events at or before a moment."""
     events, of_key = store.events, store.keys[key]
@@ -336,6 +256,40 @@ def _forget(store: Store, key: int, since: int) -> None:
         of_key[NEWEST] = -1
 
 
+@inlined
+def _fetch(table: Table, row: int) -> None:
+    if row >= 0:
+        prefetch(table, row * table.shape[1])
+        prefetch(table, (row + 1) * table.shape[1] - 1)
+
+
+@inlined
+def _look_ahead(wants: Wants, store: Store, sums: SumArrays, rows: Rows, i: int) -> None:
+    """Fetches what rows some way ahead will need: their key, then its ends, then the event after the oldest.
+
+    Keys come in any order, so each row would wait for memory several times, one after the other.
+    """
+    far, near, soon = i + 3 * _AHEAD, i + 2 * _AHEAD, i + _AHEAD
+    number = wants.sums.shape[0]
+    if far < rows.keys.size:
+        key = rows.keys[far]
+        _fetch(store.keys, key)
+        for f in range(number):
+            prefetch(sums.parts, (key * number + f) * sums.parts.shape[1])
+    if near < rows.keys.size:
+        key = rows.keys[near]
+        _fetch(store.events, store.keys[key, NEWEST])
+        for span in range(wants.spans.size):
+            _fetch(store.events, store.keys[key, SPANS + span])
+        if store.counters[0] > 2 * _AHEAD:
+            _fetch(store.events, store.free[store.counters[0] - 2 * _AHEAD])
+    if soon < rows.keys.size:
+        for span in range(wants.spans.size):
+            oldest = store.keys[rows.keys[soon], SPANS + span]
+            if oldest >= 0:
+                _fetch(store.events, store.events[oldest, AFTER])
+
+
 @tight
 def look_back(wants: Wants, store: Store, sums: SumArrays, rows: Rows, out: Results, start: int) -> int:
     """Takes rows in from `start` on; n when done, i if the pool needs room before row i, -1 - i for an overflow.
@@ -348,6 +302,7 @@ def look_back(wants: Wants, store: Store, sums: SumArrays, rows: Rows, out: Resu
     for i in range(start, rows.keys.size):
         if sums.free_count[0] < number:
             return i
+        _look_ahead(wants, store, sums, rows, i)
         key, t = rows.keys[i], rows.times[i]
         events, of_key = store.events, store.keys[key]
         newest = of_key[NEWEST]
@@ -371,12 +326,14 @@ def look_back(wants: Wants, store: Store, sums: SumArrays, rows: Rows, out: Resu
                 if oldest < 0 or events[oldest, TIME] > t:
                     of_key[SPANS + span] = event
         _forget(store, key, int(rows.reached[i] - longest))
+        if not in_order:
+            save(wants, store, sums, key, out.saved)
         for span in range(spans):
             if not in_order:
-                fine = _rewind(wants, store, sums, key, t, span, 1) and fine
+                fine = rewind(wants, store, sums, key, event, span) and fine
             _read(wants, store, sums, key, event, span, in_order, out, i)
-            if not in_order:
-                fine = _rewind(wants, store, sums, key, t, span, -1) and fine
+        if not in_order:
+            restore(wants, store, sums, key, out.saved)
         if not fine:
             return -1 - i
     return rows.keys.size

@@ -19,7 +19,8 @@ from streamproc.operator import Output, StepTime, StreamType, passes_through
 from streamproc.operators.accumulators import Reading
 from streamproc.operators.aggregates import NO_SPAN, Aggregate, Finish, plan_aggregates
 from streamproc.operators.deadlines import NEVER, blocks_of, set_deadlines, take_due
-from streamproc.operators.event_lists import (
+from streamproc.operators.event_lists import drop_keys, look_back
+from streamproc.operators.event_records import (
     COORDINATE,
     NEWEST,
     PLACE,
@@ -27,15 +28,15 @@ from streamproc.operators.event_lists import (
     TIME,
     Results,
     Rows,
+    Saved,
     Store,
     Wants,
-    drop_keys,
-    look_back,
 )
-from streamproc.operators.exact import ExactSums, exact_sums
+from streamproc.operators.exact import PARTS, ExactSums, exact_sums
 from streamproc.operators.inputs import Inputs
 from streamproc.operators.lateness import split_late
 from streamproc.operators.moments import scratch
+from streamproc.operators.wide_sums import LIMBS
 from streamproc.ports import Int64s
 from streamproc.state import KeyTable
 
@@ -243,11 +244,16 @@ class Lookback:
         meta = batch.meta
         valid, words = _event_values(plan, batch)
         rows = Rows(slots, meta[:, EVENT_TIME].copy(), meta[:, WATERMARK].copy(), valid, words)
+        sums = wants.sums.shape[0]
+        saved = Saved(
+            np.empty(plan.key_words, np.int64), np.empty((sums, PARTS + 1)),
+            np.empty((sums, LIMBS), np.int64), np.empty((sums, 4), np.int64),
+        )  # fmt: skip
         out = Results(
             np.zeros((n, wants.counts.shape[0]), np.int64), np.zeros((n, wants.sums.shape[0])),
             np.zeros((n, 2 * wants.wides.shape[0]), np.int64), np.zeros((n, wants.extremes.shape[0]), np.int64),
             np.zeros((n, wants.edges.shape[0]), np.int64), np.zeros((n, wants.variances.shape[0])),
-            np.zeros((n, wants.extremes.shape[0] + wants.edges.shape[0]), np.uint8), *scratch(),
+            np.zeros((n, wants.extremes.shape[0] + wants.edges.shape[0]), np.uint8), *scratch(), saved,
         )  # fmt: skip
         at = 0
         while (at := look_back(wants, _store(state), state.sums.arrays(), rows, out, at)) < n:

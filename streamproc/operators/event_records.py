@@ -1,0 +1,102 @@
+"""How the events of a look-back lie in memory: the words of an event and of a key, and what its kernels take and give.
+
+An event is one record of int64 words, so that a look at it costs one or two cache lines; its floats stand there as
+their bits. A key has a record of int64 words too, and its exact sums in an `ExactSums` beside it.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from streamproc.ports import Int64s
+
+TIME: Final = 0
+BEFORE: Final = 1
+AFTER: Final = 2
+VALID: Final = 3
+PLACE: Final = 4
+"""Words of an event; after PLACE the four of its coordinate, then its values, then two links per extreme."""
+COORDINATE: Final = 4
+
+OLDEST: Final = 0
+NEWEST: Final = 1
+SPANS: Final = 2
+"""Words of a key; then the oldest event of each window, front and back of each extreme, counts, wide totals."""
+
+Table = npt.NDArray[np.int64]
+Float64s = npt.NDArray[np.float64]
+
+
+class Wants(NamedTuple):
+    """What to compute, as tables of small numbers; `span` counts the spans, `value` the value words.
+
+    spans     int64[s]
+    counts    (span, value or -1 for rows)
+    sums      (span, value, 1 for squares), of float64 values
+    wides     (span, value word with the low half, with the high half)
+    extremes  (span, value, flip: -1 for the smallest)
+    edges     (span, value, 1 for the last)
+    variances (sum of values, sum of squares, count)
+    words     int64[5]: an event's first value and first extreme; a key's first extreme, count and wide total
+    """
+
+    spans: Int64s
+    counts: Table
+    sums: Table
+    wides: Table
+    extremes: Table
+    edges: Table
+    variances: Table
+    words: Int64s
+
+
+class Store(NamedTuple):
+    """The events and keys of a state.
+
+    events   int64[*, event words]
+    keys     int64[key slots, key words]
+    free     int64[*]  stack of free events
+    counters int64[2]  its height; events ever used
+    """
+
+    events: Table
+    keys: Table
+    free: Int64s
+    counters: Int64s
+
+
+class Rows(NamedTuple):
+    """Input: key slot, event time, time reached before the row, valid bits, words (coordinate if wanted, values)."""
+
+    keys: Int64s
+    times: Int64s
+    reached: Int64s
+    valid: Int64s
+    words: Table
+
+
+class Saved(NamedTuple):
+    """Room for what a key's windows hold, while they are moved to a row out of order: its words, and its sums."""
+
+    words: Int64s
+    parts: Float64s
+    limbs: Table
+    special: Table
+
+
+class Results(NamedTuple):
+    """Output, a row per input row and a column per want; `has` flags extremes, then edges; the last are scratch."""
+
+    counts: Table
+    sums: Float64s
+    wides: Table
+    extremes: Table
+    edges: Table
+    variances: Float64s
+    has: npt.NDArray[np.uint8]
+    parts: Float64s
+    limbs: Int64s
+    saved: Saved
