@@ -21,6 +21,7 @@ _READERS = {
     ".csv": pl.read_csv,
     ".avro": None,
 }
+_TEXT = (".csv", ".jsonl", ".ndjson")
 
 
 @click.command()
@@ -37,6 +38,7 @@ _READERS = {
 def diff(a: str, b: str, key: tuple[str, ...], as_json: bool, workspace: Workspace) -> None:
     """Compare A and B, each a topic or a file (.parquet, .csv, .jsonl, .avro), in any order. Exit 1 if they differ."""
     left, right = _rows(a, workspace), _rows(b, workspace)
+    left, right = _typed_as(a, left, right), _typed_as(b, right, left)
     for column in key:
         for name, frame in ((a, left), (b, right)):
             if column not in frame.columns:
@@ -87,6 +89,21 @@ def _rows(name: str, workspace: Workspace) -> pl.DataFrame:
                 )
             frame = read_topic(log, workspace.reading_registry(), name)
     return frame.drop("_partition", "_offset", strict=False)
+
+
+def _typed_as(name: str, rows: pl.DataFrame, other: pl.DataFrame) -> pl.DataFrame:
+    """The rows of a text file, which knows no types, with the types of the other side where all values have them."""
+    if Path(name).suffix not in _TEXT:
+        return rows
+    typed = []
+    for column in rows.get_columns():
+        wanted = other.schema.get(column.name, column.dtype)
+        if column.dtype == pl.String and isinstance(wanted, pl.Datetime):
+            cast = column.str.to_datetime(time_unit="us", time_zone="UTC", strict=False).cast(wanted)
+        else:
+            cast = column.cast(wanted, strict=False) if column.dtype != wanted and not wanted.is_nested() else column
+        typed.append(cast if cast.null_count() == column.null_count() else column)
+    return pl.DataFrame(typed)
 
 
 def _avro(path: Path) -> pl.DataFrame:

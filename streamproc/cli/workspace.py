@@ -219,7 +219,8 @@ def _module_of(place: str) -> Any:
             f"'{place}' needs the module '{missing.name}', which is not installed", hint="install it"
         ) from None
     except SyntaxError as error:
-        raise InputError(f"'{error.filename}' line {error.lineno}: {error.msg}", hint="mend the file") from None
+        where = place if error.filename == os.path.abspath(place) or not error.filename else error.filename
+        raise InputError(f"'{where}' line {error.lineno}: {error.msg}", hint="mend the file") from None
     except StreamprocError:
         raise
     except Exception as error:

@@ -53,7 +53,8 @@ activity = (
     | sp.union(
         brought_back
         | sp.select("customer_id", at=pl.col("returned_at"), is_order=pl.lit(0, pl.Int64),
-                    is_return=pl.lit(1, pl.Int64), gross=pl.lit(0.0, pl.Float64), refund=pl.col("refund"), name="returns_as_activity"),
+                    is_return=pl.lit(1, pl.Int64), gross=pl.lit(0.0, pl.Float64), refund=pl.col("refund"),
+                    name="returns_as_activity"),
         name="activity",
     )
     | sp.key_by("customer_id", name="activity_by_customer")
@@ -116,8 +117,8 @@ alerts = (
         ).fill_null("unusual"),  # Never so: one of the reasons above is why the row is here. The plan cannot know.
     )
     | sp.select(
-        "customer_id", "invoice_no", "returned_at", "refund", "spend_30d", "orders_30d", "refunds_30d", "ratio", "severity",
-        "reason", name="alert",
+        "customer_id", "invoice_no", "returned_at", "refund", "spend_30d", "orders_30d", "refunds_30d", "ratio",
+        "severity", "reason", name="alert",
     )
 )  # fmt: skip
 
