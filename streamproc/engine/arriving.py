@@ -41,7 +41,9 @@ def arriving(stage: Stage) -> tuple[Mapping[Port, StreamType], Mapping[Port, Bat
         batches = tuple(nothing[port] for port in node.inputs)
         _, output = node.operator.process(node.operator.open(*kinds), batches, StepTime(_NO_TIME, node.rank))
         rows, late = (node.rank, "rows"), (node.rank, "late")
-        there = Schema(tuple(node.type.schema[name] for name in output.rows.frame.columns))
+        # A column that nobody needs may come under the name of another that was not decoded: its own type counts.
+        came = output.rows.frame.schema
+        there = Schema(tuple(replace(node.type.schema[name], dtype=dtype) for name, dtype in came.items()))
         types[rows], nothing[rows] = replace(node.type, schema=there), replace(output.rows, raw=None)
         types[late], nothing[late] = replace(kinds[0], ordered=False), batches[0]
     return types, nothing

@@ -1,9 +1,9 @@
 """The ledger: one fate for every unit that a task ever read.
 
 Units are numbered by the task (their *account*). A step settles the fates of its own units and of those that an
-operator
-released; what some operator still holds stays in the ledger until its last copy has gone. The best fate over a unit's
-paths counts: emitted > held > late > filtered > dead-lettered (PROTOCOL 4.4).
+operator released; what some operator still holds stays in the ledger until its last copy has gone. The best fate over a
+unit's paths counts: emitted > held > late > dead-lettered; what has none of them was filtered (PROTOCOL 4.4). A unit
+that left one path as a dead letter is counted as one although another path filtered it: it stands in that topic.
 """
 
 from __future__ import annotations
@@ -121,9 +121,9 @@ class StepFates:
         for old, code in touched:
             np.maximum.at(best, np.searchsorted(accounts, old), code)
         own = fates[new - self.first]
-        # A unit held in this step was not filtered by its other paths unless they said so; only a better fate counts.
+        # No path says that it filters: a unit that is held has only what its other paths said, dead letters included.
         best[accounts.size - new.size :] = np.maximum(
-            best[accounts.size - new.size :], np.where(own > FILTERED, own, _UNSETTLED)
+            best[accounts.size - new.size :], np.where(own == FILTERED, _UNSETTLED, own)
         )
         direct = counted.copy()
         direct[new - self.first] = False

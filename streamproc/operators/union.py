@@ -40,8 +40,10 @@ class Union:
 
     def process(self, state: None, inputs: tuple[Batch, ...], time: StepTime) -> tuple[None, Output]:
         """Cost O(n log n) where several ports have rows, else nothing."""
-        # The plan asks every input for the same columns, but their order is each stream's own.
-        names = inputs[0].frame.columns
+        # The plan asks every input for the same columns, but their order is each stream's own, and one may bring more
+        # because something else reads it too.
+        there = set.intersection(*(set(batch.frame.columns) for batch in inputs))
+        names = [name for name in inputs[0].frame.columns if name in there]
         aligned = [
             batch if batch.frame.columns == names else replace(batch, frame=batch.frame.select(names))
             for batch in inputs

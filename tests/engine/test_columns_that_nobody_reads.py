@@ -71,3 +71,34 @@ def test_rows_that_are_only_counted_need_no_column_of_theirs() -> None:
     counted = sp.source("a", contract=LEFT) | sp.key_by() | sp.tumbling("10us", n=sp.count())
     made = drive(sp.Topology("n", sinks={"out": counted}), a=A, contracts=(LEFT,), steps=iter([3] * 100))["out"]
     assert made["n"].to_list() == [5, 5]
+
+
+def test_a_union_takes_a_branch_that_brings_a_column_which_only_others_read() -> None:
+    a, b = sp.source("a", contract=LEFT), sp.source("b", contract=LEFT)
+    both = a | sp.union(b)
+    sinks = {
+        "both": both | sp.select("k", "y"),
+        "alone": b | sp.select("x"),
+        "first": a | sp.select("k", "x", "y", "at"),
+    }
+    made = drive(sp.Topology("t", sinks=sinks), a=A, b=A, contracts=(LEFT,), steps=iter([3] * 100))
+    assert made["both"].height == 20 and made["alone"].height == 10
+
+
+OTHER = parse_contract(
+    '{"type": "record", "name": "other", "sp:version": 1, "fields": [{"name": "k", "type": "string", "sp:role": "key"}, '
+    '{"name": "x", "type": "string"}, {"name": "v", "type": "long"}, {"name": "at", "type": {"type": "long", '
+    '"logicalType": "timestamp-micros"}, "sp:role": "event_time"}]}'
+)
+
+
+@pytest.mark.parametrize("join", ["as_of", "within", "within left"])
+def test_a_join_may_bring_a_column_that_only_others_read_under_the_name_of_one_that_is_not_there(join: str) -> None:
+    a, b = sp.source("a", contract=LEFT) | sp.ordered(), sp.source("b", contract=OTHER) | sp.ordered()
+    right = b | sp.key_by("k")
+    joined = a | sp.key_by("k") | JOINS[join](right)
+    below = joined | sp.ordered() | sp.select("k", "y", "v")
+    rows = B.select("k", "v", "at", x=pl.col("u").cast(pl.String))
+    sinks = {"out": below, "right": right | sp.where(pl.col("v") >= 0)}
+    made = drive(sp.Topology("t", sinks=sinks), a=A, b=rows, contracts=(LEFT, OTHER), steps=iter([3] * 100))
+    assert made["out"].height and made["right"]["x"].dtype == pl.String
