@@ -101,6 +101,7 @@ class Worker:
         self._most = _FIRST_STEP_UNITS
         self._commit_s = span_us(binding.plan.topology.commit) / 1e6
         self._alive_at = float("-inf")
+        self._generation = -1
         self._stop = False
 
     def stop(self) -> None:
@@ -127,7 +128,8 @@ class Worker:
                         polled = time.monotonic()
                     busy = self._turn(producer, membership)
                 except Fenced as fenced:
-                    if time.monotonic() - self._alive_at >= self.lease_s:
+                    # A log may note only every third sign of life.
+                    if time.monotonic() - self._alive_at >= self.lease_s / 2:
                         # Too slow, or stopped for a while: the lease ran out between two steps. Shorter ones may fit.
                         self._most = max(_LEAST_STEP_UNITS, self._most // 2)
                     elif time.monotonic() - fenced_at < _FENCED_AGAIN_S:
@@ -167,8 +169,13 @@ class Worker:
         for number in gone:
             self._save(number)
             del self.tasks[number]
-        if gone:
-            membership.released(gone)
+        if membership.generation != self._generation:
+            # Also those that were given to this member and taken away again before it ever looked: nobody else can
+            # have them until it says so.
+            self._generation = membership.generation
+            others = sorted(set(range(self.binding.task_count)) - owned)
+            if others:
+                membership.released(others)
         for number in sorted(owned - set(self.tasks)):
             self._renew(membership)
             restored = restore_task(
@@ -193,7 +200,7 @@ class Worker:
         """Enters the group and opens the producer; both fence an older worker of the same name."""
         names = self.binding.names
         membership = self.log.join(names.workers, names.tasks, self.member, lease_us=int(self.lease_s * 1e6))
-        self._alive_at = time.monotonic()
+        self._alive_at, self._generation = time.monotonic(), -1
         return membership, self.log.producer(f"{names.topology}.v{names.version}.live.{self.member}")
 
     def _renew(self, membership: Membership) -> None:

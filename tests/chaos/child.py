@@ -35,6 +35,7 @@ class Job:
     every_s: float = 0.02
     until_end: bool = True
     close: bool = False
+    lease_s: float = 10.0
 
 
 def step_sizes(seed: int, bounds: tuple[int, int]) -> Iterator[int]:
@@ -57,6 +58,7 @@ def work(job: Job, told: Connection) -> None:
             close=job.close,
             checkpoint_every_s=job.every_s,
             steps=step_sizes(job.seed, job.sizes),
+            lease_s=job.lease_s,
             on_commit=lambda progress: told.send(progress.units),
         )
         signal.signal(signal.SIGTERM, lambda *_: worker.stop())
