@@ -1,4 +1,8 @@
-"""A log in memory: all the rules of the port, nothing durable. For tests, and for runs whose topics nobody keeps."""
+"""A log in memory, for tests: topics, transactions, fencing and groups of one process.
+
+Nothing expires here: no retention, no compaction, no leases that run out. A read ends where an appended block ends. What a
+durable log promises beyond that is the business of `connectors.embedded` and of the conformance suite that it passes.
+"""
 
 from __future__ import annotations
 
