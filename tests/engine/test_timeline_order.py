@@ -25,6 +25,8 @@ from streamproc.wire import Encoder
 
 channels = st.lists(st.lists(st.integers(-5, 5), max_size=6), min_size=1, max_size=4)
 laws = settings(max_examples=300, deadline=None)
+KINDS = st.sampled_from([ROW, ROW, ROW, MARK, 0])
+UNIT = st.tuples(st.integers(0, 2), KINDS, st.integers(-9, 9), st.booleans())
 
 
 def chosen(advances: list[list[int]], watermark: list[int], waits: list[int]) -> list[int]:
@@ -56,8 +58,7 @@ def test_the_channel_whose_watermark_is_least_goes_first(advances: list[list[int
 
 
 @laws
-@given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from([ROW, ROW, ROW, MARK, 0]), st.integers(-9, 9), st.booleans()),
-                max_size=25))  # fmt: skip
+@given(st.lists(UNIT, max_size=25))
 def test_time_never_goes_back_and_a_row_is_late_by_its_own_channel_alone(
     units: list[tuple[int, int, int, bool]],
 ) -> None:
