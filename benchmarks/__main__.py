@@ -1,4 +1,7 @@
-"""Every benchmark, one after the other, each in a process of its own: `python -m benchmarks [--quick] [--json] [NAME ...]`."""
+"""Every benchmark, one after the other, each in a process of its own.
+
+Usage: python -m benchmarks [--quick] [--json] [NAME ...]
+"""
 
 from __future__ import annotations
 

@@ -35,7 +35,8 @@ from streamproc.testing import append_frame
 
 BID = parse_contract(
     """{"type": "record", "name": "bid", "sp:version": 1, "fields": [
-    {"name": "auction", "type": "long"}, {"name": "bidder", "type": "long", "sp:role": "key"}, {"name": "price", "type": "double"},
+    {"name": "auction", "type": "long"}, {"name": "bidder", "type": "long", "sp:role": "key"},
+    {"name": "price", "type": "double"},
     {"name": "channel", "type": "string"}, {"name": "url", "type": "string"},
     {"name": "at", "type": {"type": "long", "logicalType": "timestamp-micros"}, "sp:role": "event_time"}]}"""
 )

@@ -105,8 +105,8 @@ class DirectoryCheckpoints:
     def discard(self, task: str, *, keep_steps: Iterable[int]) -> None:
         """Deletes the task's other manifests, then blocks that no manifest names and that are older than an hour.
 
-        Blocks are looked at once in five minutes.  A manifest of any task that cannot be read stops the deletion of blocks: nobody knows which ones it names.
-        A damaged manifest of this task is deleted unless its step is kept.
+        Blocks are looked at once in five minutes.  A manifest of any task that cannot be read stops the deletion of
+        blocks: nobody knows which ones it names.  A damaged manifest of this task is deleted unless its step is kept.
         """
         keep = set(keep_steps)
         for path in _files(self._manifest_directory(task), temporary=True):

@@ -109,7 +109,7 @@ class Batch:
     raw: Raw | None = None
 
     def __len__(self) -> int:
-        return self.meta.shape[0]
+        return int(self.meta.shape[0])
 
     @property
     def event_time(self) -> Int64s:

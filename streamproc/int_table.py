@@ -11,6 +11,9 @@ For use inside of other kernels: call `IntTable.reserve(n)`, pass `IntTable.arra
             slots[i], new = int_table_find_or_insert(index, old, pairs, live, free, head, keys[i], starts[i])
 """
 
+# mypy: disable-error-code="assignment,return-value,arg-type,no-any-return"
+# (numbers in kernels are machine words: int and np.int64 are one type there, and mypy would tell them apart)
+
 from __future__ import annotations
 
 from typing import Any, ClassVar, Final, NamedTuple

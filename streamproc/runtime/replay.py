@@ -167,7 +167,7 @@ def _divergence(task: Task, entry: Entry, taken: TakenStep, following: Entry | N
             if a != b:
                 return ReplayDiverged(
                     f"{where}, '{topic}' partition {partition}, row {row}: {_compared(task, a, b)}",
-                    hint="the code, a library or the processor gives something else than it gave; a changed topology needs a "
+                    hint="the code, a library or the processor changed; a changed topology needs a new version"
                     "new version",
                 )
     topics = ", ".join(

@@ -90,8 +90,8 @@ def _verify_task(
         before = entry
     committed = log.committed(binding.names.group(task.stage.stage.index))
     ends: dict[TopicPartition, int] = {}
-    for number, (offset, _) in positions.items():
-        place = task.channels[number].place
+    for channel, (offset, _) in positions.items():
+        place = task.channels[channel].place
         ends[place] = min(offset, ends.get(place, offset))
     for place, offset in ends.items():
         if committed.get(place) != offset:

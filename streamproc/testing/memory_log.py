@@ -1,7 +1,7 @@
 """A log in memory, for tests: topics, transactions, fencing and groups of one process.
 
-Nothing expires here: no retention, no compaction, no leases that run out. A read ends where an appended block ends. What a
-durable log promises beyond that is the business of `connectors.embedded` and of the conformance suite that it passes.
+Nothing expires here: no retention, no compaction, no leases that run out. A read ends where an appended block ends.
+What a durable log promises beyond that is the business of `connectors.embedded` and of the conformance suite.
 """
 
 from __future__ import annotations

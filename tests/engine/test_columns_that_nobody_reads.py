@@ -86,8 +86,8 @@ def test_a_union_takes_a_branch_that_brings_a_column_which_only_others_read() ->
 
 
 OTHER = parse_contract(
-    '{"type": "record", "name": "other", "sp:version": 1, "fields": [{"name": "k", "type": "string", "sp:role": "key"}, '
-    '{"name": "x", "type": "string"}, {"name": "v", "type": "long"}, {"name": "at", "type": {"type": "long", '
+    '{"type": "record", "name": "other", "sp:version": 1, "fields": [{"name": "k", "type": "string", '
+    '"sp:role": "key"}, {"name": "x", "type": "string"}, {"name": "v", "type": "long"}, {"name": "at", "type": {"type": "long", '
     '"logicalType": "timestamp-micros"}, "sp:role": "event_time"}]}'
 )
 

@@ -1,4 +1,4 @@
-"""A partition that gives nothing for the declared time no longer holds time back, in its own stage and in those below."""
+"""A partition that gives nothing for the declared time holds time back no more, neither in its stage nor below."""
 
 from __future__ import annotations
 
