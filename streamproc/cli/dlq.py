@@ -86,7 +86,8 @@ def replay_letters(topology: str, reason: str | None, dry_run: bool, as_json: bo
     """Send dead letters of TOPOLOGY to their source topics again, each exactly once, with key and payload as they came.
 
     What was sent is remembered in the same transaction: a second call sends only what came since. Rows that were made
-    inside the topology have no record to send and are counted as skipped.
+    inside the topology have no record to send and are counted as skipped. A new version of the topology reads all of
+    history by itself and needs no replay.
     """
     name = load_topology(topology)
     with workspace.log() as log:

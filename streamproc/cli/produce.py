@@ -90,7 +90,10 @@ def produce(
     as_json: bool,
     workspace: Workspace,
 ) -> None:
-    """Write the rows of FILE (CSV, JSON Lines, Parquet, Avro) to TOPIC. Exit 1 if some rows could not be used."""
+    """Write the rows of FILE (CSV, JSON Lines, Parquet, Avro) to TOPIC; a second call writes them again.
+
+    Exit 1 if some rows could not be used.
+    """
     registry = workspace.registry()
     contract = registry.contract(contract_name)
     schema_id = registry.adopt(contract)
