@@ -32,6 +32,7 @@ from streamproc.operators.event_records import (
     PLACE,
     SPANS,
     TIME,
+    TOGETHER,
     VALID,
     Results,
     Rows,
@@ -41,7 +42,7 @@ from streamproc.operators.event_records import (
 )
 from streamproc.operators.exact import SumArrays, add_exact, add_exact_square, clear_exact, rounded_sum
 from streamproc.operators.moments import sample_variance
-from streamproc.operators.rewinding import restore, rewind, save
+from streamproc.operators.rewinding import fetch_around, restore, rewind, save
 from streamproc.ports import Int64s
 from streamproc.slot_index import prefetch
 
@@ -303,6 +304,8 @@ def look_back(wants: Wants, store: Store, sums: SumArrays, rows: Rows, out: Resu
         if sums.free_count[0] < number:
             return i
         _look_ahead(wants, store, sums, rows, i)
+        if (i - start) % TOGETHER == 0:
+            fetch_around(wants, store, rows, i, out.walks)
         key, t = rows.keys[i], rows.times[i]
         events, of_key = store.events, store.keys[key]
         newest = of_key[NEWEST]

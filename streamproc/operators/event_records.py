@@ -100,3 +100,13 @@ class Results(NamedTuple):
     parts: Float64s
     limbs: Int64s
     saved: Saved
+    walks: Table
+
+
+TOGETHER: Final = 16
+"""Rows whose events are fetched at once."""
+
+
+def room_for_walks(spans: int) -> Table:
+    """Scratch for the walks of a group of rows: (event, moment) each, one to the row and one for each span."""
+    return np.empty((TOGETHER * (1 + spans), 2), np.int64)

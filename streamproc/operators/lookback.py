@@ -31,6 +31,7 @@ from streamproc.operators.event_records import (
     Saved,
     Store,
     Wants,
+    room_for_walks,
 )
 from streamproc.operators.exact import PARTS, ExactSums, exact_sums
 from streamproc.operators.inputs import Inputs
@@ -254,6 +255,7 @@ class Lookback:
             np.zeros((n, 2 * wants.wides.shape[0]), np.int64), np.zeros((n, wants.extremes.shape[0]), np.int64),
             np.zeros((n, wants.edges.shape[0]), np.int64), np.zeros((n, wants.variances.shape[0])),
             np.zeros((n, wants.extremes.shape[0] + wants.edges.shape[0]), np.uint8), *scratch(), saved,
+            room_for_walks(wants.spans.size),
         )  # fmt: skip
         at = 0
         while (at := look_back(wants, _store(state), state.sums.arrays(), rows, out, at)) < n:

@@ -12,15 +12,72 @@ import numpy as np
 
 from streamproc.hashing import inlined, tight
 from streamproc.operators.accumulators import wide_add
-from streamproc.operators.event_records import BEFORE, NEWEST, SPANS, TIME, VALID, Saved, Store, Table, Wants
-from streamproc.operators.exact import PARTS, SumArrays, add_exact, add_exact_square, clear_exact, spill_row
+from streamproc.operators.event_records import (
+    BEFORE,
+    NEWEST,
+    SPANS,
+    TIME,
+    TOGETHER,
+    VALID,
+    Rows,
+    Saved,
+    Store,
+    Table,
+    Wants,
+)
+from streamproc.operators.exact import PARTS, SumArrays, add_exact_square, clear_exact, spill_row
+from streamproc.operators.runs_of_floats import add_run
 from streamproc.ports import Int64s
+from streamproc.slot_index import prefetch
 
 
 @inlined
 def _copy(source: Int64s, into: Int64s) -> None:
     for k in range(into.size):
         into[k] = source[k]
+
+
+@inlined
+def _far_back(newest: int, t: int, length: int) -> bool:
+    return 2 * (newest - t) > length
+
+
+@tight
+def fetch_around(wants: Wants, store: Store, rows: Rows, first: int, walks: Table) -> None:
+    """Brings near the events that a group of rows out of order will walk over, for kernels.
+
+    A walk waits for memory at each event. The walks of several rows, a step of each in turn, wait together.
+    """
+    events, active = store.events, 0
+    for i in range(first, min(first + TOGETHER, rows.keys.size)):
+        of_key, t = store.keys[rows.keys[i]], rows.times[i]
+        newest = of_key[NEWEST]
+        if newest < 0 or events[newest, TIME] <= t:
+            continue
+        until = t
+        for span in range(wants.spans.size):
+            length = wants.spans[span]
+            if _far_back(events[newest, TIME], t, length):
+                until = min(until, t - length)
+            elif of_key[SPANS + span] >= 0:
+                walks[active, 0], walks[active, 1] = of_key[SPANS + span], t - length
+                active += 1
+        walks[active, 0], walks[active, 1] = newest, until
+        active += 1
+    while active > 0:
+        w = 0
+        while w < active:
+            event = walks[w, 0]
+            if event >= 0 and events[event, TIME] > walks[w, 1]:
+                event = events[event, BEFORE]
+                if event >= 0:
+                    prefetch(events, event * events.shape[1])
+                    prefetch(events, (event + 1) * events.shape[1] - 1)
+                walks[w, 0] = event
+                w += 1
+            else:
+                active -= 1
+                walks[w, 0], walks[w, 1] = walks[active, 0], walks[active, 1]
 
 
 @tight
@@ -86,17 +143,13 @@ def _counted(events: Table, event: int, since: int, value: int) -> int:
     return found
 
 
-@inlined
-def _sum(
-    events: Table, event: int, since: int, value: int, word: int, sums: SumArrays, at: int, square: int, sign: int
+@tight
+def _add_squares(
+    events: Table, event: int, since: int, value: int, word: int, sums: SumArrays, at: int, sign: int
 ) -> None:
     while event >= 0 and events[event, TIME] > since:
         if (events[event, VALID] >> value) & 1:
-            x = np.int64(events[event, word]).view(np.float64)
-            if square:
-                add_exact_square(sums, at, x, sign)
-            else:
-                add_exact(sums, at, x, sign)
+            add_exact_square(sums, at, np.int64(events[event, word]).view(np.float64), sign)
         event = events[event, BEFORE]
 
 
@@ -126,8 +179,11 @@ def _walk(wants: Wants, store: Store, sums: SumArrays, key: int, event: int, sin
             of_key[wants.words[3] + c] += sign * _counted(events, event, since, wants.counts[c, 1])
     for f in range(number):
         if wants.sums[f, 0] == span:
-            value = wants.sums[f, 1]
-            _sum(events, event, since, value, values + value, sums, key * number + f, wants.sums[f, 2], sign)
+            value, at = wants.sums[f, 1], key * number + f
+            if wants.sums[f, 2]:
+                _add_squares(events, event, since, value, values + value, sums, at, sign)
+            else:
+                add_run(events, event, since, value, values + value, sums, at, sign)
     for w in range(wants.wides.shape[0]):
         if wants.wides[w, 0] == span:
             value, at = wants.wides[w, 1], wants.words[4] + 2 * w
@@ -145,7 +201,7 @@ def rewind(wants: Wants, store: Store, sums: SumArrays, key: int, event: int, sp
     events, of_key = store.events, store.keys[key]
     newest = of_key[NEWEST]
     length, t = wants.spans[span], events[event, TIME]
-    if 2 * (events[newest, TIME] - t) > length:
+    if _far_back(events[newest, TIME], t, length):
         _empty(wants, sums, of_key, key, span)
         return bool(_walk(wants, store, sums, key, event, t - length, span, 1))
     # The row is in the window, so all that came after it is too, and what lies before the window is older than the row.
