@@ -278,7 +278,7 @@ def random_rows(
     frames = {}
     uid = 0
     for topic in topics:
-        n = int(random.integers(0, 60))
+        n = int(random.integers(0, 36))
         time = np.cumsum(random.integers(0, int(random.choice((2, 5))), n))
         back = random.integers(0, lateness + 1, n)
         time = np.maximum.accumulate(time) - back if n else time

@@ -87,13 +87,14 @@ def test_a_union_takes_a_branch_that_brings_a_column_which_only_others_read() ->
 
 OTHER = parse_contract(
     '{"type": "record", "name": "other", "sp:version": 1, "fields": [{"name": "k", "type": "string", '
-    '"sp:role": "key"}, {"name": "x", "type": "string"}, {"name": "v", "type": "long"}, {"name": "at", "type": {"type": "long", '
+    '"sp:role": "key"}, {"name": "x", "type": "string"}, {"name": "v", "type": "long"}, {"name": "at", '
+    '"type": {"type": "long", '
     '"logicalType": "timestamp-micros"}, "sp:role": "event_time"}]}'
 )
 
 
 @pytest.mark.parametrize("join", ["as_of", "within", "within left"])
-def test_a_join_may_bring_a_column_that_only_others_read_under_the_name_of_one_that_is_not_there(join: str) -> None:
+def test_a_join_may_bring_a_column_under_the_name_of_one_that_is_not_decoded(join: str) -> None:
     a, b = sp.source("a", contract=LEFT) | sp.ordered(), sp.source("b", contract=OTHER) | sp.ordered()
     right = b | sp.key_by("k")
     joined = a | sp.key_by("k") | JOINS[join](right)

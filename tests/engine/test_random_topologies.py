@@ -123,7 +123,7 @@ class Run:
 
 def sizes(seed: int) -> Iterator[int]:
     random = np.random.default_rng(seed)
-    return iter(random.choice((1, 2, 3, 7, 20), 100_000).tolist())
+    return iter(random.choice((1, 4, 9, 25), 10_000).tolist())
 
 
 def bodies(driven: Driven) -> dict[str, list[bytes | None]]:
