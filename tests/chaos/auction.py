@@ -114,12 +114,7 @@ def wide(commit: str = "10ms") -> Topology:
     """Three stages over two sources: dedupe by id, change of key to the auction, as-of join with its floor price."""
     good = sp.source("bids", contract="bid.v1", lateness="20ms") | sp.require(positive=pl.col("price") > 0)
     once = good | sp.ordered(by=("id", "auction", "who")) | sp.dedupe("id", within="1s")
-    floor = (
-        sp.source("prices", contract="price.v1", lateness="20ms")
-        | sp.key_by("auction")
-        | sp.ordered(by=("id",))
-        | sp.select("auction", "floor")
-    )
+    floor = sp.source("prices", contract="price.v1", lateness="20ms") | sp.key_by("auction") | sp.ordered(by=("id",))
     by_auction = once | sp.key_by("auction") | sp.ordered(by=("id", "who"))
     return sp.Topology(
         "wide",
@@ -127,7 +122,7 @@ def wide(commit: str = "10ms") -> Topology:
         sinks={
             "once": once,
             "spend": once | sp.key_by("who") | sp.tumbling("50ms", n=sp.count(), spend=sp.total("price")),
-            "checked": by_auction | sp.as_of(floor, max_age="2s"),
+            "checked": by_auction | sp.as_of(floor, max_age="2s", columns=("floor",)),
             "hot": by_auction
             | sp.lookback(n=sp.count().over("200ms"), mean=sp.mean("price").over("200ms"))
             | sp.where(pl.col("n") > 2),
