@@ -116,8 +116,8 @@ class _Step:
         for edge in self.stage.edges:
             batch = outputs[edge.edge.port]
             self.fates.emitted.append(batch.meta[:, ACCOUNT])
-            # An idle task must not hold back those below it: they are told when it falls asleep.
-            news = int(self.state.watermark) > before or (self._is_idle() and not slept)
+            # An idle task must not hold back those below it: they are told when it falls asleep, and when it wakes.
+            news = int(self.state.watermark) > before or self._is_idle() != slept
             self._write_edge(edge, batch, moved=news)
         self._write_rejects(frames if keep else None)
         # Rows that operators refuse are counted here too, so the ledger is settled last.
