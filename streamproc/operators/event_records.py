@@ -103,7 +103,7 @@ class Results(NamedTuple):
     walks: Table
 
 
-TOGETHER: Final = 16
+TOGETHER: Final = 24
 """Rows whose events are fetched at once."""
 
 
