@@ -29,7 +29,7 @@ _TO_96: Final = 2.0**96
 
 
 @inlined
-def _add_pieces(sums: SumArrays, at: int, low: np.uint64, high: int, grid: int) -> None:
+def _add_pieces(sums: SumArrays, at: int, low: np.uint64, high: np.int64, grid: np.int64) -> None:
     scale = np.int64((grid - 52) << 52).view(np.float64)
     first = np.int64(low) & _PIECE
     second = ((np.int64(low) >> 48) & np.int64(0xFFFF)) | ((high << 16) & _PIECE)
