@@ -36,7 +36,7 @@ schemas = st.dictionaries(names, st.tuples(dtypes, st.booleans(), st.sampled_fro
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=60)
 @given(schemas)
 def test_the_text_of_a_derived_contract_reads_back_as_the_same_columns(schema: Schema) -> None:
     contract = contract_of("alert", schema)

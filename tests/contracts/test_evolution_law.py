@@ -20,7 +20,7 @@ from streamproc.errors import InvalidSchema
 from streamproc.wire import Decoder
 
 _CHECKER: Callable[[], ReaderWriterCompatibilityChecker] = ReaderWriterCompatibilityChecker
-RELAXED = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+RELAXED = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
 
 def contract(schema: Any) -> Contract | None:

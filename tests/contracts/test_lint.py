@@ -38,7 +38,7 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=120)
 @given(json_values)
 def test_any_json_is_a_schema_or_refused_never_a_crash(value: Any) -> None:
     try:
@@ -47,7 +47,7 @@ def test_any_json_is_a_schema_or_refused_never_a_crash(value: Any) -> None:
         assert error.hint
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(st.data())
 def test_a_damaged_schema_is_a_schema_or_refused_never_a_crash(data: st.DataObject) -> None:
     schema = data.draw(records())

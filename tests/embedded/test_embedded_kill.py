@@ -91,8 +91,8 @@ def survive(path: Path, kills: int, seed: int) -> int:
     return steps
 
 
-def test_20_kills_lose_and_double_nothing(tmp_path: Path) -> None:
-    assert survive(tmp_path / "log.db", 20, seed=1) > 20
+def test_10_kills_lose_and_double_nothing(tmp_path: Path) -> None:
+    assert survive(tmp_path / "log.db", 10, seed=1) > 10
 
 
 @pytest.mark.long

@@ -18,7 +18,7 @@ def situations(draw: st.DrawFn) -> tuple[int, set[str], dict[int, str]]:
     return partitions, draw(members), held
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(situations())
 def test_shares_are_complete_and_balanced_and_few_move(situation: tuple[int, set[str], dict[int, str]]) -> None:
     partitions, present, held = situation

@@ -122,7 +122,7 @@ def test_json_objects_are_taken_apart_as_pythons_json_module_does(
             assert json.loads(text) == expected
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=150)
 @given(
     line=st.one_of(
         st.dictionaries(st.sampled_from("ab"), st.integers(-9, 9) | st.text(max_size=2) | st.booleans(), max_size=2)

@@ -59,7 +59,7 @@ def naive_as_of(
     return out, late, sorted(absorbed)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data(), timed_streams(ports=2, max_rows=45), AGES)
 def test_in_order_of_arrival_as_of_equals_its_twin_that_forgets_nothing(
     data: st.DataObject, stream: TestStream, max_age: int | None
@@ -71,7 +71,7 @@ def test_in_order_of_arrival_as_of_equals_its_twin_that_forgets_nothing(
     assert result.sorted_fates() == ([], [], absorbed)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data(), timed_streams(ports=2, max_rows=45, in_order=True), AGES)
 def test_below_ordered_every_right_row_up_to_the_left_one_counts(
     data: st.DataObject, stream: TestStream, max_age: int | None

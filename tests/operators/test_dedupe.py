@@ -34,7 +34,7 @@ def naive_dedupe(stream: TestStream, columns: tuple[str, ...], within: int) -> t
     return [row.account for row in through], late
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data(), timed_streams(max_rows=45), WITHIN, st.sampled_from([("key",), ("value",), ("key", "value")]))
 def test_dedupe_equals_its_twin_that_forgets_nothing(
     data: st.DataObject, stream: TestStream, within: int, columns: tuple[str, ...]

@@ -20,7 +20,7 @@ from streamproc.operators import aggregates as of
 from streamproc.operators.lookback import Lookback, lookback
 from streamproc.state import export_state, import_state
 
-LAWS = settings(max_examples=200, deadline=None)
+LAWS = settings(max_examples=60, deadline=None)
 POOL: list[of.Aggregate] = [
     of.count(), of.count("x"), of.total("x"), of.total("i"), of.total("d"), of.mean("x"), of.mean("i"), of.mean("d"),
     of.var("x"), of.var("i"), of.min("x"), of.max("x"), of.min("i"), of.max("i"), of.first("x"), of.last("x"),

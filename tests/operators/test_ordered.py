@@ -59,7 +59,7 @@ def naive_ordered(stream: TestStream, by: tuple[str, ...]) -> tuple[list[tuple[A
     return gone, late, sorted(r.account for r in waiting)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data(), timed_streams(), BY)
 def test_ordered_equals_its_row_at_a_time_twin_under_any_cut(
     data: st.DataObject, stream: TestStream, by: tuple[str, ...]

@@ -19,7 +19,7 @@ from streamproc.operators.sessions import Sessions, session
 from streamproc.operators.windows import Windows, sliding, tumbling
 from streamproc.state import export_state, import_state
 
-LAWS = settings(max_examples=200, deadline=None)
+LAWS = settings(max_examples=60, deadline=None)
 SECOND = 1_000_000
 ALL: dict[str, of.Aggregate] = {
     "n": of.count(),

@@ -106,7 +106,7 @@ def seen(result: Any) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data(), timed_streams(ports=2, max_rows=45), SPANS, HOWS)
 def test_in_order_of_arrival_within_equals_its_twin_that_forgets_nothing(
     data: st.DataObject, stream: TestStream, spans: tuple[int, int], how: How
@@ -115,7 +115,7 @@ def test_in_order_of_arrival_within_equals_its_twin_that_forgets_nothing(
     assert seen(result) == naive_within(stream, spans, how)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data(), timed_streams(ports=2, max_rows=45, in_order=True), SPANS, HOWS)
 def test_below_ordered_pairs_come_in_order_of_event_time(
     data: st.DataObject, stream: TestStream, spans: tuple[int, int], how: How
