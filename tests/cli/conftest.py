@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -80,3 +81,9 @@ def topology(project: Path) -> Callable[[str, str], str]:
         return name
 
     return write
+
+
+@pytest.fixture(autouse=True)
+def search_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command puts the folder of a topology on the module search path; it must not stay there for other tests."""
+    monkeypatch.setattr(sys, "path", list(sys.path))

@@ -43,11 +43,11 @@ def test_produce_names_each_row_that_it_cannot_use_and_exits_1(project: Path, co
 
 @pytest.mark.parametrize("name", ["payments.parquet", "payments.jsonl", "payments.avro"])
 def test_what_replay_writes_to_a_file_produce_reads(filled: Path, command: CommandLine, name: str) -> None:
-    (filled / "copy.py").write_text(
+    (filled / "forward.py").write_text(
         'import streamproc as sp\nt = sp.Topology("copy", sinks={"copied": sp.source("payments", contract="payment", '
         'lateness="1m") | sp.select("payment_id", "card_id", "amount", "paid_at")})\n'
     )
-    command.fine("replay", "copy.py", "--by-event-time", "--out", name)
+    command.fine("replay", "forward.py", "--by-event-time", "--out", name)
     command.fine("produce", name, "again", "--contract", "payment")
     assert command.fine("diff", "payments", "again").out == "equal: 200 rows\n"
     assert command.fine("diff", name, "again").out == "equal: 200 rows\n"
