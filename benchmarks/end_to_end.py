@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sqlite3
 import tempfile
 import time
 from pathlib import Path
+
+os.environ.setdefault("POLARS_MAX_THREADS", "1")  # as the command line does: a worker is one core
 
 import click
 import fastavro

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import numba as nb
 import numpy as np
 import polars as pl
 
@@ -19,7 +20,7 @@ from streamproc.engine.timeline import BAD, MARK, ROW
 from streamproc.errors import CorruptLog
 from streamproc.event_time import MAX_TIME, MIN_TIME
 from streamproc.graph import Source
-from streamproc.hashing import record_hashes
+from streamproc.hashing import frozen, record_hashes
 from streamproc.planning.carried import carriage
 from streamproc.planning.plan import StageInput
 from streamproc.ports import Block, Int64s
@@ -111,13 +112,7 @@ class SourceIntake:
         """
         n = len(block)
         decoded = self._reader.decode(block.buffer, block.value_starts, block.value_ends)
-        units = np.zeros((n, UNIT_WIDTH), np.int64)
-        units[:, OFFSET] = block.offsets
-        units[:, STAMP] = block.timestamps
-        units[:, DIGEST] = record_hashes(
-            block.buffer, block.key_starts, block.key_ends, block.value_starts, block.value_ends
-        ).view(np.int64)
-        units[:, ADVANCE] = MIN_TIME
+        digests = record_hashes(block.buffer, block.key_starts, block.key_ends, block.value_starts, block.value_ends)
         rows = decoded.rows
         reasons: list[str] = []
         bad_reason = np.full(n, -1, np.int64)
@@ -137,19 +132,58 @@ class SourceIntake:
                 reasons.append("no event time" if missing[row] else "future" if future[row] else "past")
             keep = np.flatnonzero(~wrong)
             rows, event_time, frame = rows[keep], event_time[keep], frame[keep]
-        units[rows, KIND] = ROW
-        units[rows, TIME] = event_time
-        units[rows, ADVANCE] = event_time - self._source.lateness_us
-        units[rows, INDEX] = np.arange(rows.size)
-        bad = units[:, KIND] == BAD
-        units[bad, INDEX] = bad_reason[bad]
-        meta = np.zeros((rows.size, WIDTH), np.int64)
-        meta[:, EVENT_TIME] = event_time
-        meta[:, C0] = (self._rank << 32) | block.partition
-        meta[:, C1] = block.offsets[rows]
-        records = np.stack((block.value_starts, block.value_ends, block.key_starts, block.key_ends), axis=1)
-        raw = Raw(block.buffer, *(np.ascontiguousarray(records[rows, column]) for column in range(4)))
+        units, meta = _source_units(
+            frozen(rows),
+            frozen(event_time),
+            frozen(bad_reason),
+            frozen(block.offsets),
+            frozen(block.timestamps),
+            frozen(digests.view(np.int64)),
+            self._source.lateness_us,
+            (self._rank << 32) | block.partition,
+        )
+        bounds = (block.value_starts, block.value_ends, block.key_starts, block.key_ends)
+        records = np.stack(bounds, axis=1)
+        raw = Raw(block.buffer, *(bounds if rows.size == n else (bound[rows] for bound in bounds)))
         return Units(units, frame.select(self._wanted), meta, raw, block.buffer, records, tuple(reasons))
+
+
+@nb.njit(cache=True)
+def _source_units(
+    rows: Int64s,
+    event_time: Int64s,
+    reason: Int64s,
+    offsets: Int64s,
+    stamps: Int64s,
+    digests: Int64s,
+    lateness: int,
+    place: int,
+) -> tuple[Int64s, Meta]:
+    """The units of a block's records and the meta matrix of its rows, in one pass.
+
+    rows, event_time  int64[k]: records that gave a row, ascending; reason int64[n]: why the others gave none
+    """
+    n = offsets.size
+    units = np.zeros((n, UNIT_WIDTH), np.int64)
+    meta = np.zeros((rows.size, WIDTH), np.int64)
+    row = 0
+    for i in range(n):
+        units[i, OFFSET] = offsets[i]
+        units[i, DIGEST] = digests[i]
+        units[i, STAMP] = stamps[i]
+        if row < rows.size and rows[row] == i:
+            units[i, KIND] = ROW
+            units[i, TIME] = event_time[row]
+            units[i, ADVANCE] = event_time[row] - lateness
+            units[i, INDEX] = row
+            meta[row, EVENT_TIME] = event_time[row]
+            meta[row, C0] = place
+            meta[row, C1] = offsets[i]
+            row += 1
+        else:
+            units[i, ADVANCE] = MIN_TIME
+            units[i, INDEX] = reason[i]
+    return units, meta
 
 
 class EdgeIntake:
