@@ -29,8 +29,8 @@ from streamproc.runtime.worker import Worker
 from streamproc.testing import MemoryLog, append_frame
 from streamproc.testing.drive import Driven, driven
 
-SEEDS = range(60)
-MORE = range(60, 2_000)
+SEEDS = range(40)
+MORE = range(40, 2_000)
 GARBAGE = [b"", b"\x00\x00\x00\x00\x01\xff", b"no avro", None]
 
 

@@ -343,7 +343,7 @@ def test_text_that_is_not_utf8_in_parquet_costs_its_row(tmp_path: Path) -> None:
     ]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(
     ending=st.sampled_from(["csv", "jsonl", "avro", "parquet", "csv.gz"]),
     place=st.integers(0, 2**20),
