@@ -15,6 +15,7 @@ from killing import FAR, payloads
 from connectors.checkpoints import DirectoryCheckpoints
 from connectors.embedded import EmbeddedLog
 from streamproc.engine.compiled import TaskState
+from streamproc.hashing import content_id
 from streamproc.ports import CheckpointManifest, Log
 from streamproc.runtime.binding import Binding, bind
 from streamproc.runtime.replay import source_ends
@@ -140,16 +141,18 @@ def test_a_checkpoint_of_a_step_that_the_journal_does_not_know_is_ignored(
     store = DirectoryCheckpoints(tmp_path / "copy")
     for task in store.tasks():
         newest = store.manifests(task)[0]
-        store.put_manifest(foreign(newest, change))
+        store.put_manifest(foreign(store, newest, change))
     assert state_of(binding, log, store) == state_of(binding, log, None)
 
 
-def foreign(manifest: CheckpointManifest, change: str) -> CheckpointManifest:
+def foreign(store: DirectoryCheckpoints, manifest: CheckpointManifest, change: str) -> CheckpointManifest:
     """The manifest with other blocks, that lies about what it stands on."""
     arrays = dict(manifest.arrays)
-    name = next(name for name, (dtype, shape, blocks) in sorted(arrays.items()) if blocks)
-    dtype, shape, blocks = arrays[name]
-    arrays[name] = (dtype, shape, tuple(reversed(blocks)))
+    dtype, shape, blocks = arrays["ledger.counts"]
+    counts = bytearray(store.get_block(blocks[0]))
+    counts[0] ^= 1
+    store.put_blocks({content_id(counts): bytes(counts)})
+    arrays["ledger.counts"] = (dtype, shape, (content_id(counts), *blocks[1:]))
     if change == "step":
         return replace(manifest, step=manifest.step + 1_000, arrays=arrays)
     if change == "chain":

@@ -10,6 +10,12 @@ from demo_run import DemoRun
 
 from streamproc.cli.app import cli
 
+FATES = {
+    "inventory.movements": (320_705, 318_906, 0, 0, 0, 1_799),
+    "sales.orders": (13_905, 11_413, 0, 1_081, 0, 1_411),
+    "service.returns": (2_554, 2_427, 0, 127, 0, 0),
+}
+
 
 def test_the_demo_accounts_for_every_row(demo: DemoRun) -> None:
     assert demo.answer["rows"] == 337_164
@@ -28,11 +34,7 @@ def test_the_demo_says_what_it_does_on_stderr_and_only_json_on_stdout(demo: Demo
 
 def test_the_demo_has_the_figures_that_the_readme_shows(demo: DemoRun) -> None:
     fates = {name: tuple(row.values()) for name, row in demo.answer["sources"].items()}
-    assert fates == {
-        "inventory.movements": (320_705, 318_906, 0, 0, 0, 1_799),
-        "sales.orders": (13_905, 11_413, 0, 1_081, 0, 1_411),
-        "service.returns": (2_554, 2_427, 0, 127, 0, 0),
-    }
+    assert fates == FATES
     assert list(demo.answer["sources"]["sales.orders"]) == [
         "in",
         "emitted",
