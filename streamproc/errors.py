@@ -103,6 +103,14 @@ class Fenced(LogError):
     """Another worker took over; this one's writes are refused."""
 
 
+class StaleMember(Fenced):
+    """The group moved on without this member: its commit is refused, though nobody took its name."""
+
+
+class UnknownOutcome(LogError):
+    """Nobody can say whether a commit happened: only what the log shows as committed may be believed."""
+
+
 class OffsetOutOfRange(LogError):
     """The log does not hold the offset that was asked for."""
 

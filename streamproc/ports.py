@@ -144,6 +144,8 @@ class TopicSettings:
 
     retention_us    records whose timestamp is older than this may go; None keeps them for ever
     retention_bytes per partition, the oldest records beyond this size may go; None keeps them
+    append_time     records get the log's own append time even where a timestamp was given; a log whose stamps are
+                    always its own may ignore it
     compacted       of each key only the newest record must stay; a null value deletes the key; records without key and
                     the partition's last record stay, so that a reader below the end always finds a record
     """
@@ -152,6 +154,7 @@ class TopicSettings:
     retention_us: int | None = None
     retention_bytes: int | None = None
     compacted: bool = False
+    append_time: bool = field(default=False, compare=False)
 
 
 class Membership(Protocol):
@@ -174,6 +177,10 @@ class Membership(Protocol):
         called `released`, or its lease ran out.  Raises Fenced if this member itself lost its lease, left, or was
         started again elsewhere: then its work is not its own any more, and it joins anew.
         """
+        ...
+
+    def renew(self) -> None:
+        """A sign of life in the middle of work: nothing moves away from this member by it.  Raises Fenced like `poll`."""
         ...
 
     def released(self, partitions: Iterable[int]) -> None:
@@ -215,8 +222,10 @@ class Transaction(Protocol):
     def commit(self) -> dict[TopicPartition, tuple[int, int]]:
         """Makes all of it durable and visible; gives the half-open offset range that each partition's appends got.
 
-        Raises Fenced if a newer producer has this transactional id, or the membership is stale, and LogBusy: then
-        nothing happened.  After LogBusy the transaction is still open and may be committed again.
+        Raises Fenced if a newer producer has this transactional id, or the membership is stale (StaleMember), and
+        LogBusy: then nothing happened.  After LogBusy the transaction is still open and may be committed again.
+        Raises UnknownOutcome where the log cannot say what happened: close the producer, open it anew under the same id
+        (which settles what was open), and believe only what is committed.
         """
         ...
 
@@ -266,8 +275,18 @@ class Log(Protocol):
         """The first offset that the log promises to hold; compaction leaves it, and may take records behind it."""
         ...
 
-    def end_offset(self, partition: TopicPartition) -> int:
-        """One past the last committed record (the last stable offset)."""
+    def end_offset(self, partition: TopicPartition, *, isolation: Isolation = "read_committed") -> int:
+        """One past the last committed record (the last stable offset); may ask over the network.
+
+        With "read_uncommitted" one past the last record of all, also of transactions that are still open.
+        """
+        ...
+
+    def available(self, partition: TopicPartition, offset: int) -> int:
+        """An offset up to which `read` from `offset` on answers at once; never beyond the end, and cheap.
+
+        It may lag behind the end: nothing is said by it about what else the log holds.
+        """
         ...
 
     def offset_at(self, partition: TopicPartition, timestamp: int) -> int:
@@ -280,6 +299,7 @@ class Log(Protocol):
         """Committed records from `offset` on: as many as the bounds allow, at least one if there is one, else none.
 
         Raises OffsetOutOfRange below the start or beyond the end, CorruptLog for a damaged block, UnknownTopic.
+        Waits while the log says that there is something and does not hand it out yet.
         """
         ...
 
@@ -299,7 +319,7 @@ class Log(Protocol):
         ...
 
     def committed(self, group: str) -> dict[TopicPartition, int]:
-        """The group's committed next offsets."""
+        """The group's committed next offsets; waits for a transaction that is about to change them."""
         ...
 
     def groups(self) -> list[str]:

@@ -17,7 +17,7 @@ from connectors.embedded.upkeep import Upkeep, enforce_retention, remove_before,
 from connectors.embedded.verifying import Finding, findings
 from connectors.embedded.writing import EmbeddedProducer
 from streamproc.errors import LogError
-from streamproc.ports import Block, TopicPartition, TopicSettings
+from streamproc.ports import Block, Isolation, TopicPartition, TopicSettings
 
 _NAME: Final = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _LOOKS_S: Final = (0.001, 0.005)
@@ -131,10 +131,14 @@ class EmbeddedLog:
         with self._database.reading():
             return partition_row(self._database, partition).start
 
-    def end_offset(self, partition: TopicPartition) -> int:
-        """One past the last committed record."""
+    def end_offset(self, partition: TopicPartition, *, isolation: Isolation = "read_committed") -> int:
+        """One past the last committed record; what is not committed lies in its writer's memory, not here."""
         with self._database.reading():
             return partition_row(self._database, partition).end
+
+    def available(self, partition: TopicPartition, offset: int) -> int:
+        """The end offset: all of it can be read at once."""
+        return self.end_offset(partition)
 
     def offset_at(self, partition: TopicPartition, timestamp: int) -> int:
         """The first offset whose record timestamp is >= `timestamp` (µs), or the end offset.

@@ -103,6 +103,10 @@ class EmbeddedMembership:
         self._renewed = now
         return mine
 
+    def renew(self) -> None:
+        """Renews the lease; partitions stay until `released`."""
+        self.poll()
+
     def released(self, partitions: Iterable[int]) -> None:
         """Says that the work on these partitions is committed: those that are to move away now do."""
         with self._database.writing():

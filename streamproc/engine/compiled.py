@@ -62,8 +62,8 @@ class Names:
 
     @property
     def workers(self) -> str:
-        """The group that shares out the tasks."""
-        return f"{self.topology}.v{self.version}.workers"
+        """The group that shares out the tasks: the one of stage 0, so that its offsets need no second fence."""
+        return self.group(0)
 
 
 @dataclass(frozen=True, slots=True)

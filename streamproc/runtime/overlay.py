@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from streamproc.ports import Block, Log, Membership, Producer, TopicPartition, TopicSettings
+from streamproc.ports import Block, Isolation, Log, Membership, Producer, TopicPartition, TopicSettings
 
 
 class OverlayLog:
@@ -49,9 +49,13 @@ class OverlayLog:
         first = self._of(partition.topic).start_offset(partition)
         return max(first, self._starts.get(partition, first))
 
-    def end_offset(self, partition: TopicPartition) -> int:
+    def end_offset(self, partition: TopicPartition, *, isolation: Isolation = "read_committed") -> int:
         """One past the last committed record."""
-        return self._of(partition.topic).end_offset(partition)
+        return self._of(partition.topic).end_offset(partition, isolation=isolation)
+
+    def available(self, partition: TopicPartition, offset: int) -> int:
+        """Up to where a read answers at once."""
+        return self._of(partition.topic).available(partition, offset)
 
     def offset_at(self, partition: TopicPartition, timestamp: int) -> int:
         """The first offset at or after a moment."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from streamproc.errors import Fenced, LogError, OffsetOutOfRange, UnknownTopic, did_you_mean
-from streamproc.ports import Block, HeaderColumn, Membership, TopicPartition, TopicSettings
+from streamproc.ports import Block, HeaderColumn, Isolation, Membership, TopicPartition, TopicSettings
 
 
 @dataclass(slots=True)
@@ -86,8 +86,12 @@ class MemoryLog:
         """The first offset held."""
         return self._at(partition).start
 
-    def end_offset(self, partition: TopicPartition) -> int:
+    def end_offset(self, partition: TopicPartition, *, isolation: Isolation = "read_committed") -> int:
         """One past the last committed record."""
+        return self._at(partition).end
+
+    def available(self, partition: TopicPartition, offset: int) -> int:
+        """The end offset."""
         return self._at(partition).end
 
     def offset_at(self, partition: TopicPartition, timestamp: int) -> int:
@@ -280,6 +284,10 @@ class MemoryMembership:
         members[self._member] |= target - taken
         self._seen = self._group.generation
         return frozenset(keep | (target - taken))
+
+    def renew(self) -> None:
+        """Nothing runs out here."""
+        self.poll()
 
     def released(self, partitions: Iterable[int]) -> None:
         """The work on these partitions is finished."""
