@@ -107,6 +107,10 @@ class StaleMember(Fenced):
     """The group moved on without this member: its commit is refused, though nobody took its name."""
 
 
+class LogUnavailable(LogError):
+    """The log cannot be reached now; nothing happened, and later it may answer."""
+
+
 class UnknownOutcome(LogError):
     """Nobody can say whether a commit happened: only what the log shows as committed may be believed."""
 

@@ -180,7 +180,7 @@ class Membership(Protocol):
         ...
 
     def renew(self) -> None:
-        """A sign of life in the middle of work: nothing moves away from this member by it.  Raises Fenced like `poll`."""
+        """A sign of life in the middle of work, by which nothing moves away.  Raises Fenced like `poll`."""
         ...
 
     def released(self, partitions: Iterable[int]) -> None:
@@ -299,7 +299,8 @@ class Log(Protocol):
         """Committed records from `offset` on: as many as the bounds allow, at least one if there is one, else none.
 
         Raises OffsetOutOfRange below the start or beyond the end, CorruptLog for a damaged block, UnknownTopic.
-        Waits while the log says that there is something and does not hand it out yet.
+        Waits while the log says that there is something and does not hand it out yet.  Every call of a log that lies
+        elsewhere may raise LogUnavailable.
         """
         ...
 

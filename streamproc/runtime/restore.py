@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from streamproc.engine.compiled import TaskState
 from streamproc.errors import ForeignFingerprint, LogError, ReplayDiverged
@@ -12,9 +12,13 @@ from streamproc.hashing import content_id
 from streamproc.ports import CheckpointManifest, CheckpointStore, Log, TopicPartition
 from streamproc.runtime.binding import Binding
 from streamproc.runtime.checkpoint import load_state
+from streamproc.runtime.clock import Clock, SystemClock
 from streamproc.runtime.fingerprints import run_head
 from streamproc.runtime.journal import Entry, entries_of
 from streamproc.runtime.task import TakenStep, Task
+
+_SETTLING_S: Final = 120.0
+_SETTLING_LOOK_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +53,35 @@ def restore_task(
     *,
     stops: Mapping[TopicPartition, int] | None = None,
     on_step: Callable[[], None] | None = None,
+    clock: Clock | None = None,
 ) -> Restored:
     """The task with its state rebuilt from what is committed; `on_step` is called after each step that ran again.
 
-    Digests of every step that runs again are compared with the journal's. Raises ForeignFingerprint for a journal of
-    another build, ReplayDiverged, InputChanged and InputGone where the past cannot be reproduced, LogError where
-    journal
-    and committed offsets disagree.
+    The order matters: first the group's committed offsets, then the journal's end with everything in flight, then the
+    journal up to there; any other order takes a commit that becomes visible meanwhile for a contradiction. Digests of
+    every step that runs again are compared with the journal's. Raises ForeignFingerprint for a journal of another
+    build, ReplayDiverged, InputChanged and InputGone where the past cannot be reproduced, LogError where journal and
+    committed offsets disagree.
     """
     place = TopicPartition(binding.names.tasks, number)
-    end = log.end_offset(place)
+    group = binding.names.group(binding.task_of(number)[0].stage.index)
+    committed = log.committed(group)
+    end = settled_end(log, place, clock, on_step)
     start = log.start_offset(place)
     fresh_task = Task(binding, number, log, stops=stops)
-    if end == start == 0:
+    first, head = next(journal_entries(log, place, start, end), (end, None))
+    if head is None:
+        mine = sorted(set(committed) & set(fresh_task.offsets))
+        if mine:
+            raise LogError(
+                f"{fresh_task.name} has committed offsets ({mine[0].topic}-{mine[0].partition}@{committed[mine[0]]}) "
+                "and no journal",
+                hint=f"somebody removed '{place.topic}': run a new version, or delete the group '{group}'",
+            )
         return Restored(fresh_task, 0, True, end)
-    head: Entry | None = None
-    if start == 0:
-        head = next(entry for _, entry in journal_entries(log, place, 0, 1))
+    if head.kind != "start":
+        head = None
+    else:
         check_head(binding, fresh_task, head.head)
     task, after = _from_checkpoint(binding, fresh_task, log, checkpoints, place, stops)
     if task is None:
@@ -74,18 +90,43 @@ def restore_task(
                 f"the journal of {fresh_task.name} begins at step {start} and no sound checkpoint reaches back to it",
                 hint="replay the topology's history under a new version",
             )
-        task, after = Task(binding, number, log, state=start_state(fresh_task, head), stops=stops), 1
+        task, after = Task(binding, number, log, state=start_state(fresh_task, head), stops=stops), first + 1
     steps = 0
     last = 0
-    for _, entry in journal_entries(log, place, after, end):
+    journal_end = after
+    for offset, entry in journal_entries(log, place, after, end):
+        journal_end = offset + 1
         taken = task.rerun(entry)
         compare(task, entry, taken)
         steps += 1
         last = entry.step
         if on_step is not None:
             on_step()
-    _check_offsets(binding, task, log, last or task.state.steps)
-    return Restored(Task(binding, number, log, state=task.state, stops=stops), steps, False, end)
+    _check_offsets(task, committed, last or task.state.steps)
+    return Restored(Task(binding, number, log, state=task.state, stops=stops), steps, False, journal_end)
+
+
+def settled_end(
+    log: Log, place: TopicPartition, clock: Clock | None = None, on_wait: Callable[[], None] | None = None
+) -> int:
+    """The end of a partition once all that was written to it before is committed or aborted.
+
+    What a dead worker left open holds the committed end back until the log gives it up; to restore up to there would
+    miss commits that lie behind it. Raises LogError if that takes longer than any transaction may last.
+    """
+    clock = clock or SystemClock()
+    target = log.end_offset(place, isolation="read_uncommitted")
+    until = clock.monotonic() + _SETTLING_S
+    while (end := log.end_offset(place)) < target:
+        if clock.monotonic() >= until:
+            raise LogError(
+                f"a transaction on {place.topic}-{place.partition} is open since {_SETTLING_S:.0f} s",
+                hint="look for a worker that hangs, or abort the transaction with the log's own tools",
+            )
+        if on_wait is not None:
+            on_wait()
+        clock.sleep(_SETTLING_LOOK_S)
+    return end
 
 
 def compare(task: Task, entry: Entry, taken: TakenStep) -> None:
@@ -189,8 +230,7 @@ def _journal_offset(manifest: CheckpointManifest) -> int:
     return offset if isinstance(offset, int) else -1
 
 
-def _check_offsets(binding: Binding, task: Task, log: Log, step: int) -> None:
-    committed = log.committed(binding.names.group(task.stage.stage.index))
+def _check_offsets(task: Task, committed: Mapping[TopicPartition, int], step: int) -> None:
     for place, offset in task.offsets.items():
         if place in committed and committed[place] != offset:
             raise LogError(

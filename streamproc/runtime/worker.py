@@ -9,32 +9,39 @@ from __future__ import annotations
 
 import gc
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
-from streamproc.engine.intake import Units
-from streamproc.errors import Fenced, LogBusy, LogError
-from streamproc.event_time import MAX_TIME, span_us
-from streamproc.ports import CheckpointStore, Log, Membership, Producer, TopicPartition, Transaction
+from streamproc.errors import Fenced, LogError, LogUnavailable, StaleMember, UnknownOutcome
+from streamproc.event_time import span_us
+from streamproc.ports import CheckpointStore, Log, Membership, Producer, TopicPartition
 from streamproc.runtime.binding import Binding
 from streamproc.runtime.checkpoint import save_state
-from streamproc.runtime.journal import Entry, entry_block
-from streamproc.runtime.restore import journal_entries, journal_mark, restore_task, stands_on, start_entry
+from streamproc.runtime.clock import Clock, SystemClock
+from streamproc.runtime.committing import commit_steps
+from streamproc.runtime.ending import Ending
+from streamproc.runtime.journal import Entry
+from streamproc.runtime.quiet import Quiet
+from streamproc.runtime.restore import journal_mark, restore_task, stands_on, start_entry
 from streamproc.runtime.task import TakenStep, Task
 
 logger = logging.getLogger(__name__)
 
-_FIRST_STEP_UNITS = 65_536
-_MOST_STEP_UNITS = 1 << 20
-_LEAST_STEP_UNITS = 4_096
-_GROUP_POLL_S = 1.0
-_TICK_S = 1.0
-_IDLE_S = 0.1
-_CHECKPOINT_WORK_S = 5.0
-_LEASE_S = 10.0
-_FENCED_AGAIN_S = 60.0
-_BUSY_COMMITS = 3
+_FIRST_STEP_UNITS: Final = 65_536
+_MOST_STEP_UNITS: Final = 1 << 20
+_LEAST_STEP_UNITS: Final = 4_096
+_GROUP_POLL_S: Final = 1.0
+_TICK_S: Final = 1.0
+_IDLE_S: Final = 0.1
+_CHECKPOINT_WORK_S: Final = 5.0
+_LEASE_S: Final = 10.0
+_FENCED_AGAIN_S: Final = 60.0
+_KEEP_OFFSETS_S: Final = 1_800.0
+"""A task that has nothing to do says so often that its committed offsets never expire: Kafka forgets them in days."""
+_AGAIN_S: Final = (0.1, 10.0)
+"""First and longest pause before the log is tried again."""
+_PATIENCE_S: Final = 300.0
 
 
 @dataclass(slots=True)
@@ -55,12 +62,13 @@ class Progress:
 class Worker:
     """One member of a topology's group.
 
-    until_end  None: run until stopped. Else the offsets at which the sources end: the run stops when all is read
-    close      at the end of a finite run, end time itself, so that everything still waiting is released
-    in_stages  begin a stage when all stages before it have read everything: inputs then merge by event time alone
-    steps      how many units each turn takes at most, one number a turn; by default it follows the load
-    lease_s    after so long without a sign of life others take its tasks; it gives one between two steps
-    on_commit  called after each commit, with the progress so far and the share of the finite input that is read
+    until_end   None: run until stopped. Else the offsets at which the sources end: the run stops when all is read
+    close       at the end of a finite run, end time itself, so that everything still waiting is released
+    in_stages   begin a stage when all stages before it have read everything: inputs then merge by event time alone
+    steps       how many units each turn takes at most, one number a turn; by default it follows the load
+    lease_s     after so long without a sign of life others take its tasks; it gives one between two steps
+    patience_s  a log that cannot be reached for so long ends the run with LogUnavailable
+    on_commit   called after each commit, with the progress so far
     """
 
     def __init__(
@@ -77,32 +85,42 @@ class Worker:
         checkpoint_every_s: float = _CHECKPOINT_WORK_S,
         steps: Iterator[int] | None = None,
         lease_s: float = _LEASE_S,
+        patience_s: float = _PATIENCE_S,
+        clock: Clock | None = None,
     ) -> None:
         self.binding = binding
         self.log = log
         self.checkpoints = checkpoints
         self.member = member
-        self.until_end = dict(until_end) if until_end is not None else None
-        self.close = close
+        self.ending = None if until_end is None else Ending(binding, log, dict(until_end), close)
         self.in_stages = in_stages
         self.on_commit = on_commit
         self.checkpoint_every_s = checkpoint_every_s
         self.steps = steps
         self.lease_s = lease_s
+        self.patience_s = patience_s
+        self.clock = clock or SystemClock()
         self.progress = Progress()
         self.tasks: dict[int, Task] = {}
+        self._membership: Membership | None = None
+        self._producer: Producer | None = None
         self._fresh: dict[int, Entry] = {}
         self._journal_end: dict[int, int] = {}
         self._work_since: dict[int, float] = {}
-        self._quiet_since: dict[tuple[int, int], float] = {}
         self._stepped_at: dict[int, float] = {}
-        self._waiting_since: dict[int, float] = {}
-        self._max_wait_s = span_us(binding.plan.topology.max_wait) / 1e6
+        self._committed_at: dict[int, float] = {}
+        self._quiet = Quiet(log, max_wait_s=span_us(binding.plan.topology.max_wait) / 1e6)
         self._most = _FIRST_STEP_UNITS
         self._commit_s = span_us(binding.plan.topology.commit) / 1e6
-        self._alive_at = float("-inf")
+        self._began = self.clock.monotonic()
+        self._alive_at = self._polled_at = self._fenced_at = float("-inf")
+        self._troubled_since: float | None = None
+        self._again_s = _AGAIN_S[0]
         self._generation = -1
+        self._idle = False
         self._stop = False
+
+    # ── the loop ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def stop(self) -> None:
         """Ends the run after the current commit; may be called from a signal handler."""
@@ -110,65 +128,144 @@ class Worker:
 
     def run(self) -> Progress:
         """Works until the end of the input, or until `stop`; gives back all tasks."""
-        began = time.monotonic()
         collecting = gc.isenabled()
         # The cyclic collector nearly doubles the cost where objects live long: it runs at checkpoints, and looks only
         # at what was made since the start.
         gc.disable()
         gc.freeze()
-        membership, producer = self._join()
         sound = False
         try:
-            polled = 0.0
-            fenced_at = float("-inf")
-            while not self._stop:
-                try:
-                    if time.monotonic() - polled >= _GROUP_POLL_S or not self.tasks:
-                        self._take_over(membership)
-                        polled = time.monotonic()
-                    busy = self._turn(producer, membership)
-                except Fenced as fenced:
-                    # A log may note only every third sign of life.
-                    if time.monotonic() - self._alive_at >= self.lease_s / 2:
-                        # Too slow, or stopped for a while: the lease ran out between two steps. Shorter ones may fit.
-                        self._most = max(_LEAST_STEP_UNITS, self._most // 2)
-                    elif time.monotonic() - fenced_at < _FENCED_AGAIN_S:
-                        raise  # Somebody else runs under this name: one of the two has to go.
-                    fenced_at, polled = time.monotonic(), 0.0
-                    logger.warning("%s lost its place and joins again: %s", self.member, fenced)
-                    # Believe only what is committed: a new producer, and every task from its journal.
-                    producer.close()
-                    self.tasks.clear()
-                    self._fresh.clear()
-                    membership, producer = self._join()
-                    continue
-                if not busy:
-                    if self.until_end is not None and self._finished():
-                        break
-                    self._rest()
-                self.progress.seconds = time.monotonic() - began
+            self.open()
+            while not self._stop and (pause := self.turn()) is not None:
+                if pause > 0:
+                    self._rest(pause)
             sound = True
         finally:
             try:
                 # After an error a task's state may be half of a step: it must never become a checkpoint.
-                self._give_back(membership, save=sound)
-                producer.close()
+                self.close(save=sound)
             finally:
                 gc.unfreeze()
                 if collecting:
                     gc.enable()
-                self.progress.seconds = time.monotonic() - began
         return self.progress
+
+    def open(self) -> None:
+        """Enters the group and opens the producer; both fence an older worker of the same name."""
+        self._began = self.clock.monotonic()
+        self._enter()
+
+    def turn(self) -> float | None:
+        """One turn: looks at the group, runs a step of each task that has something to do, commits.
+
+        Gives the seconds to rest before the next turn, None when a finite run is over. What goes wrong between worker
+        and log and may be mended is mended here: everything is forgotten and restored from what is committed.
+        """
+        try:
+            membership, producer = self._enter()
+            if self.clock.monotonic() - self._polled_at >= _GROUP_POLL_S or not self.tasks:
+                self._take_over(membership)
+                self._polled_at = self.clock.monotonic()
+            pause = self._turn(producer, membership)
+            if pause is None and self.ending is not None:
+                if self.ending.finished(self.tasks):
+                    return None
+                pause = min(self._commit_s, _IDLE_S)
+        except (Fenced, UnknownOutcome, LogUnavailable) as error:
+            return self._recover(error)
+        self._troubled_since, self._again_s = None, _AGAIN_S[0]
+        self.progress.seconds = self.clock.monotonic() - self._began
+        return self._commit_s if pause is None else pause
+
+    def close(self, *, save: bool = True) -> None:
+        """Gives everything back; `save` writes a last checkpoint of each task first."""
+        try:
+            for number in sorted(self.tasks) if save else ():
+                self._save(number)
+            self.tasks.clear()
+            self._leave()
+        finally:
+            producer, self._producer = self._producer, None
+            if producer is not None:
+                producer.close()
+            self.progress.seconds = self.clock.monotonic() - self._began
+
+    def _rest(self, seconds: float) -> None:
+        """Waits at most so long: for something to read if the last turn had nothing, else for the commit interval."""
+        waiting = {
+            feed.channel.place: feed.next_offset
+            for task in self.tasks.values()
+            for feed in task.feeds
+            if feed.stop is None or feed.next_offset < feed.stop
+        }
+        try:
+            if waiting and self._idle:
+                self.log.wait(waiting, int(max(seconds, 0.001) * 1e6))
+                return
+        except LogUnavailable:
+            logger.debug("%s could not wait on the log; its next turn meets that again", self.member)
+        self.clock.sleep(seconds)
+
+    def _recover(self, error: LogError) -> float:
+        """After an error that leaves in doubt what is ours: a new producer, and every task from its journal."""
+        now = self.clock.monotonic()
+        if isinstance(error, Fenced) and not isinstance(error, StaleMember):
+            # A log may note only every third sign of life.
+            if now - self._alive_at >= self.lease_s / 2:
+                # Too slow, or stopped for a while: the lease ran out between two steps. Shorter ones may fit.
+                self._most = max(_LEAST_STEP_UNITS, self._most // 2)
+            elif now - self._fenced_at < _FENCED_AGAIN_S:
+                raise error  # Somebody else runs under this name: one of the two has to go.
+            self._fenced_at = now
+        self._troubled_since = now if self._troubled_since is None else self._troubled_since
+        if now - self._troubled_since > self.patience_s:
+            raise error
+        logger.warning("%s begins again from what is committed: %s", self.member, error)
+        self.tasks.clear()
+        self._fresh.clear()
+        self._polled_at = float("-inf")
+        producer, self._producer = self._producer, None
+        try:
+            if isinstance(error, Fenced):
+                self._leave()
+            if producer is not None:
+                producer.close()
+        except LogError as again:
+            logger.warning("%s: %s", self.member, again)
+        if isinstance(error, Fenced):
+            return 0.0
+        pause, self._again_s = self._again_s, min(2 * self._again_s, _AGAIN_S[1])
+        return pause
 
     # ── ownership ────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _enter(self) -> tuple[Membership, Producer]:
+        names = self.binding.names
+        if self._membership is None:
+            self._membership = self.log.join(names.workers, names.tasks, self.member, lease_us=int(self.lease_s * 1e6))
+            self._alive_at, self._generation = self.clock.monotonic(), -1
+        if self._producer is None:
+            self._producer = self.log.producer(f"{names.topology}.v{names.version}.live.{self.member}")
+        return self._membership, self._producer
+
+    def _leave(self) -> None:
+        membership, self._membership = self._membership, None
+        if membership is None:
+            return
+        try:
+            membership.leave()
+        except LogError as error:
+            if not isinstance(error, Fenced):
+                logger.warning("%s could not leave its group, its lease will run out: %s", self.member, error)
+
     def _take_over(self, membership: Membership) -> None:
         owned = membership.poll()
-        self._alive_at = time.monotonic()
+        self._alive_at = self.clock.monotonic()
         gone = sorted(set(self.tasks) - owned)
         for number in gone:
             self._save(number)
             del self.tasks[number]
+            self._fresh.pop(number, None)
         if membership.generation != self._generation:
             # Also those that were given to this member and taken away again before it ever looked: nobody else can
             # have them until it says so.
@@ -177,179 +274,115 @@ class Worker:
             if others:
                 membership.released(others)
         for number in sorted(owned - set(self.tasks)):
-            self._renew(membership)
-            restored = restore_task(
-                self.binding,
-                number,
-                self.log,
-                self.checkpoints,
-                stops=self.until_end,
-                on_step=lambda: self._renew(membership),
-            )
-            self.tasks[number] = restored.task
-            self._journal_end[number] = restored.journal_end
-            self._work_since[number] = 0.0
-            self.progress.restored_steps += restored.steps
-            if restored.fresh:
-                # Written with the first step, but it says where the task stood before it.
-                self._fresh[number] = start_entry(self.binding, restored.task)
-            if restored.steps:
-                logger.info("%s restored: %d steps run again", restored.task.name, restored.steps)
+            self._restore(number, membership)
 
-    def _join(self) -> tuple[Membership, Producer]:
-        """Enters the group and opens the producer; both fence an older worker of the same name."""
-        names = self.binding.names
-        membership = self.log.join(names.workers, names.tasks, self.member, lease_us=int(self.lease_s * 1e6))
-        self._alive_at, self._generation = time.monotonic(), -1
-        return membership, self.log.producer(f"{names.topology}.v{names.version}.live.{self.member}")
+    def _restore(self, number: int, membership: Membership) -> None:
+        self._renew(membership)
+        began = self.clock.monotonic()
+        restored = restore_task(
+            self.binding,
+            number,
+            self.log,
+            self.checkpoints,
+            stops=None if self.ending is None else self.ending.until,
+            on_step=lambda: self._renew(membership),
+            clock=self.clock,
+        )
+        now = self.clock.monotonic()
+        self.tasks[number] = restored.task
+        self._journal_end[number] = restored.journal_end
+        # What took long to run again shall not have to be run again.
+        self._work_since[number] = now - began if restored.steps else 0.0
+        self._committed_at[number] = now
+        self.progress.restored_steps += restored.steps
+        if restored.fresh:
+            # Written with the first step, but it says where the task stood before it.
+            self._fresh[number] = start_entry(self.binding, restored.task)
+        if restored.steps:
+            logger.info("%s restored: %d steps run again", restored.task.name, restored.steps)
 
     def _renew(self, membership: Membership) -> None:
         """A sign of life in the middle of long work; what it says of ownership is looked at after the turn."""
-        if time.monotonic() - self._alive_at >= self.lease_s / 4:
-            membership.poll()
-            self._alive_at = time.monotonic()
-
-    def _give_back(self, membership: Membership, *, save: bool) -> None:
-        for number in sorted(self.tasks) if save else ():
-            self._save(number)
-        self.tasks.clear()
-        try:
-            membership.leave()
-        except LogError as error:
-            if not isinstance(error, Fenced):
-                logger.warning("%s could not leave its group, its lease will run out: %s", self.member, error)
+        if self.clock.monotonic() - self._alive_at >= self.lease_s / 4:
+            membership.renew()
+            self._alive_at = self.clock.monotonic()
 
     # ── one turn ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _turn(self, producer: Producer, membership: Membership) -> bool:
-        began = time.monotonic()
+    def _turn(self, producer: Producer, membership: Membership) -> float | None:
+        """Steps and their commit; gives the seconds until the next commit is due, None where nothing was to do."""
+        began = self.clock.monotonic()
         if self.steps is not None:
             self._most = next(self.steps, self._most)
         steps: list[tuple[Task, TakenStep]] = []
         full = False
-        behind = (
-            min((task.stage.stage.index for task in self.tasks.values() if not self._task_done(task)), default=0)
-            if self.in_stages
-            else 0
-        )
-        for number in sorted(self.tasks):
-            task = self.tasks[number]
-            if self.in_stages and task.stage.stage.index > behind:
-                break
+        for task in self._tasks_in_turn():
             self._renew(membership)
             taken = self._step_of(task)
             if taken is not None:
                 steps.append((task, taken))
                 full = full or taken.units >= self._most
-                self._work_since[number] += time.monotonic() - began
-        fresh = [self.tasks[number] for number in sorted(self._fresh)]
-        if not steps and not fresh:
-            return False
-        self._commit(producer, membership, fresh, steps)
-        spent = time.monotonic() - began
+                self._work_since[task.number] += self.clock.monotonic() - began
+        standing = [
+            number
+            for number, task in self.tasks.items()
+            if number not in self._fresh and began - self._committed_at[number] >= _KEEP_OFFSETS_S
+        ]
+        numbers = sorted({*self._fresh, *standing, *(task.number for task, _ in steps)})
+        self._idle = not steps
+        if not numbers:
+            return None
+        self._commit(producer, membership, steps, [self.tasks[number] for number in numbers])
+        spent = self.clock.monotonic() - began
         self._adapt(spent, full=full)
         due = [number for number in sorted(self.tasks) if self._work_since[number] >= self.checkpoint_every_s]
         for number in due:
             self._save(number)
         if due:
             gc.collect()
-        if self.until_end is None and not full and spent < self._commit_s:
-            time.sleep(self._commit_s - spent)
-        return bool(steps)
+        if not steps:
+            return None
+        return 0.0 if self.ending is not None or full else max(0.0, self._commit_s - spent)
+
+    def _tasks_in_turn(self) -> list[Task]:
+        """The tasks that may step: all, or in a run by stages those of the first stage that is not done."""
+        tasks = [self.tasks[number] for number in sorted(self.tasks)]
+        if not self.in_stages or self.ending is None:
+            return tasks
+        first = min((task.stage.stage.index for task in tasks if not self.ending.done(task)), default=0)
+        return [task for task in tasks if task.stage.stage.index <= first]
 
     def _step_of(self, task: Task) -> TakenStep | None:
-        now = time.monotonic()
-        ends = {channel.place: self.log.end_offset(channel.place) for channel in task.channels}
-        units, runs = task.choose(ends, most=self._most, waits=self._waits(task, ends, now))
-        marks = self._idle_marks(task, ends, units, now)
-        took = bool(runs.shape[0]) or bool(marks)
-        if not took and self.until_end is not None and self.close and not task.is_closed() and task.ended(ends):
-            marks = task.close_marks()
-            took = bool(marks)
+        now = self.clock.monotonic()
+        marks: tuple[tuple[int, int], ...] = ()
+        if self.ending is None:
+            ends = {feed.channel.place: self.log.available(feed.channel.place, feed.next_offset) for feed in task.feeds}
+            units, runs = task.choose(ends, most=self._most, waits=self._quiet.waits(task, ends, now))
+            marks = self._quiet.idle_marks(task, ends, units, now)
+        else:
+            ends = self.ending.ends(task)
+            units, runs = task.choose(ends, most=self._most, waits=False)
+            if not runs.shape[0] and self.ending.close and not task.is_closed() and task.ended(ends):
+                marks = task.close_marks()
         # What comes of a tick is not history's: a run by event time leaves it out.
         clocked = task.clocked and not self.in_stages
         quiet = now - self._stepped_at.get(task.number, now)
         self._stepped_at.setdefault(task.number, now)
-        if not took and not (clocked and self.until_end is None and quiet >= _TICK_S):
+        if not runs.shape[0] and not marks and not (clocked and self.ending is None and quiet >= _TICK_S):
             return None
         self._stepped_at[task.number] = now
-        return task.run(units, runs, marks=marks, clock=time.time_ns() // 1_000 if clocked else None)
-
-    def _waits(self, task: Task, ends: Mapping[TopicPartition, int], now: float) -> bool:
-        """Whether a live step still waits for an input that has nothing while another has rows (`max_wait`)."""
-        if self.until_end is not None or not self._max_wait_s:
-            return False
-        empty = [feed.ended(ends[feed.channel.place]) for feed in task.feeds]
-        if all(empty) or not any(empty):
-            self._waiting_since.pop(task.number, None)
-            return False
-        if now - self._waiting_since.setdefault(task.number, now) < self._max_wait_s:
-            return True
-        self._waiting_since.pop(task.number, None)
-        return False
-
-    def _idle_marks(
-        self, task: Task, ends: Mapping[TopicPartition, int], units: tuple[Units, ...], now: float
-    ) -> tuple[tuple[int, int], ...]:
-        """Verdicts that a source's partition gives nothing for so long that it no longer holds time back.
-
-        Only a partition that was read to its end can be idle: one that lags is late, not idle.
-        """
-        marks: list[tuple[int, int]] = []
-        for c, feed in enumerate(task.feeds):
-            after = task.idle_after(c)
-            if after is None or self.until_end is not None:
-                continue
-            if len(units[c]) or not feed.ended(ends[feed.channel.place]):
-                self._quiet_since.pop((task.number, c), None)
-                continue
-            since = self._quiet_since.setdefault((task.number, c), now)
-            if (now - since) * 1e6 >= after and not task.state.channel_idle[c]:
-                marks.append(task.idle_mark(c))
-        return tuple(marks)
+        return task.run(units, runs, marks=marks, clock=self.clock.now_us() if clocked else None)
 
     def _commit(
-        self, producer: Producer, membership: Membership, fresh: list[Task], steps: list[tuple[Task, TakenStep]]
+        self, producer: Producer, membership: Membership, steps: list[tuple[Task, TakenStep]], tasks: list[Task]
     ) -> None:
-        journal: dict[int, list[Entry]] = {}
-        transaction = producer.begin()
-        try:
-            for task in fresh:
-                journal[task.number] = [self._fresh[task.number]]
-            for task, taken in steps:
-                for block in taken.output.blocks:
-                    transaction.append(block)
-                journal.setdefault(task.number, []).append(taken.entry)
-            owned = sorted({task.number for task in fresh} | {task.number for task, _ in steps})
-            for number in owned:
-                transaction.append(entry_block(self.binding.names.tasks, number, journal[number]))
-                task = self.tasks[number]
-                transaction.commit_offsets(
-                    self.binding.names.group(task.stage.stage.index),
-                    task.offsets,
-                    membership=membership,
-                    owned=(number,),
-                )
-            ranges = _committed(transaction)
-        except BaseException:
-            transaction.abort()
-            raise
-        for number in journal:
-            self._journal_end[number] = ranges[TopicPartition(self.binding.names.tasks, number)][1]
-            self._fresh.pop(number, None)
-        cursors = {place: first for place, (first, _) in ranges.items()}
+        ends = commit_steps(self.binding, producer, membership, self._fresh, steps, tasks)
+        self._journal_end.update(ends)
+        self._fresh.clear()
+        now = self.clock.monotonic()
+        for task in tasks:
+            self._committed_at[task.number] = now
         for task, taken in steps:
-            # A commit's range of a partition holds the blocks of all tasks in the order in which they were appended.
-            sizes: dict[TopicPartition, int] = {}
-            for block in taken.output.blocks:
-                place = TopicPartition(block.topic, block.partition)
-                sizes[place] = sizes.get(place, 0) + len(block)
-            task.delivered = tuple(
-                (place.topic, place.partition, cursors[place], cursors[place] + size)
-                for place, size in sorted(sizes.items())
-            )
-            for place, size in sizes.items():
-                cursors[place] += size
             self.progress.units += taken.units
             self.progress.steps += 1
             for topic, (rows, _) in taken.output.digests.items():
@@ -374,11 +407,11 @@ class Worker:
             return
         place = TopicPartition(self.binding.names.tasks, number)
         offset = self._journal_end[number] - 1
-        mark = journal_mark(self.log, place, offset)
-        if mark is None or mark[0] != task.state.steps:
-            return
-        self._work_since[number] = 0.0
         try:
+            mark = journal_mark(self.log, place, offset)
+            if mark is None or mark[0] != task.state.steps:
+                return
+            self._work_since[number] = 0.0
             save_state(
                 self.checkpoints,
                 task.state,
@@ -395,65 +428,6 @@ class Worker:
                 if stands_on(self.log, place, manifest)
             ]
             self.checkpoints.discard(task.name, keep_steps=sound[:2])
-        except OSError as error:
+        except (OSError, LogUnavailable) as error:
             # Without a checkpoint a restart takes longer; the run itself needs none.
             logger.warning("no checkpoint of %s: %s", task.name, error)
-
-    # ── the end of a finite run ──────────────────────────────────────────────────────────────────────────────────────
-
-    def _finished(self) -> bool:
-        """Whether every task of the topology, also of other workers, has read all that there is."""
-        if len(self.tasks) == self.binding.task_count:
-            return all(self._task_done(task) for task in self.tasks.values())
-        for stage, count in zip(self.binding.stages, self.binding.tasks, strict=True):
-            committed = self.log.committed(self.binding.names.group(stage.stage.index))
-            for index in range(count):
-                for channel in stage.channels(index, self.binding.partitions):
-                    end = self.log.end_offset(channel.place)
-                    if self.until_end is not None and channel.place in self.until_end:
-                        end = min(end, self.until_end[channel.place])
-                    if end > self.log.start_offset(channel.place) and committed.get(channel.place, -1) < end:
-                        return False
-        if self.close and any(number not in self.tasks and not self._closed(number) for number in self._of_sources()):
-            return False  # Its owner may die before it ends time; then somebody has to be there.
-        return all(self._task_done(task) for task in self.tasks.values())
-
-    def _of_sources(self) -> Iterator[int]:
-        for stage, count in zip(self.binding.stages, self.binding.tasks, strict=True):
-            if any(inlet.source is not None for inlet in stage.stage.inputs):
-                yield from (self.binding.number_of(stage.stage.index, index) for index in range(count))
-
-    def _closed(self, number: int) -> bool:
-        """Whether a task of another worker has ended time, as its journal says."""
-        place = TopicPartition(self.binding.names.tasks, number)
-        end = self.log.end_offset(place)
-        return end > 0 and any(
-            entry.watermark >= MAX_TIME for _, entry in journal_entries(self.log, place, end - 1, end)
-        )
-
-    def _task_done(self, task: Task) -> bool:
-        ends = {channel.place: self.log.end_offset(channel.place) for channel in task.channels}
-        return task.ended(ends) and (not self.close or not task.close_marks() or task.is_closed())
-
-    def _rest(self) -> None:
-        """Waits for something to read, at most one commit interval."""
-        waiting = {
-            feed.channel.place: feed.next_offset
-            for task in self.tasks.values()
-            for feed in task.feeds
-            if feed.stop is None or feed.next_offset < feed.stop
-        }
-        if waiting:
-            self.log.wait(waiting, int(max(self._commit_s, 0.001) * 1e6))
-        else:
-            time.sleep(_IDLE_S)
-
-
-def _committed(transaction: Transaction) -> dict[TopicPartition, tuple[int, int]]:
-    """Commits; a log that is busy leaves the transaction open, so the same commit is tried again for a while."""
-    for _ in range(_BUSY_COMMITS):
-        try:
-            return transaction.commit()
-        except LogBusy as busy:
-            logger.warning("the commit waits: %s", busy)
-    return transaction.commit()

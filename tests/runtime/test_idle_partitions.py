@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import polars as pl
@@ -13,7 +14,7 @@ from streamproc.contracts.registry import MemoryRegistry
 from streamproc.ports import TopicPartition, TopicSettings
 from streamproc.runtime.binding import bind
 from streamproc.runtime.replay import replay_as_recorded
-from streamproc.runtime.worker import Progress, Worker
+from streamproc.runtime.worker import Worker
 from streamproc.testing import MemoryLog, append_frame
 
 TICK = parse_contract(
@@ -38,24 +39,13 @@ def run_live(topology: sp.Topology, enough: Callable[[MemoryLog], bool]) -> tupl
     append_frame(log, registry, "ticks", TICK, pl.DataFrame({"who": ["a"] * 4, "at": [s * SECOND for s in range(4)]}))
     binding = bind(topology, log, registry)
     worker = Worker(binding, log)
-    turns = 0
-
-    def look(_: Progress) -> None:
+    worker.open()
+    for _ in range(400):
+        pause = worker.turn()
         if enough(log):
-            worker.stop()
-
-    worker.on_commit = look
-    rest = worker._rest
-
-    def count_rests() -> None:
-        nonlocal turns
-        turns += 1
-        if turns > 400:
-            worker.stop()
-        rest()
-
-    worker._rest = count_rests  # type: ignore[method-assign]  # gives up after some quiet turns
-    worker.run()
+            break
+        time.sleep(pause or 0.0)
+    worker.close()
     return log, worker
 
 

@@ -1,0 +1,62 @@
+"""What silence means: inputs that a step still waits for, and partitions that no longer hold time back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from streamproc.engine.intake import Units
+from streamproc.errors import LogUnavailable
+from streamproc.ports import Log, TopicPartition
+from streamproc.runtime.task import Task
+
+
+class Quiet:
+    """How long the inputs of a live worker's tasks have been silent; `now` is the worker's monotonic clock."""
+
+    def __init__(self, log: Log, *, max_wait_s: float) -> None:
+        self._log = log
+        self._max_wait_s = max_wait_s
+        self._quiet_since: dict[tuple[int, int], float] = {}
+        self._waiting_since: dict[int, float] = {}
+
+    def waits(self, task: Task, ends: Mapping[TopicPartition, int], now: float) -> bool:
+        """Whether a step still waits for an input that has nothing while another has rows (`max_wait`)."""
+        if not self._max_wait_s:
+            return False
+        empty = [feed.ended(ends[feed.channel.place]) for feed in task.feeds]
+        if all(empty) or not any(empty):
+            self._waiting_since.pop(task.number, None)
+            return False
+        if now - self._waiting_since.setdefault(task.number, now) < self._max_wait_s:
+            return True
+        self._waiting_since.pop(task.number, None)
+        return False
+
+    def idle_marks(
+        self, task: Task, ends: Mapping[TopicPartition, int], units: tuple[Units, ...], now: float
+    ) -> tuple[tuple[int, int], ...]:
+        """Verdicts that a source's partition gives nothing for so long that it no longer holds time back.
+
+        Only a partition that was read to its end can be idle: the log itself is asked before the verdict. One that lags
+        is late, not idle, and one that cannot be reached says nothing.
+        """
+        marks: list[tuple[int, int]] = []
+        for c, feed in enumerate(task.feeds):
+            after = task.idle_after(c)
+            if after is None:
+                continue
+            if len(units[c]) or not feed.ended(ends[feed.channel.place]):
+                self._quiet_since.pop((task.number, c), None)
+                continue
+            since = self._quiet_since.setdefault((task.number, c), now)
+            if (now - since) * 1e6 < after or task.state.channel_idle[c]:
+                continue
+            try:
+                at_the_end = self._log.end_offset(feed.channel.place) <= feed.next_offset
+            except LogUnavailable:
+                at_the_end = False
+            if at_the_end:
+                marks.append(task.idle_mark(c))
+            else:
+                self._quiet_since.pop((task.number, c), None)
+        return tuple(marks)
