@@ -67,6 +67,10 @@ class NotElementWise(DefinitionError):
     """An expression whose value for a row depends on other rows."""
 
 
+class StepFailed(StreamprocError):
+    """A function of the topology raised while a step ran; names the step and the function's line."""
+
+
 class ContractError(StreamprocError):
     """A schema that cannot be used."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import polars as pl
@@ -12,17 +12,17 @@ import polars as pl
 from streamproc.batch import ACCOUNT, C0, C1, DUE, EVENT_TIME, RANK, ROW, Batch, merge
 from streamproc.engine import intake as unit
 from streamproc.engine.compiled import Channel, CompiledStage, EdgeWriter, SinkWriter, TaskState
-from streamproc.engine.edges import IDLE as SLEEPS
-from streamproc.engine.edges import write_edge
 from streamproc.engine.intake import Units
+from streamproc.engine.leaving import Hashed, edge_blocks, reject_block, sink_blocks
 from streamproc.engine.ledger import StepFates
 from streamproc.engine.rejects import Rejects, row_json
 from streamproc.engine.timeline import BAD, place_rows, run_time
 from streamproc.engine.timeline import ROW as IS_ROW
+from streamproc.errors import StepFailed, StreamprocError
 from streamproc.event_time import MAX_TIME
 from streamproc.graph import Source
-from streamproc.hashing import chain, frozen, partitions_of, row_hashes, sum128
-from streamproc.keys import NULL_KEY, keys_of
+from streamproc.hashing import chain, frozen, row_hashes, sum128
+from streamproc.keys import keys_of
 from streamproc.operator import Fates, StepTime
 from streamproc.planning.plan import Node
 from streamproc.ports import Block, Int64s
@@ -110,9 +110,9 @@ class _Step:
         for writer in self.stage.sinks:
             batch = outputs[writer.sink.port]
             self.fates.emitted.append(batch.meta[:, ACCOUNT])
-            frame = self._write_sink(writer, batch)
+            self._write_sink(writer, batch)
             if keep:
-                frames[writer.sink.name] = frame
+                frames[writer.sink.name] = batch.frame
         for edge in self.stage.edges:
             batch = outputs[edge.edge.port]
             self.fates.emitted.append(batch.meta[:, ACCOUNT])
@@ -230,9 +230,18 @@ class _Step:
                 outputs[node.rank, "rows"] = self.stage.nothing[node.rank, "rows"]
                 outputs[node.rank, "late"] = inputs[0].take(_NONE)
                 continue
-            self.state.operators[node.name], out = node.operator.process(
-                self.state.operators[node.name], inputs, step_time
-            )
+            try:
+                self.state.operators[node.name], out = node.operator.process(
+                    self.state.operators[node.name], inputs, step_time
+                )
+            except StreamprocError:
+                raise
+            except Exception as error:
+                raise StepFailed(
+                    f"step '{node.name}' of '{self.stage.names.topology}' raised {type(error).__name__}: {error}"
+                    f"{_line_of(error)}",
+                    hint="mend the function, or filter the rows that it cannot take; nothing of the step was committed",
+                ) from error
             outputs[node.rank, "rows"] = out.rows
             outputs[node.rank, "late"] = inputs[0].take(_NONE) if out.late is None else out.late
             for late in (out.late, *out.late_others):
@@ -249,103 +258,27 @@ class _Step:
 
     # ── what leaves ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _write_sink(self, writer: SinkWriter, batch: Batch) -> pl.DataFrame:
-        sink = writer.sink
-        if not len(batch):
-            return batch.frame
-        raw = batch.raw
-        if raw is not None and sink.forwards:
-            buffer, starts, ends = raw.buffer, raw.starts, raw.ends
-        else:
-            encoded = writer.encoder.encode(
-                _conformed(batch.frame, sink.contract.schema.polars()), schema_id=writer.schema_id
-            )
-            buffer, starts, ends = encoded.buffer, encoded.starts, encoded.ends
-        self._digest(sink.topic, buffer, starts + 5, ends)
-        keys = keys_of(batch.frame, sink.key) if sink.key is not None else batch.keys
-        if keys is not None:
-            null = (keys.ends - keys.starts == len(NULL_KEY)) & (_first_bytes(keys.buffer, keys.starts) == NULL_KEY[0])
-            key_starts, key_ends, key_buffer = (
-                np.where(null, -1, keys.starts),
-                np.where(null, -1, keys.ends),
-                keys.buffer,
-            )
-            if sink.key == () or (sink.key is None and not sink.type.keyed_by):
-                key_starts = key_ends = np.full(len(batch), -1, np.int64)
-        elif raw is not None:
-            key_starts, key_ends, key_buffer = raw.key_starts, raw.key_ends, raw.buffer
-        else:
-            key_starts = key_ends = np.full(len(batch), -1, np.int64)
-            key_buffer = buffer
-        if writer.partitions == 1:
-            where = np.zeros(len(batch), np.int64)
-        elif keys is None:
-            # Rows without a key of their own stay in the partition that they came from.
-            where = np.full(len(batch), self.task % writer.partitions, np.int64)
-        else:
-            where = partitions_of(key_buffer, key_starts, key_ends, writer.partitions)
-            where = np.where(where < 0, (batch.meta[:, C0] & 0xFFFFFFFF) % writer.partitions, where)
-        if key_buffer is not buffer:
-            key_starts, key_ends = (
-                np.where(key_starts < 0, -1, key_starts + buffer.size),
-                np.where(key_starts < 0, -1, key_ends + buffer.size),
-            )
-            buffer = np.concatenate([buffer, key_buffer])
-        for partition in [0] if writer.partitions == 1 else np.unique(where).tolist():
-            mine = (
-                slice(None)
-                if writer.partitions == 1 or (where == partition).all()
-                else np.flatnonzero(where == partition)
-            )
-            self.blocks.append(
-                Block(
-                    sink.topic,
-                    partition,
-                    _NONE,
-                    _NONE,
-                    buffer,
-                    np.ascontiguousarray(starts[mine]),
-                    np.ascontiguousarray(ends[mine]),
-                    np.ascontiguousarray(key_starts[mine]),
-                    np.ascontiguousarray(key_ends[mine]),
-                )
-            )
-        return batch.frame
+    def _write_sink(self, writer: SinkWriter, batch: Batch) -> None:
+        if len(batch):
+            hashed, blocks = sink_blocks(self.stage, writer, batch, task=self.task, step=self.state.steps + 1)
+            self._digest(writer.sink.topic, hashed)
+            self.blocks += blocks
 
     def _write_edge(self, writer: EdgeWriter, batch: Batch, *, moved: bool) -> None:
         if not len(batch) and not moved:
             return
-        upstream, down = self.stage.tasks[writer.edge.from_stage], writer.downstream
-        if not writer.edge.rekeyed:
-            where = np.full(len(batch), self.task % down, np.int64)
-        elif batch.keys is None or down == 1:
-            where = np.zeros(len(batch), np.int64)
-        else:
-            where = partitions_of(batch.keys.buffer, batch.keys.starts, batch.keys.ends, down)
-        order = np.argsort(where, kind="stable")
-        sorted_batch = batch if down == 1 else batch.take(order)
-        encoded = writer.encoder.encode(writer.carriage.packed(sorted_batch.frame), schema_id=None)
-        if len(batch):
-            # The chain goes over the rows as they stand, not by reader: so it does not show how the input was cut.
-            standing = np.argsort(order, kind="stable")
-            self._digest(writer.topic, encoded.buffer, encoded.starts[standing], encoded.ends[standing])
-        bounds = np.searchsorted(where[order], np.arange(down + 1))
-        for reader in range(down):
-            cut = slice(int(bounds[reader]), int(bounds[reader + 1]))
-            if not moved and cut.start == cut.stop:
-                continue
-            values = list(
-                write_edge(
-                    sorted_batch.meta[cut],
-                    encoded.buffer,
-                    encoded.starts[cut],
-                    encoded.ends[cut],
-                    watermark=self.state.watermark,
-                    flags=SLEEPS if self._is_idle() else 0,
-                )
-            )
-            place = reader * upstream + self.task
-            self.blocks.append(_small_block(writer.topic, place, values))
+        hashed, blocks = edge_blocks(
+            self.stage,
+            writer,
+            batch,
+            task=self.task,
+            watermark=self.state.watermark,
+            idle=self._is_idle(),
+            moved=moved,
+        )
+        if hashed is not None:
+            self._digest(writer.topic, hashed)
+        self.blocks += blocks
 
     def _write_rejects(self, frames: dict[str, pl.DataFrame] | None) -> None:
         if not len(self.rejects):
@@ -353,29 +286,14 @@ class _Step:
         for fate, frame in self.rejects.frames().items():
             if frame.height:
                 topic = self.stage.names.late if fate == "late" else self.stage.names.dead_letters
-                encoded = self.stage.rejected.encode(frame, schema_id=self.stage.rejected_id)
-                # Of late rows and dead letters only source, payload and reason are hashed: the rest may differ between
-                # runs.
-                hashed = self.stage.rejected.encode(
-                    frame.with_columns(
-                        step=pl.lit(""),
-                        partition=pl.lit(0, pl.Int32),
-                        offset=pl.lit(0, pl.Int64),
-                        recorded_at=pl.lit(None, pl.Datetime("us", "UTC")),
-                        key=pl.lit(None, pl.Binary),
-                    ),
-                    schema_id=None,
-                )
-                self._digest(topic, hashed.buffer, hashed.starts, hashed.ends)
-                null = np.full(frame.height, -1, np.int64)
-                self.blocks.append(
-                    Block(topic, 0, _NONE, _NONE, encoded.buffer, encoded.starts, encoded.ends, null, null)
-                )
+                hashed, block = reject_block(self.stage, topic, frame)
+                self._digest(topic, hashed)
+                self.blocks.append(block)
                 if frames is not None:
                     frames[fate] = frame
 
-    def _digest(self, topic: str, buffer: Any, starts: Int64s, ends: Int64s) -> None:
-        hashes = row_hashes(buffer, starts, ends)
+    def _digest(self, topic: str, hashed: Hashed) -> None:
+        hashes = row_hashes(*hashed)
         state = self.state
         state.chains[topic] = chain(state.chains[topic], hashes)
         state.sums[topic] = sum128(hashes, start=state.sums[topic])
@@ -470,22 +388,12 @@ class _Step:
             )
 
 
-def _conformed(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
-    """The frame in a contract's columns and types: absent optional columns are null, narrow ones become wider."""
-    if frame.schema == schema:
-        return frame
-    return frame.select(
-        pl.col(name).cast(dtype) if name in frame.columns else pl.lit(None, dtype).alias(name)
-        for name, dtype in schema.items()
-    )
-
-
-def _first_bytes(buffer: Any, starts: Int64s) -> Any:
-    return buffer[np.minimum(starts, buffer.size - 1)] if buffer.size else np.zeros(starts.size, np.uint8)
-
-
-def _small_block(topic: str, partition: int, values: list[bytes]) -> Block:
-    ends = np.cumsum([len(value) for value in values])
-    starts = ends - np.array([len(value) for value in values], np.int64)
-    null = np.full(len(values), -1, np.int64)
-    return Block(topic, partition, _NONE, _NONE, np.frombuffer(b"".join(values), np.uint8), starts, ends, null, null)
+def _line_of(error: BaseException) -> str:
+    """Where in the user's code an error arose: the innermost line that is not the engine's."""
+    place = ""
+    trace = error.__traceback__
+    while trace is not None:
+        if not trace.tb_frame.f_globals.get("__name__", "").startswith(("streamproc.", "polars.", "numpy.", "numba.")):
+            place = f" ({trace.tb_frame.f_code.co_filename} line {trace.tb_lineno})"
+        trace = trace.tb_next
+    return place

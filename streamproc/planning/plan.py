@@ -91,6 +91,7 @@ class PlannedSink:
 
     declared  the author named the contract; else the plan derived it
     forwards  records leave as the bytes that they came in
+    identified  records carry the header `sp`
     """
 
     name: str
@@ -102,6 +103,7 @@ class PlannedSink:
     forwards: bool
     type: StreamType
     key: tuple[str, ...] | None
+    identified: bool = False
 
 
 @dataclass(frozen=True, slots=True)

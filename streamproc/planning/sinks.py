@@ -52,6 +52,7 @@ def planned_sink(
         source is not None,
         kind,
         leaf.key,
+        leaf.identified,
     )
 
 

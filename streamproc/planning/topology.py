@@ -35,16 +35,24 @@ class Sink:
     contract  the schema that is written; without one the plan derives it from the stream's columns
     topic     the topic; without one `<topology>.<name of the sink>`
     key       columns whose bytes key the records; without them the stream's own key, else no key
+    identified  records carry the header `sp`, whose id is the same however often a row is made: for decisions and
+              alerts, on which somebody acts. It triples the cost of writing, so bulk sinks go without
     """
 
     stream: Stream
     contract: str | Contract | None = None
     topic: str = ""
     key: tuple[str, ...] | None = None
+    identified: bool = False
 
 
 def sink(
-    stream: Stream, *, contract: str | Contract | None = None, topic: str = "", key: tuple[str, ...] | str | None = None
+    stream: Stream,
+    *,
+    contract: str | Contract | None = None,
+    topic: str = "",
+    key: tuple[str, ...] | str | None = None,
+    identified: bool = False,
 ) -> Sink:
     """A stream that leaves under a contract, to a topic, with a key of its own.
 
@@ -52,7 +60,7 @@ def sink(
     >>> sink(source("t", contract="c"), contract="alert.v1").contract
     'alert.v1'
     """
-    return Sink(stream, contract, topic, (key,) if isinstance(key, str) else key)
+    return Sink(stream, contract, topic, (key,) if isinstance(key, str) else key, identified)
 
 
 @dataclass(frozen=True, slots=True)

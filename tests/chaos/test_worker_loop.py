@@ -15,7 +15,7 @@ from killing import FAR
 import streamproc as sp
 from connectors.checkpoints import DirectoryCheckpoints
 from connectors.embedded import EmbeddedLog
-from streamproc.errors import ForeignFingerprint, StreamprocError
+from streamproc.errors import ForeignFingerprint, StepFailed, StreamprocError
 from streamproc.planning.topology import Topology
 from streamproc.ports import Log, TopicPartition, TopicSettings
 from streamproc.runtime.binding import Binding, bind
@@ -89,7 +89,7 @@ class Broken(Exception):
     """What the user's function raises."""
 
 
-def test_a_step_that_raises_leaves_nothing_behind_and_no_checkpoint(tmp_path: Path, log: EmbeddedLog) -> None:
+def test_a_step_that_raises_is_named_and_leaves_nothing_and_no_checkpoint(tmp_path: Path, log: EmbeddedLog) -> None:
     angry = False
 
     def twice(frame: pl.DataFrame) -> pl.DataFrame:
@@ -101,7 +101,7 @@ def test_a_step_that_raises_leaves_nothing_behind_and_no_checkpoint(tmp_path: Pa
     binding = bound(log, sp.Topology("simple", sinks={"twice": bids | sp.ordered(by=("id", "auction"))}, commit="10ms"))
     angry = True
     store = DirectoryCheckpoints(tmp_path / "checkpoints")
-    with pytest.raises(Broken):
+    with pytest.raises(StepFailed, match=r"step .* raised Broken.*test_worker_loop.py line"):
         ends_after(binding, log, 9, store).run()
     assert verify(binding, log).findings == []
     restored = restore_task(binding, 0, log, store)

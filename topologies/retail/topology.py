@@ -132,7 +132,7 @@ retail = sp.Topology(
         "customer_1d": sp.sink(customer_1d, contract="customer_window"),
         "customer_7d": sp.sink(customer_7d, contract="customer_window"),
         "customer_30d": sp.sink(customer_30d, contract="customer_window"),
-        "alerts": sp.sink(alerts, contract="refund_alert"),
+        "alerts": sp.sink(alerts, contract="refund_alert", identified=True),
     },
     doc="Customers' orders and returns in windows of 1, 7 and 30 days; alerts on refunds that are out of line.",
 )

@@ -1,0 +1,202 @@
+"""What leaves a step: rows as records of sinks, internal topics and the topics of refused rows. Nothing here has state.
+
+An identified sink's records carry one header, `sp`: 16 bytes of id, then the task's number in its stage (uint32), the
+step (uint64) and the row's ordinal among the step's rows of that sink (uint32), little-endian. The id is a hash of the
+topology, the step that made the row, and the row's coordinate: a run again, on any number of workers and however cut,
+gives the same row the same id, so that whoever acts on it can tell a repetition.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from streamproc.batch import C0, C3, Batch
+from streamproc.engine.compiled import CompiledStage, EdgeWriter, SinkWriter
+from streamproc.engine.edges import IDLE as SLEEPS
+from streamproc.engine.edges import write_edge
+from streamproc.hashing import content_id, frozen, partitions_of, row_hashes
+from streamproc.keys import NULL_KEY, keys_of
+from streamproc.ports import Block, Bytes, HeaderColumn, Int64s
+
+HEADER: Final = "sp"
+"""The header of identified records."""
+_ID: Final = 16
+_HEADER: Final = 32
+_NONE: Final = np.empty(0, np.int64)
+
+
+class Hashed(NamedTuple):
+    """The bytes of each row that go into a topic's digest, in the order of the rows."""
+
+    buffer: Bytes
+    starts: Int64s
+    ends: Int64s
+
+
+def sink_blocks(
+    stage: CompiledStage, writer: SinkWriter, batch: Batch, *, task: int, step: int
+) -> tuple[Hashed, list[Block]]:
+    """The rows of a sink as records, one block a partition; hashed are their bodies without the schema id."""
+    sink = writer.sink
+    raw = batch.raw
+    if raw is not None and sink.forwards:
+        buffer, starts, ends = raw.buffer, raw.starts, raw.ends
+    else:
+        encoded = writer.encoder.encode(
+            _conformed(batch.frame, sink.contract.schema.polars()), schema_id=writer.schema_id
+        )
+        buffer, starts, ends = encoded.buffer, encoded.starts, encoded.ends
+    hashed = Hashed(buffer, starts + 5, ends)
+    keys = keys_of(batch.frame, sink.key) if sink.key is not None else batch.keys
+    if keys is not None:
+        null = (keys.ends - keys.starts == len(NULL_KEY)) & (_first_bytes(keys.buffer, keys.starts) == NULL_KEY[0])
+        key_starts, key_ends, key_buffer = np.where(null, -1, keys.starts), np.where(null, -1, keys.ends), keys.buffer
+        if sink.key == () or (sink.key is None and not sink.type.keyed_by):
+            key_starts = key_ends = np.full(len(batch), -1, np.int64)
+    elif raw is not None:
+        key_starts, key_ends, key_buffer = raw.key_starts, raw.key_ends, raw.buffer
+    else:
+        key_starts = key_ends = np.full(len(batch), -1, np.int64)
+        key_buffer = buffer
+    if writer.partitions == 1:
+        where = np.zeros(len(batch), np.int64)
+    elif keys is None:
+        # Rows without a key of their own stay in the partition that they came from.
+        where = np.full(len(batch), task % writer.partitions, np.int64)
+    else:
+        where = partitions_of(key_buffer, key_starts, key_ends, writer.partitions)
+        where = np.where(where < 0, (batch.meta[:, C0] & 0xFFFFFFFF) % writer.partitions, where)
+    if key_buffer is not buffer:
+        key_starts, key_ends = (
+            np.where(key_starts < 0, -1, key_starts + buffer.size),
+            np.where(key_starts < 0, -1, key_ends + buffer.size),
+        )
+        buffer = np.concatenate([buffer, key_buffer])
+    headers: tuple[HeaderColumn, ...] = ()
+    if sink.identified:
+        at = buffer.size + _HEADER * np.arange(len(batch), dtype=np.int64)
+        headers = (HeaderColumn(HEADER, at, at + _HEADER),)
+        maker = f"{stage.names.topology}\0{stage.plan.nodes[sink.port[0]].name}\0{sink.port[1]}"
+        buffer = np.concatenate([buffer, _identities(batch, maker, task, step)])
+    everywhere = writer.partitions == 1 or not len(batch) or bool((where == where[0]).all())
+    blocks: list[Block] = []
+    for partition in np.unique(where).tolist():
+        mine = slice(None) if everywhere else np.flatnonzero(where == partition)
+        blocks.append(
+            Block(
+                sink.topic,
+                partition,
+                _NONE,
+                _NONE,
+                buffer,
+                np.ascontiguousarray(starts[mine]),
+                np.ascontiguousarray(ends[mine]),
+                np.ascontiguousarray(key_starts[mine]),
+                np.ascontiguousarray(key_ends[mine]),
+                tuple(HeaderColumn(h.name, h.starts[mine], h.ends[mine]) for h in headers),
+            )
+        )
+    return hashed, blocks
+
+
+def edge_blocks(
+    stage: CompiledStage, writer: EdgeWriter, batch: Batch, *, task: int, watermark: int, idle: bool, moved: bool
+) -> tuple[Hashed | None, list[Block]]:
+    """The rows of an edge as records of its internal topic, one block a downstream task.
+
+    moved  all downstream tasks are told the time, also those that get no row
+
+    Hashed are the rows as they stand, not by reader: so it does not show how the input was cut.
+    """
+    upstream, down = stage.tasks[writer.edge.from_stage], writer.downstream
+    if not writer.edge.rekeyed:
+        where = np.full(len(batch), task % down, np.int64)
+    elif batch.keys is None or down == 1:
+        where = np.zeros(len(batch), np.int64)
+    else:
+        where = partitions_of(batch.keys.buffer, batch.keys.starts, batch.keys.ends, down)
+    order = np.argsort(where, kind="stable")
+    sorted_batch = batch if down == 1 else batch.take(order)
+    encoded = writer.encoder.encode(writer.carriage.packed(sorted_batch.frame), schema_id=None)
+    hashed = None
+    if len(batch):
+        standing = np.argsort(order, kind="stable")
+        hashed = Hashed(encoded.buffer, encoded.starts[standing], encoded.ends[standing])
+    bounds = np.searchsorted(where[order], np.arange(down + 1))
+    blocks: list[Block] = []
+    for reader in range(down):
+        cut = slice(int(bounds[reader]), int(bounds[reader + 1]))
+        if not moved and cut.start == cut.stop:
+            continue
+        values = list(
+            write_edge(
+                sorted_batch.meta[cut],
+                encoded.buffer,
+                encoded.starts[cut],
+                encoded.ends[cut],
+                watermark=watermark,
+                flags=SLEEPS if idle else 0,
+            )
+        )
+        blocks.append(_small_block(writer.topic, reader * upstream + task, values))
+    return hashed, blocks
+
+
+def reject_block(stage: CompiledStage, topic: str, frame: pl.DataFrame) -> tuple[Hashed, Block]:
+    """Refused rows as a block of their topic; hashed are source, payload and reason: the rest differs between runs."""
+    encoded = stage.rejected.encode(frame, schema_id=stage.rejected_id)
+    hashed = stage.rejected.encode(
+        frame.with_columns(
+            step=pl.lit(""),
+            partition=pl.lit(0, pl.Int32),
+            offset=pl.lit(0, pl.Int64),
+            recorded_at=pl.lit(None, pl.Datetime("us", "UTC")),
+            key=pl.lit(None, pl.Binary),
+        ),
+        schema_id=None,
+    )
+    null = np.full(frame.height, -1, np.int64)
+    return (
+        Hashed(hashed.buffer, hashed.starts, hashed.ends),
+        Block(topic, 0, _NONE, _NONE, encoded.buffer, encoded.starts, encoded.ends, null, null),
+    )
+
+
+def _identities(batch: Batch, maker: str, task: int, step: int) -> Bytes:
+    """The `sp` header of each row, 32 bytes each."""
+    n = len(batch)
+    told = np.empty((n, _ID + 8 * (C3 - C0 + 1)), np.uint8)
+    told[:, :_ID] = np.frombuffer(bytes.fromhex(content_id(maker.encode()))[:_ID], np.uint8)
+    told[:, _ID:] = np.ascontiguousarray(batch.meta[:, C0 : C3 + 1]).view(np.uint8).reshape(n, -1)
+    starts = told.shape[1] * np.arange(n, dtype=np.int64)
+    headers = np.empty((n, _HEADER), np.uint8)
+    hashes = row_hashes(frozen(told.reshape(-1)), starts, starts + told.shape[1])
+    headers[:, :_ID] = hashes.view(np.uint8).reshape(n, -1)
+    headers[:, _ID : _ID + 4] = np.frombuffer(task.to_bytes(4, "little"), np.uint8)
+    headers[:, _ID + 4 : _ID + 12] = np.frombuffer(step.to_bytes(8, "little"), np.uint8)
+    headers[:, _ID + 12 :] = np.arange(n, dtype="<u4").view(np.uint8).reshape(n, 4)
+    return headers.reshape(-1)
+
+
+def _conformed(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
+    """The frame in a contract's columns and types: absent optional columns are null, narrow ones become wider."""
+    if frame.schema == schema:
+        return frame
+    return frame.select(
+        pl.col(name).cast(dtype) if name in frame.columns else pl.lit(None, dtype).alias(name)
+        for name, dtype in schema.items()
+    )
+
+
+def _first_bytes(buffer: Any, starts: Int64s) -> Any:
+    return buffer[np.minimum(starts, buffer.size - 1)] if buffer.size else np.zeros(starts.size, np.uint8)
+
+
+def _small_block(topic: str, partition: int, values: list[bytes]) -> Block:
+    ends = np.cumsum([len(value) for value in values])
+    starts = ends - np.array([len(value) for value in values], np.int64)
+    null = np.full(len(values), -1, np.int64)
+    return Block(topic, partition, _NONE, _NONE, np.frombuffer(b"".join(values), np.uint8), starts, ends, null, null)
