@@ -3,9 +3,11 @@
     python benchmarks/state.py [--keys 10000,100000,1000000,10000000] [--batch 8192] [--json]
 
 Keys are 16 bytes of text; pairs are two int64.  Each batch is timed by itself: "pause" is the longest one of all that
-filled the table, in CPU time of this thread; an idle machine's wall time is the same.  "Known" is the best of several
-rounds over a random 2^17 rows that are all in the table.  A restore reads the export of one million keys and two
-columns from blocks, checks each block, and builds the tables again.  10^7 keys take 2 GB of memory.
+filled the table, in CPU time of this thread; an idle machine's wall time is the same.  "Known" is the best of three
+rounds over 16 batches of 65,536 random keys each, all in the table and too many for the caches; the factor is its cost
+a row over that of the smallest table.  "Gather" is what NumPy needs for a random cache line out of as many: no table
+can be much flatter over its sizes than memory is.  A restore reads the export of one million keys and two columns from
+blocks, checks each block, and builds the tables again.  10^7 keys take 2 GB of memory.
 """
 
 from __future__ import annotations
@@ -22,13 +24,12 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.state_floor import BATCH, ROUNDS, gather_ns
 from streamproc.batch import Keys
 from streamproc.blocks import array_of, blocks_of
 from streamproc.hashing import content_id
 from streamproc.keys import keys_of
 from streamproc.state import IntTable, KeyTable, export_state, grow, import_state
-
-ROWS = 1 << 17
 
 
 @dataclass(slots=True)
@@ -53,30 +54,38 @@ def numbered_keys(numbers: np.ndarray) -> Keys:
     return keys_of(pl.DataFrame({"n": numbers}).select(texts.alias("key")), ["key"])
 
 
+def known_numbers(count: int) -> list[np.ndarray]:
+    """Random numbers below `count`, a batch each."""
+    rng = np.random.default_rng(1)
+    return [rng.integers(0, count, BATCH) for _ in range(ROUNDS)]
+
+
+def figures(count: int, times: list[float], look_up: Callable[[], object]) -> dict[str, float]:
+    """What is told of a table that was filled in `times`."""
+    best = min(seconds(look_up) for _ in range(3))
+    return {"new_per_s": count / sum(times), "pause_ms": max(times) * 1e3, "known_ns": best / (ROUNDS * BATCH) * 1e9}
+
+
 def measure_keys(count: int, batch: int) -> dict[str, float]:
     """Fills a key table with `count` keys, then looks up known ones."""
     table = KeyTable()
-    known = numbered_keys(np.random.default_rng(1).integers(0, count, ROWS))
-    table.find(known)
+    known = [numbered_keys(numbers) for numbers in known_numbers(count)]
     times = []
     for at in range(0, count, batch):
         keys = numbered_keys(np.arange(at, min(at + batch, count)))
         times.append(seconds(lambda keys=keys: table.intern(keys)))
-    best = min(seconds(lambda: table.intern(known)) for _ in range(7))
-    return {"new_per_s": count / sum(times), "pause_ms": max(times) * 1e3, "known_per_s": ROWS / best}
+    return figures(count, times, lambda: [table.intern(keys) for keys in known])
 
 
 def measure_pairs(count: int, batch: int) -> dict[str, float]:
     """The same with a table of pairs."""
     table = IntTable()
-    known = np.random.default_rng(1).integers(0, count, ROWS)
-    table.find(known, known)
+    known = known_numbers(count)
     times = []
     for at in range(0, count, batch):
         part = np.arange(at, min(at + batch, count))
         times.append(seconds(lambda part=part: table.intern(part, part)))
-    best = min(seconds(lambda: table.intern(known, known)) for _ in range(7))
-    return {"new_per_s": count / sum(times), "pause_ms": max(times) * 1e3, "known_per_s": ROWS / best}
+    return figures(count, times, lambda: [table.intern(part, part) for part in known])
 
 
 def measure_restore(count: int) -> dict[str, float]:
@@ -119,19 +128,26 @@ def main(keys: str, batch: int, as_json: bool) -> None:
         "python": platform.python_version(),
         "keys": {size: measure_keys(size, batch) for size in sizes},
         "pairs": {size: measure_pairs(size, batch) for size in sizes},
+        "gather_ns": {size: gather_ns(size) for size in sizes},
         "million": measure_restore(1_000_000),
     }
     if as_json:
         print(json.dumps(result))
         return
     table = Table(title="Keyed state")
-    for head in ("table", "size", "new rows/s", "known rows/s", "longest pause"):
+    for head in ("table", "size", "new rows/s", "known ns/row", "factor", "longest pause"):
         table.add_column(head, justify="left" if head == "table" else "right")
     for name in ("keys", "pairs"):
         for size in sizes:
             row = result[name][size]
-            speeds = (f"{row[which] / 1e6:.1f} M" for which in ("new_per_s", "known_per_s"))
-            table.add_row(name, f"{size:,}", *speeds, f"{row['pause_ms']:.1f} ms")
+            known = row["known_ns"]
+            table.add_row(
+                name, f"{size:,}", f"{row['new_per_s'] / 1e6:.1f} M", f"{known:.1f}",
+                f"{known / result[name][sizes[0]]['known_ns']:.1f}x", f"{row['pause_ms']:.1f} ms",
+            )  # fmt: skip
+    floor = result["gather_ns"]
+    for size in sizes:
+        table.add_row("gather", f"{size:,}", "", f"{floor[size]:.1f}", f"{floor[size] / floor[sizes[0]]:.1f}x", "")
     console = Console()
     console.print(table)
     million = result["million"]

@@ -23,7 +23,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np import arrayobj
 
-from streamproc.hashing import UInt64s, tight
+from streamproc.hashing import UInt64s, inlined, tight
 from streamproc.ports import Int64s
 
 LIVE: Final = 0
@@ -64,6 +64,17 @@ def _prefetch(typing_context: Any, array: Any, at: Any) -> Any:
 
 prefetch: Any = intrinsic(_prefetch)
 """prefetch(array, at): asks the processor for the cache line of an element (counted flat), for kernels."""
+
+
+AHEAD: Final = 24
+"""How many rows ahead a kernel asks for the memory of a row: enough to wait for all of them at once."""
+
+
+@inlined
+def prefetch_ahead(array: Any, words: int, slots: Int64s, i: int) -> None:
+    """Asks for what row i + AHEAD will need of an array with so many words a slot, for kernels."""
+    if i + AHEAD < slots.size:
+        prefetch(array, words * slots[i + AHEAD])
 
 
 @tight

@@ -21,6 +21,7 @@ from streamproc.hashing import inlined, kernel, tight
 from streamproc.operators.exact import ExactSums, exact_sums
 from streamproc.operators.values import Flags, Float64s
 from streamproc.ports import Int64s
+from streamproc.slot_index import prefetch_ahead
 
 Reading = tuple[npt.NDArray[Any], ...]
 
@@ -61,12 +62,14 @@ class Accumulator(Protocol):
 @tight
 def _count(counts: Int64s, slots: Int64s, valid: Flags) -> None:
     for i in range(slots.size):
+        prefetch_ahead(counts, 1, slots, i)
         counts[slots[i]] += valid[i]
 
 
 @tight
 def _count_each(counts: Int64s, slots: Int64s, valid: Flags, out: Int64s) -> None:
     for i in range(slots.size):
+        prefetch_ahead(counts, 1, slots, i)
         counts[slots[i]] += valid[i]
         out[i] = counts[slots[i]]
 
@@ -165,6 +168,8 @@ def wide_add(low: Int64s, high: Int64s, i: int, add_low: int, add_high: int) -> 
 @tight
 def _wide_total(low: Int64s, high: Int64s, slots: Int64s, value_low: Int64s, value_high: Int64s, valid: Flags) -> int:
     for i in range(slots.size):
+        prefetch_ahead(low, 1, slots, i)
+        prefetch_ahead(high, 1, slots, i)
         if valid[i] and not wide_add(low, high, slots[i], value_low[i], value_high[i]):
             return i
     return -1
@@ -176,6 +181,8 @@ def _wide_total_each(
     out_low: Int64s, out_high: Int64s,
 ) -> int:  # fmt: skip
     for i in range(slots.size):
+        prefetch_ahead(low, 1, slots, i)
+        prefetch_ahead(high, 1, slots, i)
         if valid[i] and not wide_add(low, high, slots[i], value_low[i], value_high[i]):
             return i
         out_low[i] = low[slots[i]]
@@ -249,6 +256,8 @@ def _raise(best: Int64s, present: Flags, i: int, code: int) -> None:
 @tight
 def _raise_all(best: Int64s, present: Flags, slots: Int64s, codes: Int64s, flip: int, valid: Flags) -> None:
     for i in range(slots.size):
+        prefetch_ahead(best, 1, slots, i)
+        prefetch_ahead(present, 1, slots, i)
         if valid[i]:
             _raise(best, present, slots[i], codes[i] ^ flip)
 
@@ -258,6 +267,8 @@ def _raise_each(
     best: Int64s, present: Flags, slots: Int64s, codes: Int64s, flip: int, valid: Flags, out: Int64s, has: Flags
 ) -> None:
     for i in range(slots.size):
+        prefetch_ahead(best, 1, slots, i)
+        prefetch_ahead(present, 1, slots, i)
         if valid[i]:
             _raise(best, present, slots[i], codes[i] ^ flip)
         out[i] = best[slots[i]] ^ flip

@@ -26,6 +26,7 @@ from streamproc.columns import grow, next_rows
 from streamproc.hashing import inlined, kernel, tight
 from streamproc.operators.wide_sums import LIMBS, LOWEST_BIT, add_wide, add_wide_square, carry, integer, round_half_even
 from streamproc.ports import Int64s
+from streamproc.slot_index import prefetch_ahead
 
 PARTS: Final = 3
 ROW: Final = PARTS
@@ -413,6 +414,7 @@ def _add_all(
     slots: Int64s, values: Float64s, valid: npt.NDArray[np.uint8], start: int,
 ) -> int:  # fmt: skip
     for i in range(start, slots.size):
+        prefetch_ahead(sums.parts, PARTS + 1, slots, i)
         if valid[i] and not add_exact(sums, slots[i], values[i], 1):
             return i
     return -1
@@ -424,6 +426,7 @@ def _add_all_squares(
     slots: Int64s, values: Float64s, valid: npt.NDArray[np.uint8], start: int,
 ) -> int:  # fmt: skip
     for i in range(start, slots.size):
+        prefetch_ahead(sums.parts, PARTS + 1, slots, i)
         if valid[i] and not add_exact_square(sums, slots[i], values[i], 1):
             return i
     return -1
@@ -435,6 +438,7 @@ def _add_each(
     slots: Int64s, values: Float64s, valid: npt.NDArray[np.uint8], out: Float64s, start: int,
 ) -> int:  # fmt: skip
     for i in range(start, slots.size):
+        prefetch_ahead(sums.parts, PARTS + 1, slots, i)
         if valid[i] and not add_exact(sums, slots[i], values[i], 1):
             return i
         out[i] = rounded_sum(sums, slots[i])
