@@ -16,7 +16,7 @@ For use inside of other kernels: call `IntTable.reserve(n)`, pass `IntTable.arra
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -113,46 +113,32 @@ def int_table_release(
     return True
 
 
-_AHEAD: Final = 24
-
-
 @inlined
-def _candidate(index: UInt64s, hash32: np.uint64) -> int:
-    """The first slot under this hash, or -1: nearly always the one."""
-    at = si.home(index, hash32)
-    while index[at] != 0:
-        if index[at] >> np.uint64(32) == hash32:
-            return np.int64(index[at] & np.uint64(0xFFFFFFFF)) - 1
-        at += 1
-        if at == index.size:
-            at = 0
-    return -1
-
-
-@inlined
-def _look_ahead(index: UInt64s, pairs: Int64s, hashes: UInt64s, slots: Int64s, i: int) -> None:
+def _look_ahead(
+    index: UInt64s, old: UInt64s, head: Int64s, pairs: Int64s, hashes: UInt64s, slots: Int64s, i: int
+) -> None:
     """Fetches what rows some way ahead will need: cells, then pairs.  Their `slots` hold candidates meanwhile."""
-    far, near = i + 2 * _AHEAD, i + _AHEAD
+    far, near = i + 2 * si.AHEAD, i + si.AHEAD
     if far < hashes.size:
-        si.prefetch(index, si.home(index, hashes[far] >> np.uint64(32)))
+        si.prefetch_home(index, old, head, hashes[far] >> np.uint64(32))
     if near < hashes.size:
-        slots[near] = _candidate(index, hashes[near] >> np.uint64(32))
+        slots[near] = si.candidate(index, old, head, hashes[near] >> np.uint64(32))
         if slots[near] >= 0:
             si.prefetch(pairs, 2 * slots[near])
 
 
 @inlined
-def _look_first(index: UInt64s, hashes: UInt64s, slots: Int64s, first: int) -> None:
-    for i in range(first, min(first + _AHEAD, hashes.size)):
-        slots[i] = _candidate(index, hashes[i] >> np.uint64(32))
+def _look_first(index: UInt64s, old: UInt64s, head: Int64s, hashes: UInt64s, slots: Int64s, first: int) -> None:
+    for i in range(first, min(first + si.AHEAD, hashes.size)):
+        slots[i] = si.candidate(index, old, head, hashes[i] >> np.uint64(32))
 
 
 @tight
 def _find_pairs(table: IntArrays, a: Int64s, b: Int64s, hashes: UInt64s, slots: Int64s) -> None:
-    index, old, pairs, _, _, _ = table
-    _look_first(index, hashes, slots, 0)
+    index, old, pairs, _, _, head = table
+    _look_first(index, old, head, hashes, slots, 0)
     for i in range(a.size):
-        _look_ahead(index, pairs, hashes, slots, i)
+        _look_ahead(index, old, head, pairs, hashes, slots, i)
         hash32 = hashes[i] >> np.uint64(32)
         slot = slots[i]
         if slot < 0 or pairs[slot, 0] != a[i] or pairs[slot, 1] != b[i]:
@@ -166,9 +152,9 @@ def _intern_pairs(
 ) -> int:
     index, old, pairs, live, free, head = table
     si.move_cells(index, old, head, a.size - first)
-    _look_first(index, hashes, slots, first)
+    _look_first(index, old, head, hashes, slots, first)
     for i in range(first, a.size):
-        _look_ahead(index, pairs, hashes, slots, i)
+        _look_ahead(index, old, head, pairs, hashes, slots, i)
         hash32 = hashes[i] >> np.uint64(32)
         slot = slots[i]
         if slot < 0 or pairs[slot, 0] != a[i] or pairs[slot, 1] != b[i]:

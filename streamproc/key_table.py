@@ -30,7 +30,6 @@ _SIZE: Final = 1  # room << 32 | length + 1; a length field of 0 means that the 
 _PREFIX: Final = 2
 _HASH: Final = 3
 _LOW: Final = 0xFFFFFFFF
-_AHEAD: Final = 24
 
 Flags = npt.NDArray[np.bool_]
 
@@ -89,26 +88,15 @@ def _search(
 
 
 @inlined
-def _candidate(index: UInt64s, hash32: np.uint64) -> int:
-    """The first slot under this hash, or -1: nearly always the one."""
-    at = si.home(index, hash32)
-    while index[at] != 0:
-        if index[at] >> np.uint64(32) == hash32:
-            return np.int64(index[at] & np.uint64(_LOW)) - 1
-        at += 1
-        if at == index.size:
-            at = 0
-    return -1
-
-
-@inlined
-def _look_ahead(index: UInt64s, records: Int64s, arena: Bytes, hashes: UInt64s, slots: Int64s, i: int) -> None:
+def _look_ahead(
+    index: UInt64s, old: UInt64s, head: Int64s, records: Int64s, arena: Bytes, hashes: UInt64s, slots: Int64s, i: int
+) -> None:
     """Fetches what rows some way ahead will need: cells, then records, then bytes.  Their `slots` hold candidates."""
-    far, near, soon = i + 2 * _AHEAD, i + _AHEAD, i + _AHEAD // 2
+    far, near, soon = i + 2 * si.AHEAD, i + si.AHEAD, i + si.AHEAD // 2
     if far < hashes.size:
-        si.prefetch(index, si.home(index, hashes[far] >> np.uint64(32)))
+        si.prefetch_home(index, old, head, hashes[far] >> np.uint64(32))
     if near < hashes.size:
-        slots[near] = _candidate(index, hashes[near] >> np.uint64(32))
+        slots[near] = si.candidate(index, old, head, hashes[near] >> np.uint64(32))
         if slots[near] >= 0:
             si.prefetch(records, 4 * slots[near])
     if soon < hashes.size and slots[soon] >= 0:
@@ -116,9 +104,9 @@ def _look_ahead(index: UInt64s, records: Int64s, arena: Bytes, hashes: UInt64s, 
 
 
 @inlined
-def _look_first(index: UInt64s, hashes: UInt64s, slots: Int64s, first: int) -> None:
-    for i in range(first, min(first + _AHEAD, hashes.size)):
-        slots[i] = _candidate(index, hashes[i] >> np.uint64(32))
+def _look_first(index: UInt64s, old: UInt64s, head: Int64s, hashes: UInt64s, slots: Int64s, first: int) -> None:
+    for i in range(first, min(first + si.AHEAD, hashes.size)):
+        slots[i] = si.candidate(index, old, head, hashes[i] >> np.uint64(32))
 
 
 @tight
@@ -149,9 +137,9 @@ def _intern(
 ) -> int:  # fmt: skip
     index, old, records, arena, free, head = table
     si.move_cells(index, old, head, starts.size - first)
-    _look_first(index, hashes, slots, first)
+    _look_first(index, old, head, hashes, slots, first)
     for i in range(first, starts.size):
-        _look_ahead(index, records, arena, hashes, slots, i)
+        _look_ahead(index, old, head, records, arena, hashes, slots, i)
         hash32 = hashes[i] >> np.uint64(32)
         prefix = prefixes[i]
         slot = slots[i]
@@ -181,10 +169,10 @@ def _intern(
 def _find(
     table: KeyArrays, buffer: Bytes, starts: Int64s, ends: Int64s, hashes: UInt64s, prefixes: Int64s, slots: Int64s
 ) -> None:
-    index, old, records, arena, _, _ = table
-    _look_first(index, hashes, slots, 0)
+    index, old, records, arena, _, head = table
+    _look_first(index, old, head, hashes, slots, 0)
     for i in range(starts.size):
-        _look_ahead(index, records, arena, hashes, slots, i)
+        _look_ahead(index, old, head, records, arena, hashes, slots, i)
         hash32 = hashes[i] >> np.uint64(32)
         prefix = prefixes[i]
         slot = slots[i]

@@ -83,6 +83,40 @@ def home(index: UInt64s, hash32: np.uint64) -> int:
     return np.int64((hash32 * np.uint64(index.size)) >> np.uint64(32))
 
 
+@inlined
+def prefetch_home(index: UInt64s, old: UInt64s, head: Int64s, hash32: np.uint64) -> None:
+    """Asks for the cell at which the search for a known hash should begin, for kernels."""
+    if old.size > 0 and home(old, hash32) >= head[CURSOR]:
+        prefetch(old, home(old, hash32))
+    else:
+        prefetch(index, home(index, hash32))
+
+
+@inlined
+def _first_under(index: UInt64s, hash32: np.uint64) -> int:
+    at = home(index, hash32)
+    while index[at] != 0:
+        if index[at] >> np.uint64(32) == hash32:
+            return np.int64(index[at] & np.uint64(0xFFFFFFFF)) - 1
+        at += 1
+        if at == index.size:
+            at = 0
+    return -1
+
+
+@inlined
+def candidate(index: UInt64s, old: UInt64s, head: Int64s, hash32: np.uint64) -> int:
+    """The first slot under this hash, or -1, for kernels: nearly always the one, which the caller has to see to.
+
+    Cells leave the old index in the order of their homes, so the cursor tells where a hash most likely is.
+    """
+    if old.size > 0 and home(old, hash32) >= head[CURSOR]:
+        slot = _first_under(old, hash32)
+        if slot >= 0:
+            return slot
+    return _first_under(index, hash32)
+
+
 @tight
 def place(index: UInt64s, cell: np.uint64) -> None:
     """Puts a cell into the first empty place from its home on, for kernels."""
