@@ -44,6 +44,8 @@ class Block:
                           stamps them with its append time) or n values to keep
     buffer      uint8[*]  values, keys and headers; bounds may lie in any order and overlap
     value_starts, value_ends, key_starts, key_ends  int64[n]; a start of -1 means null (not the same as empty)
+    unreadable          (record, reason) of records that the log holds and cannot hand out: key and value are null.
+                        One record may stand for a whole batch that does not inflate; the next one lies behind it
 
     The arrays are never changed after construction and may be views of memory that others read too.
     """
@@ -58,6 +60,7 @@ class Block:
     key_starts: Int64s
     key_ends: Int64s
     headers: tuple[HeaderColumn, ...] = ()
+    unreadable: tuple[tuple[int, str], ...] = ()
 
     def __len__(self) -> int:
         return self.value_starts.size
@@ -76,6 +79,7 @@ class Block:
             self.key_starts[cut],
             self.key_ends[cut],
             tuple(HeaderColumn(h.name, h.starts[cut], h.ends[cut]) for h in self.headers),
+            tuple((row - start, why) for row, why in self.unreadable if start <= row < stop),
         )
 
     def value(self, row: int) -> bytes | None:

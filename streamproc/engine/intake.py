@@ -118,6 +118,9 @@ class SourceIntake:
         bad_reason = np.full(n, -1, np.int64)
         bad_reason[decoded.bad] = np.arange(decoded.bad.size)
         reasons.extend(why for _, why in decoded.why())
+        for row, why in block.unreadable:
+            bad_reason[row] = len(reasons)
+            reasons.append(f"unreadable: {why}")
         frame = decoded.frame
         times = event_times(frame[self._source.event_time])
         event_time = times.fill_null(0).to_numpy()
@@ -195,6 +198,12 @@ class EdgeIntake:
 
     def units(self, block: Block) -> Units:
         """The records' rows as units, each record followed by the mark of its sender's watermark."""
+        if block.unreadable:
+            row, why = block.unreadable[0]
+            raise CorruptLog(
+                f"{block.topic}-{block.partition}@{int(block.offsets[row])} cannot be read: {why}",
+                hint="restore the topic from a copy: internal topics are written by streamproc alone",
+            )
         rows, marks, flags, carried, record, starts, ends = read_edge(block)
         decoded = self._decoder.decode(block.buffer, starts, ends)
         if decoded.bad.size:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import polars as pl
 import pytest
 
@@ -132,3 +134,24 @@ def test_only_columns_that_somebody_reads_are_decoded() -> None:
     assert read(counted) == {"at", "card"}
     assert read(counted.late | sp.select("more")) == {"at", "card", "more"}
     assert read(PAY | sp.dedupe("n") | sp.select("card")) == {"at", "n", "card"}
+
+
+def test_a_record_that_the_log_cannot_hand_out_is_a_dead_letter_with_its_place_and_the_rest_goes_on() -> None:
+    log, registry = MemoryLog(now=2**60), MemoryRegistry([OLD, NEW])
+    log.create_topic("pays", TopicSettings())
+    append_frame(log, registry, "pays", NEW, ROWS.with_columns(more=pl.col("n")))
+    block = log.read(TopicPartition("pays", 0), 0)
+    gone = {name: getattr(block, name).copy() for name in ("value_starts", "value_ends", "key_starts", "key_ends")}
+    for bounds in gone.values():
+        bounds[5] = -1
+    log.replace_block(
+        TopicPartition("pays", 0), replace(block, **gone, unreadable=((5, "the batch cannot be inflated"),))
+    )
+    binding = bind(sp.Topology("t", sinks={"all": PAY}), log, registry)
+    progress = Worker(binding, log, until_end=source_ends(binding, log), steps=iter([3, 3, 3, 3])).run()
+    made = driven(binding, log, registry, progress)
+    (letter,) = made.dead_letters.select("offset", "payload", "reason").to_dicts()
+    assert (letter["offset"], letter["payload"]) == (5, None)
+    assert letter["reason"] == "unreadable: the batch cannot be inflated"
+    assert made.fates("pays")["dead_lettered"] == 1
+    assert len(records(made, "t.all")) == 7
