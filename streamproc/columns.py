@@ -7,6 +7,7 @@ the column is copied instead.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, Final
 
@@ -16,10 +17,15 @@ import numpy.typing as npt
 _COPIED_BELOW: Final = 1 << 20
 _RESERVED: Final = 1 << 30
 _STEP: Final = 1 << 16
+_APART: Final = 1 << 18
+_STAGGERED: Final = itertools.cycle(range(8))
+"""Columns grow together; were they to begin at the same place of a page of 2 MiB, all would meet a new one at once."""
 
 
 class _Reservation(np.ndarray[Any, Any]):
-    """Zeroed memory set aside for one growing column."""
+    """Zeroed memory set aside for one growing column; rows from `reached` on were never handed out, so are zero."""
+
+    reached: int = 0
 
 
 def grow(array: npt.NDArray[Any], rows: int, *, fill: float | None = 0) -> npt.NDArray[Any]:
@@ -48,7 +54,10 @@ def grow(array: npt.NDArray[Any], rows: int, *, fill: float | None = 0) -> npt.N
         reservation[:held] = array
     grown = reservation[:rows].view(np.ndarray)
     if fill is not None:
-        grown[held:] = fill
+        # Zeros beyond what was reached are there already: writing them would touch all of that memory at once, in
+        # every column of an operator in the same call.
+        grown[held : max(held, reservation.reached) if fill == 0 else rows] = fill
+    reservation.reached = max(reservation.reached, rows)
     return grown
 
 
@@ -81,8 +90,9 @@ def _reservation_under(array: npt.NDArray[Any]) -> _Reservation | None:
 
 def _reserve(rows: int, row_bytes: int, like: npt.NDArray[Any]) -> _Reservation:
     generous = max(_RESERVED // row_bytes, 2 * rows)
+    skipped = next(_STAGGERED) * _APART // row_bytes
     try:
-        memory = np.zeros((generous, *like.shape[1:]), like.dtype)
+        memory = np.zeros((skipped + generous, *like.shape[1:]), like.dtype)[skipped:]
     except MemoryError:
         memory = np.zeros((rows, *like.shape[1:]), like.dtype)
     return memory.view(_Reservation)

@@ -47,3 +47,10 @@ def test_the_next_size_is_enough_and_a_step_beyond_it_is_bounded(rows: int, need
     size = next_rows(rows, needed)
     assert size >= max(needed, rows)
     assert size - max(needed, rows) <= max(rows, needed, 1 << 16, 64)
+
+
+def test_a_column_cut_short_grows_with_zeros_over_what_it_once_held() -> None:
+    column = grow(np.zeros(0, np.int64), 1 << 18)
+    column[:] = 7
+    again = grow(column[:10], 1 << 19)
+    assert not again[10:].any()
