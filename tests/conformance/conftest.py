@@ -10,6 +10,8 @@ import pytest
 
 from connectors.embedded import EmbeddedLog
 from streamproc.ports import Log
+from streamproc.testing.simulation.cluster import Cluster
+from streamproc.testing.simulation.log import SimulatedLog
 
 
 class Adapter(Protocol):
@@ -62,7 +64,33 @@ class EmbeddedAdapter:
             log.close()
 
 
-ADAPTERS: Mapping[str, Callable[[Path], Adapter]] = {"embedded": lambda folder: EmbeddedAdapter(folder / "log.db")}
+class SimulatedAdapter:
+    """A cluster in memory whose time is that of whoever waits."""
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self._cluster = Cluster(now=1_700_000_000_000_000, strict=strict)
+
+    def open(self) -> SimulatedLog:
+        return SimulatedLog(self._cluster)
+
+    def pass_time(self, us: int) -> None:
+        if us < 0:
+            self._cluster.now += us
+        else:
+            self._cluster.advance(us)
+
+    def clean(self) -> None:
+        self._cluster.clean()
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+ADAPTERS: Mapping[str, Callable[[Path], Adapter]] = {
+    "embedded": lambda folder: EmbeddedAdapter(folder / "log.db"),
+    "simulated": lambda _: SimulatedAdapter(),
+    "simulated, one generation": lambda _: SimulatedAdapter(strict=True),
+}
 
 
 @pytest.fixture(params=sorted(ADAPTERS))

@@ -1,0 +1,1 @@
+"""The simulated log, and the worker run on it under faults, on a clock that a seed moves."""
