@@ -12,6 +12,7 @@ from streamproc.contracts.derive import avsc_text
 from streamproc.graph import Source
 from streamproc.planning.plan import Plan
 from streamproc.runtime.binding import plan_topology
+from streamproc.runtime.trim import declared_audit_us, retention_findings
 
 
 @click.command()
@@ -19,13 +20,18 @@ from streamproc.runtime.binding import plan_topology
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.  [default: text]")
 @workspace_options
 def check(topology: str, as_json: bool, workspace: Workspace) -> None:
-    """Plan TOPOLOGY: names, types, units, keys, contracts. Runs nothing and needs no log."""
+    """Plan TOPOLOGY: names, types, units, keys, contracts. Runs nothing and needs no log.
+
+    Where the log is there, also whether its sources keep their records for as long as a restart and audits need them.
+    """
     plan = plan_topology(load_topology(topology), workspace.registry())
+    findings = _retention(plan, workspace)
     derived = [sink for sink in plan.sinks if not sink.declared and not sink.forwards]
     if as_json:
         put_json(
             {
-                "ok": True,
+                "ok": not findings,
+                "findings": findings,
                 "topology": plan.topology.name,
                 "version": plan.topology.version,
                 "fingerprint": plan.logic,
@@ -34,6 +40,11 @@ def check(topology: str, as_json: bool, workspace: Workspace) -> None:
                 "derived_contracts": [str(sink.contract) for sink in derived],
             }
         )
+    if findings:
+        for finding in findings if not as_json else ():
+            click.echo(finding)
+        raise click.exceptions.Exit(1)
+    if as_json:
         return
     click.echo(
         f"{plan.topology.name} version {plan.topology.version} is sound: {counted(len(plan.nodes), 'step')} in "
@@ -45,6 +56,14 @@ def check(topology: str, as_json: bool, workspace: Workspace) -> None:
             f"schemas_avro/{sink.contract}.avsc and name it with sp.sink(stream, contract=...):"
         )
         click.echo(avsc_text(sink.contract))
+
+
+def _retention(plan: Plan, workspace: Workspace) -> list[str]:
+    declared_audit_us(plan)
+    if not workspace.log_path.exists():
+        return []
+    with workspace.log() as log:
+        return retention_findings(plan, log.topics())
 
 
 @click.command()

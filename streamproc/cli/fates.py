@@ -10,7 +10,7 @@ from streamproc.planning.plan import Plan
 from streamproc.ports import Log, TopicPartition
 from streamproc.runtime.binding import Binding
 from streamproc.runtime.replay import source_ends
-from streamproc.runtime.restore import journal_entries
+from streamproc.runtime.restore import last_entry
 
 FATES: Final = ("in", "emitted", "held", "filtered", "late", "dead_lettered")
 
@@ -22,9 +22,8 @@ def fates_in(binding: Binding, log: Log) -> dict[str, Counts]:
     on."""
     last = []
     for number in range(binding.task_count):
-        place = TopicPartition(binding.names.tasks, number)
-        end = log.end_offset(place)
-        last += [entry.fates for _, entry in journal_entries(log, place, max(end - 1, log.start_offset(place)), end)]
+        entry = last_entry(log, TopicPartition(binding.names.tasks, number))
+        last += [entry.fates] if entry is not None else []
     return _added(last, source_names(binding.plan))
 
 

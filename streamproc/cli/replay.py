@@ -42,6 +42,11 @@ from streamproc.runtime.replay import recorded_sums, replay_as_recorded, replay_
     help="Compute history afresh, in order of event time; touches nothing live.  [default: as recorded]",
 )
 @click.option(
+    "--from-checkpoint",
+    is_flag=True,
+    help="As recorded, where old steps were trimmed: begin at the oldest checkpoint kept.  [default: refuse]",
+)
+@click.option(
     "--since",
     metavar="TIME",
     help="With --by-event-time: only records written from this moment on: 2026-11-01T09:30:00Z.  [default: all]",
@@ -71,6 +76,7 @@ from streamproc.runtime.replay import recorded_sums, replay_as_recorded, replay_
 def replay(
     topology: str,
     mode: str,
+    from_checkpoint: bool,
     since: str | None,
     until: str | None,
     out: Path | None,
@@ -84,8 +90,10 @@ def replay(
     if mode == "as-recorded":
         if since or until or out or must_equal or no_close:
             raise click.UsageError("--since, --until, --out, --must-equal and --no-close go with --by-event-time")
-        _as_recorded(value, workspace, as_json=as_json)
+        _as_recorded(value, workspace, from_checkpoint=from_checkpoint, as_json=as_json)
         return
+    if from_checkpoint:
+        raise click.UsageError("--from-checkpoint goes with --as-recorded")
     if out is not None:
         _check_out(value, out)
     with workspace.log() as log, compiling(), tempfile.TemporaryDirectory(prefix="streamproc-replay-") as folder:
@@ -101,13 +109,19 @@ def replay(
         raise click.exceptions.Exit(1)
 
 
-def _as_recorded(topology: Topology, workspace: Workspace, *, as_json: bool) -> None:
+def _as_recorded(topology: Topology, workspace: Workspace, *, from_checkpoint: bool, as_json: bool) -> None:
     with workspace.log() as log, compiling():
         _must_have_run(topology, log)
         binding = bind(topology, log, workspace.registry(), create=False)
-        total = sum(log.end_offset(TopicPartition(binding.names.tasks, n)) for n in range(binding.task_count))
+        places = [TopicPartition(binding.names.tasks, n) for n in range(binding.task_count)]
+        total = sum(log.end_offset(place) - log.start_offset(place) for place in places)
         with progress_bar(f"replaying {topology.name}", total) as update:
-            result = replay_as_recorded(binding, log, on_step=lambda done, _: update(done))
+            result = replay_as_recorded(
+                binding,
+                log,
+                checkpoints=workspace.checkpoints() if from_checkpoint else None,
+                on_step=lambda done, _: update(done),
+            )
     if as_json:
         put_json(
             {

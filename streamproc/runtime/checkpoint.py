@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -16,11 +17,20 @@ _TOGETHER_BYTES: Final = 64 << 20
 
 
 def save_state(
-    store: CheckpointStore, state: TaskState, *, task: str, step: int, chain: str, fingerprint: str, journal_offset: int
+    store: CheckpointStore,
+    state: TaskState,
+    *,
+    task: str,
+    step: int,
+    chain: str,
+    fingerprint: str,
+    head: Mapping[str, object],
 ) -> int:
     """Stores the blocks that are new, then the manifest; gives the number of new bytes.
 
     The step must be committed: a manifest that names an unknown step is ignored by every loader.
+    head  what a restore needs beside the state: `journal_offset` of the step's entry and its time `at`, the head of the
+          `journal` (entry 0 may be gone by then), and the `positions` up to which each partition is consumed
     """
     arrays: dict[str, tuple[str, tuple[int, ...], tuple[str, ...]]] = {}
     new = 0
@@ -35,7 +45,7 @@ def save_state(
             new += store.put_blocks(waiting)
             waiting, size = {}, 0
     new += store.put_blocks(waiting)
-    store.put_manifest(CheckpointManifest(task, step, chain, fingerprint, {"journal_offset": journal_offset}, arrays))
+    store.put_manifest(CheckpointManifest(task, step, chain, fingerprint, dict(head), arrays))
     return new
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from streamproc.event_time import MAX_TIME
 from streamproc.ports import Log, TopicPartition
 from streamproc.runtime.binding import Binding
-from streamproc.runtime.restore import journal_entries
+from streamproc.runtime.restore import last_entry
 from streamproc.runtime.task import Task
 
 
@@ -56,11 +56,5 @@ class Ending:
 
     def _closed(self, number: int) -> bool:
         """Whether a task of another worker has ended time, as its journal says."""
-        place = TopicPartition(self.binding.names.tasks, number)
-        # The last entry may lie some offsets before the end: other logs than ours keep marks between records.
-        end = self.log.end_offset(place)
-        for back in (4, 64, 1 << 62):
-            entries = list(journal_entries(self.log, place, max(self.log.start_offset(place), end - back), end))
-            if entries:
-                return entries[-1][1].watermark >= MAX_TIME
-        return False
+        last = last_entry(self.log, TopicPartition(self.binding.names.tasks, number))
+        return last is not None and last.watermark >= MAX_TIME

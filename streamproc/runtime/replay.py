@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from streamproc.contracts.registry import Registry
-from streamproc.errors import InputError, ReplayDiverged
+from streamproc.errors import InputError, InputGone, ReplayDiverged
 from streamproc.graph import Source
 from streamproc.planning.topology import Topology
-from streamproc.ports import Block, Log, TopicPartition
+from streamproc.ports import Block, CheckpointStore, Log, TopicPartition
 from streamproc.runtime.binding import Binding, bind, plan_topology
 from streamproc.runtime.journal import Entry
 from streamproc.runtime.overlay import OverlayLog
-from streamproc.runtime.restore import journal_entries, start_state
+from streamproc.runtime.restore import journal_entries, last_entry, oldest_checkpoint, start_state
 from streamproc.runtime.task import TakenStep, Task
 from streamproc.runtime.worker import Progress, Worker
 from streamproc.wire import Decoder, split_frames
@@ -45,14 +45,8 @@ class ReplayReport:
 
 def last_entries(binding: Binding, log: Log) -> dict[int, Entry]:
     """The newest journal entry of each task that has one."""
-    out: dict[int, Entry] = {}
-    for number in range(binding.task_count):
-        place = TopicPartition(binding.names.tasks, number)
-        end = log.end_offset(place)
-        if end > log.start_offset(place):
-            for _, entry in journal_entries(log, place, end - 1, end):
-                out[number] = entry
-    return out
+    found = {n: last_entry(log, TopicPartition(binding.names.tasks, n)) for n in range(binding.task_count)}
+    return {number: entry for number, entry in found.items() if entry is not None}
 
 
 def recorded_sums(binding: Binding, log: Log) -> dict[str, TopicSum]:
@@ -71,19 +65,24 @@ def _added(parts: Any) -> dict[str, TopicSum]:
 
 
 def replay_as_recorded(
-    binding: Binding, log: Log, *, on_step: Callable[[int, int], None] | None = None
+    binding: Binding,
+    log: Log,
+    *,
+    checkpoints: CheckpointStore | None = None,
+    on_step: Callable[[int, int], None] | None = None,
 ) -> ReplayReport:
     """Runs every recorded step again on the recorded input and compares all digests; writes nothing.
 
     Any build may follow any journal: that is how a change is judged before it is deployed.
-    on_step  called with (steps done, steps of the journal)
+    checkpoints  where a journal was trimmed, begin at the oldest checkpoint that it vouches for; None: refuse
+    on_step      called with (steps done, steps of the journal)
 
-    Raises ReplayDiverged with the first row that differs, InputChanged, InputGone, CorruptLog; InputError where there
-    is
-    no journal.
+    Raises ReplayDiverged with the first row that differs, InputChanged, InputGone (also for a trimmed journal),
+    CorruptLog; InputError where there is no journal.
     """
     report = ReplayReport()
-    total = sum(log.end_offset(TopicPartition(binding.names.tasks, n)) for n in range(binding.task_count))
+    places = [TopicPartition(binding.names.tasks, n) for n in range(binding.task_count)]
+    total = sum(log.end_offset(place) - log.start_offset(place) for place in places)
     if not total:
         raise InputError(
             f"topology '{binding.names.topology}' version {binding.names.version} has no journal in this log",
@@ -91,17 +90,13 @@ def replay_as_recorded(
         )
     done = 0
     finals: list[Mapping[str, tuple[int, str]]] = []
-    for number in range(binding.task_count):
-        place = TopicPartition(binding.names.tasks, number)
-        end = log.end_offset(place)
-        if not end:
+    for number, place in enumerate(places):
+        begun = _begun(binding, number, log, checkpoints)
+        if begun is None:
             continue
-        entries = journal_entries(log, place, log.start_offset(place), end)
-        _, head = next(entries)
-        fresh = Task(binding, number, log)
-        task = Task(binding, number, log, state=start_state(fresh, head))
+        task, after = begun
         waiting: tuple[Entry, TakenStep] | None = None
-        for _, entry in entries:
+        for _, entry in journal_entries(log, place, after, log.end_offset(place)):
             if waiting is not None:
                 # The next entry says where the step before it delivered its rows.
                 raise _divergence(task, *waiting, entry, log)
@@ -125,6 +120,26 @@ def replay_as_recorded(
         )
     report.sums = _added(finals)
     return report
+
+
+def _begun(binding: Binding, number: int, log: Log, checkpoints: CheckpointStore | None) -> tuple[Task, int] | None:
+    """A task where its journal begins, and the journal offset after that; None for a task that never ran."""
+    place = TopicPartition(binding.names.tasks, number)
+    found = next(journal_entries(log, place, log.start_offset(place), log.end_offset(place)), None)
+    if found is None:
+        return None
+    offset, first = found
+    fresh = Task(binding, number, log)
+    if first.kind == "start":
+        return Task(binding, number, log, state=start_state(fresh, first)), offset + 1
+    begun = oldest_checkpoint(binding, number, log, checkpoints) if checkpoints is not None else None
+    if begun is None:
+        raise InputGone(
+            f"the journal of {fresh.name} begins at step {first.step}: the steps before it were trimmed",
+            hint="'--from-checkpoint' follows it from the oldest checkpoint that is kept; to have all of it, declare "
+            'settings={"audit": "all"} before the first run; \'replay --by-event-time\' needs no journal',
+        )
+    return begun
 
 
 def _differs(entry: Entry, taken: TakenStep) -> bool:
@@ -167,8 +182,7 @@ def _divergence(task: Task, entry: Entry, taken: TakenStep, following: Entry | N
             if a != b:
                 return ReplayDiverged(
                     f"{where}, '{topic}' partition {partition}, row {row}: {_compared(task, a, b)}",
-                    hint="the code, a library or the processor changed; a changed topology needs a new version"
-                    "new version",
+                    hint="the code, a library or the processor changed; a changed topology needs a new version",
                 )
     topics = ", ".join(
         f"'{t}'" for t in sorted(set(entry.outputs) ^ set(taken.output.digests)) or sorted(entry.outputs)

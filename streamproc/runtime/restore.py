@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from streamproc.engine.compiled import TaskState
-from streamproc.errors import ForeignFingerprint, LogError, ReplayDiverged
+from streamproc.errors import CorruptSnapshot, ForeignFingerprint, LogError, ReplayDiverged
 from streamproc.hashing import content_id
 from streamproc.ports import CheckpointManifest, CheckpointStore, Log, TopicPartition
 from streamproc.runtime.binding import Binding
@@ -45,6 +45,16 @@ def journal_entries(log: Log, place: TopicPartition, offset: int, end: int) -> I
         offset = int(block.offsets[-1]) + 1
 
 
+def last_entry(log: Log, place: TopicPartition) -> Entry | None:
+    """The newest entry of a journal. It may lie some offsets before the end: logs keep marks between records."""
+    start, end = log.start_offset(place), log.end_offset(place)
+    for back in (4, 64, end - start):
+        entries = list(journal_entries(log, place, max(start, end - back), end))
+        if entries:
+            return entries[-1][1]
+    return None
+
+
 def restore_task(
     binding: Binding,
     number: int,
@@ -79,18 +89,19 @@ def restore_task(
                 hint=f"somebody removed '{place.topic}': run a new version, or delete the group '{group}'",
             )
         return Restored(fresh_task, 0, True, end)
-    if head.kind != "start":
-        head = None
-    else:
-        check_head(binding, fresh_task, head.head)
+    known = journal_head(fresh_task.name, log, place, head, checkpoints)
+    if known is not None:
+        check_head(binding, fresh_task, known)
     task, after = _from_checkpoint(binding, fresh_task, log, checkpoints, place, stops)
     if task is None:
-        if head is None:
+        if head.kind != "start":
             raise LogError(
-                f"the journal of {fresh_task.name} begins at step {start} and no sound checkpoint reaches back to it",
-                hint="replay the topology's history under a new version",
+                f"the journal of {fresh_task.name} begins at step {head.step} and no sound checkpoint reaches back to "
+                "it",
+                hint="compute the topology's history afresh under a new version: version=N+1",
             )
         task, after = Task(binding, number, log, state=start_state(fresh_task, head), stops=stops), first + 1
+    task.head = known or {}
     steps = 0
     last = 0
     journal_end = after
@@ -103,7 +114,10 @@ def restore_task(
         if on_step is not None:
             on_step()
     _check_offsets(task, committed, last or task.state.steps)
-    return Restored(Task(binding, number, log, state=task.state, stops=stops), steps, False, journal_end)
+    task.check_reach()
+    again = Task(binding, number, log, state=task.state, stops=stops)
+    again.head = task.head
+    return Restored(again, steps, False, journal_end)
 
 
 def settled_end(
@@ -144,6 +158,22 @@ def compare(task: Task, entry: Entry, taken: TakenStep) -> None:
             )
 
 
+def journal_head(
+    name: str, log: Log, place: TopicPartition, first: Entry, checkpoints: CheckpointStore | None
+) -> Mapping[str, Any] | None:
+    """The head of a journal: in its entry 0, or where that was trimmed in any checkpoint that the journal vouches for.
+
+    None where neither is there.
+    """
+    if first.kind == "start":
+        return first.head
+    for manifest in checkpoints.manifests(name) if checkpoints is not None else ():
+        head = manifest.head.get("journal")
+        if isinstance(head, Mapping) and head and stands_on(log, place, manifest):
+            return head
+    return None
+
+
 def start_state(task: Task, head: Entry) -> TaskState:
     """The state of a task before its first step, as entry 0 of its journal has it."""
     state = task.stage.open_state(task.channels)
@@ -175,6 +205,16 @@ def check_head(binding: Binding, task: Task, head: Mapping[str, Any]) -> None:
             raise ForeignFingerprint(f"the journal of {task.name} was written with another {what}{detail}", hint=way)
 
 
+def oldest_checkpoint(binding: Binding, number: int, log: Log, checkpoints: CheckpointStore) -> tuple[Task, int] | None:
+    """The task at the oldest checkpoint that the committed journal vouches for, and the journal offset after it."""
+    task = Task(binding, number, log)
+    place = TopicPartition(binding.names.tasks, number)
+    for manifest in reversed(checkpoints.manifests(task.name)):
+        if stands_on(log, place, manifest) and (state := _loaded(manifest, task, checkpoints)) is not None:
+            return Task(binding, number, log, state=state), _journal_offset(manifest) + 1
+    return None
+
+
 def _from_checkpoint(
     binding: Binding,
     task: Task,
@@ -196,8 +236,6 @@ def _from_checkpoint(
 
 
 def _loaded(manifest: CheckpointManifest, task: Task, checkpoints: CheckpointStore) -> TaskState | None:
-    from streamproc.errors import CorruptSnapshot
-
     try:
         return load_state(manifest, task.stage.open_state(task.channels), checkpoints)
     except CorruptSnapshot:

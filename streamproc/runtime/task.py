@@ -22,6 +22,7 @@ from streamproc.ports import Int64s, Log, TopicPartition
 from streamproc.runtime.binding import Binding
 from streamproc.runtime.feed import Feed
 from streamproc.runtime.journal import ConsumedRange, Entry
+from streamproc.runtime.reach import out_of_reach
 
 _NO_RUNS: Final = np.empty((0, 2), np.int64)
 
@@ -39,6 +40,7 @@ class Task:
     """A task between two commits.
 
     number  its partition of the task topic; `stage` and `index` say which task of which stage that is
+    head    the head of its journal, once that is known: which build began it, and where
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Task:
         self.channels = self.stage.channels(self.index, binding.partitions)
         self.log = log
         self.delivered: tuple[tuple[str, int, int, int], ...] = ()
+        self.head: Mapping[str, Any] = {}
         self.clocked = any(getattr(node.origin, "clocked", False) for node in self.stage.stage.nodes)
         if state is None:
             state = self.stage.open_state(self.channels)
@@ -91,6 +94,13 @@ class Task:
             out[channel.place] = min(offset, out.get(channel.place, offset))
         return out
 
+    def check_reach(self) -> None:
+        """Raises OffsetOutOfRange, with the choices, if the log no longer holds an offset at which the task goes on."""
+        for place, position in self.offsets.items():
+            start = self.log.start_offset(place)
+            if start > position:
+                raise out_of_reach(self.name, self.binding.names, place, position, start)
+
     def is_closed(self) -> bool:
         """Whether every channel has ended for good."""
         return bool(len(self.channels)) and bool((self.state.channel_watermark >= MAX_TIME).all())
@@ -105,8 +115,12 @@ class Task:
         ends   the log's end of each channel
         waits  also wait for channels that are at their end (upstream has not finished); False takes what there is
         """
-        for feed in self.feeds:
-            feed.fill(self.log, wanted=most, end=ends[feed.channel.place])
+        try:
+            for feed in self.feeds:
+                feed.fill(self.log, wanted=most, end=ends[feed.channel.place])
+        except OffsetOutOfRange:
+            self.check_reach()
+            raise
         advances = [feed.advances(most) for feed in self.feeds]
         sizes = np.array([part.size for part in advances], np.int64)
         stops = np.cumsum(sizes)

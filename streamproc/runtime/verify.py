@@ -79,9 +79,12 @@ def _verify_task(
             positions = {
                 number: (start_of[f"{c.place.topic}-{c.place.partition}"], 0) for number, c in enumerate(task.channels)
             }
+        elif before is None:
+            # The journal was trimmed down to the step of a checkpoint: what that step read may be gone as well.
+            positions = {number: (taken.last, taken.last_skip) for number, taken in enumerate(entry.ranges)}
         else:
             report.steps += 1
-            if before is not None and entry.step != before.step + 1:
+            if entry.step != before.step + 1:
                 report.findings.append(Finding(where, f"step {entry.step} follows step {before.step}"))
             for channel in range(len(entry.ranges)):
                 _verify_input(log, channel, entry, task, positions, report)

@@ -17,14 +17,15 @@ from streamproc.errors import Fenced, LogError, LogUnavailable, StaleMember, Unk
 from streamproc.event_time import span_us
 from streamproc.ports import CheckpointStore, Log, Membership, Producer, TopicPartition
 from streamproc.runtime.binding import Binding
-from streamproc.runtime.checkpoint import save_state
 from streamproc.runtime.clock import Clock, SystemClock
 from streamproc.runtime.committing import commit_steps
 from streamproc.runtime.ending import Ending
 from streamproc.runtime.journal import Entry
 from streamproc.runtime.quiet import Quiet
-from streamproc.runtime.restore import journal_mark, restore_task, stands_on, start_entry
+from streamproc.runtime.restore import restore_task, start_entry
+from streamproc.runtime.saving import save_checkpoint
 from streamproc.runtime.task import TakenStep, Task
+from streamproc.runtime.trim import checkpoint_every_us
 
 logger = logging.getLogger(__name__)
 
@@ -109,9 +110,11 @@ class Worker:
         self._work_since: dict[int, float] = {}
         self._stepped_at: dict[int, float] = {}
         self._committed_at: dict[int, float] = {}
+        self._saved_at: dict[int, float] = {}
         self._quiet = Quiet(log, max_wait_s=span_us(binding.plan.topology.max_wait) / 1e6)
         self._most = _FIRST_STEP_UNITS
         self._commit_s = span_us(binding.plan.topology.commit) / 1e6
+        self._most_unsaved_s = float("inf")
         self._began = self.clock.monotonic()
         self._alive_at = self._polled_at = self._fenced_at = float("-inf")
         self._troubled_since: float | None = None
@@ -153,6 +156,8 @@ class Worker:
     def open(self) -> None:
         """Enters the group and opens the producer; both fence an older worker of the same name."""
         self._began = self.clock.monotonic()
+        every = checkpoint_every_us(self.binding.plan, self.log.topics())
+        self._most_unsaved_s = float("inf") if every is None else every / 1e6
         self._enter()
 
     def turn(self) -> float | None:
@@ -298,6 +303,7 @@ class Worker:
         if restored.fresh:
             # Written with the first step, but it says where the task stood before it.
             self._fresh[number] = start_entry(self.binding, restored.task)
+            restored.task.head = self._fresh[number].head
         if restored.steps:
             logger.info("%s restored: %d steps run again", restored.task.name, restored.steps)
 
@@ -335,7 +341,7 @@ class Worker:
         self._commit(producer, membership, steps, [self.tasks[number] for number in numbers])
         spent = self.clock.monotonic() - began
         self._adapt(spent, full=full)
-        due = [number for number in sorted(self.tasks) if self._work_since[number] >= self.checkpoint_every_s]
+        due = [number for number in sorted(self.tasks) if self._is_due(number)]
         for number in due:
             self._save(number)
         if due:
@@ -400,34 +406,24 @@ class Worker:
         elif full and spent < self._commit_s:
             self._most = min(_MOST_STEP_UNITS, self._most * 2)
 
+    def _is_due(self, number: int) -> bool:
+        """Whether a task did so much since its last checkpoint, or did anything and its input will not stay."""
+        if self._work_since[number] >= self.checkpoint_every_s:
+            return True
+        since = self.clock.monotonic() - self._saved_at.setdefault(number, self._began)
+        return self._work_since[number] > 0 and since >= self._most_unsaved_s
+
     def _save(self, number: int) -> None:
         """Writes a checkpoint of a task, of a step that is committed."""
         task = self.tasks[number]
         if self.checkpoints is None or number in self._fresh or not self._work_since.get(number):
             return
-        place = TopicPartition(self.binding.names.tasks, number)
-        offset = self._journal_end[number] - 1
+        work, self._work_since[number] = self._work_since[number], 0.0
         try:
-            mark = journal_mark(self.log, place, offset)
-            if mark is None or mark[0] != task.state.steps:
-                return
-            self._work_since[number] = 0.0
-            save_state(
-                self.checkpoints,
-                task.state,
-                task=task.name,
-                step=mark[0],
-                chain=mark[1],
-                fingerprint=self.binding.plan.logic,
-                journal_offset=offset,
-            )
-            # Only what the journal vouches for counts: a checkpoint of another log must not push ours out.
-            sound = [
-                manifest.step
-                for manifest in self.checkpoints.manifests(task.name)
-                if stands_on(self.log, place, manifest)
-            ]
-            self.checkpoints.discard(task.name, keep_steps=sound[:2])
+            if save_checkpoint(self.binding, self.log, self.checkpoints, task, self._journal_end[number] - 1):
+                self._saved_at[number] = self.clock.monotonic()
+            else:
+                self._work_since[number] = work
         except (OSError, LogUnavailable) as error:
             # Without a checkpoint a restart takes longer; the run itself needs none.
             logger.warning("no checkpoint of %s: %s", task.name, error)
