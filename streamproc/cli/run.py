@@ -19,6 +19,8 @@ from streamproc.cli.stopping import stopping
 from streamproc.cli.workspace import Workspace, load_topology, workspace_options
 from streamproc.ports import Log
 from streamproc.runtime.binding import Binding, bind
+from streamproc.runtime.first_start import begin, refuse_begun
+from streamproc.runtime.offsets import offsets_at, source_places
 from streamproc.runtime.replay import source_ends
 from streamproc.runtime.worker import Progress, Worker
 
@@ -36,6 +38,13 @@ from streamproc.runtime.worker import Progress, Worker
     help="With --until-end: end time: open windows are released, later rows are late.  [default: leave them open]",
 )
 @click.option(
+    "--from",
+    "begin_at",
+    metavar="WHERE",
+    help="Of a first start: earliest, latest, a moment (2026-11-01T09:30:00Z, as records are stamped), or offsets of "
+    "all partitions (payments:0=120,payments:1=99).  [default: earliest]",
+)
+@click.option(
     "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that share the tasks."
 )
 @click.option("--member", default="", help="The worker's name in its group.  [default: host and number]")
@@ -48,6 +57,7 @@ def run(
     topology: str,
     until_end: bool,
     close: bool,
+    begin_at: str | None,
     workers: int,
     member: str,
     no_create: bool,
@@ -64,6 +74,10 @@ def run(
         with compiling():
             binding = bind(load_topology(topology), log, workspace.registry(), create=not no_create)
             workspace.keep_derived(binding.plan)
+            if begin_at is not None:
+                refuse_begun(binding, log)
+                starts = offsets_at(log, source_places(binding.plan, log), begin_at)
+                begin(binding, log, starts, heads={n: {"from": begin_at} for n in range(binding.task_count)})
             before = of_sources(fates_in(binding, log), binding.plan)
             if workers > 1:
                 flags = [

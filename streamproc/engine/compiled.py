@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from streamproc.planning.plan import Edge, Plan, PlannedSink, Port, Stage
 from streamproc.ports import Int64s, TopicPartition
 from streamproc.wire import Encoder
 
+SHADOW: Final = "shadow"
+"""The id of the run that a version makes before it takes over: it runs live, and nobody acts on what it writes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Channel:
@@ -32,33 +35,48 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Names of everything that a topology version owns in the log."""
+    """Names of everything that a topology version owns in the log.
+
+    run  "" for the live run; else the id of a run beside it, which shares nothing with it but the sources
+    """
 
     topology: str
     version: int
+    run: str = ""
+
+    @property
+    def prefix(self) -> str:
+        """What the names of all that one run owns begin with."""
+        return f"{self.topology}.v{self.version}" + (f".{self.run}" if self.run else "")
 
     @property
     def tasks(self) -> str:
         """The task topic, which is the journal."""
-        return f"{self.topology}.v{self.version}.tasks"
+        return f"{self.prefix}.tasks"
 
     @property
     def late(self) -> str:
         """Where late rows go."""
-        return f"{self.topology}.late"
+        return f"{self.prefix}.late" if self.run else f"{self.topology}.late"
 
     @property
     def dead_letters(self) -> str:
         """Where unusable records go."""
-        return f"{self.topology}.dlq"
+        return f"{self.prefix}.dlq" if self.run else f"{self.topology}.dlq"
+
+    def sink(self, topic: str) -> str:
+        """Where a run writes what the live one writes to a topic: a shadow to `<topic>.v<N>`."""
+        if not self.run:
+            return topic
+        return f"{topic}.v{self.version}" + ("" if self.run == SHADOW else f".{self.run}")
 
     def edge(self, name: str) -> str:
         """The internal topic of an edge."""
-        return f"{self.topology}.v{self.version}.edge.{name}"
+        return f"{self.prefix}.edge.{name}"
 
     def group(self, stage: int) -> str:
         """The consumer group that holds a stage's input offsets."""
-        return f"{self.topology}.v{self.version}.s{stage}"
+        return f"{self.prefix}.s{stage}"
 
     @property
     def workers(self) -> str:

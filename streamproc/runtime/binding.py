@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from streamproc.contracts.derive import contract_of
 from streamproc.contracts.model import Contract, Schema
 from streamproc.contracts.registry import Registry
 from streamproc.engine.compiled import CompiledStage, Names, compile_stage
 from streamproc.engine.rejects import REJECTED
-from streamproc.errors import UnknownContract, UnknownTopic, did_you_mean
+from streamproc.errors import ForeignFingerprint, UnknownContract, UnknownTopic, did_you_mean
 from streamproc.graph import Source
 from streamproc.planning.build import build_plan
 from streamproc.planning.plan import Plan
@@ -60,14 +60,19 @@ def plan_topology(topology: Topology, registry: Registry) -> Plan:
     return build_plan(topology, registry.contract, derive)
 
 
-def bind(topology: Topology, log: Log, registry: Registry, *, create: bool = True) -> Binding:
+def bind(topology: Topology, log: Log, registry: Registry, *, create: bool = True, run: str = "") -> Binding:
     """Plans a topology and compiles it for a log; creates the topics that it writes, unless told not to.
 
-    Raises UnknownTopic for a source that the log does not have, naming the command that fills it.
+    run  the id of a run beside the live one, with journal, internal topics, groups and sinks of its own
+
+    Raises UnknownTopic for a source that the log does not have, naming the command that fills it, and
+    ForeignFingerprint if the version began on other partition counts.
     """
     plan = plan_topology(topology, registry)
-    names = Names(topology.name, topology.version)
-    topics = log.topics()
+    names = Names(topology.name, topology.version, run)
+    topics = there = log.topics()
+    if run:
+        plan, topics = _beside(plan, names, topics)
     partitions: dict[str, int] = {}
     for node in plan.sources:
         if not isinstance(node.origin, Source):
@@ -81,6 +86,7 @@ def bind(topology: Topology, log: Log, registry: Registry, *, create: bool = Tru
             )
         partitions[topic] = topics[topic].partitions
     tasks = plan.tasks_of(partitions)
+    _check_partitions(plan, names, topics, partitions, sum(tasks))
     wanted: dict[str, TopicSettings] = {}
     for stage in plan.stages:
         for sink in stage.sinks:
@@ -97,10 +103,10 @@ def bind(topology: Topology, log: Log, registry: Registry, *, create: bool = Tru
     wanted[names.tasks] = TopicSettings(sum(tasks))
     if create:
         for topic, settings in wanted.items():
-            if topics.get(topic) != settings:
+            if there.get(topic) != settings:
                 log.create_topic(topic, settings)
     else:
-        missing = sorted(set(wanted) - set(topics))
+        missing = sorted(set(wanted) - set(there))
         if missing:
             raise UnknownTopic(
                 f"topology '{topology.name}' writes topics that the log does not have: {', '.join(missing)}",
@@ -119,3 +125,33 @@ def bind(topology: Topology, log: Log, registry: Registry, *, create: bool = Tru
         for stage in plan.stages
     )
     return Binding(plan, names, registry, stages, tasks, partitions)
+
+
+def _beside(plan: Plan, names: Names, topics: Mapping[str, TopicSettings]) -> tuple[Plan, dict[str, TopicSettings]]:
+    """The plan with sinks of its own, and the topics with these as they are or, not there yet, as the live ones are."""
+    moved = {sink.topic: names.sink(sink.topic) for sink in plan.sinks}
+    known = dict(topics)
+    for live, own in moved.items():
+        if live in topics and own not in topics:
+            known[own] = topics[live]
+    stages = tuple(
+        replace(stage, sinks=tuple(replace(sink, topic=moved[sink.topic]) for sink in stage.sinks))
+        for stage in plan.stages
+    )
+    return replace(plan, stages=stages), known
+
+
+def _check_partitions(
+    plan: Plan, names: Names, topics: Mapping[str, TopicSettings], partitions: Mapping[str, int], tasks: int
+) -> None:
+    have = topics.get(names.tasks)
+    if have is None or have.partitions == tasks:
+        return
+    counts = ", ".join(f"'{topic}' has {count}" for topic, count in sorted(partitions.items()))
+    raise ForeignFingerprint(
+        f"version {names.version} of '{names.topology}' began with {have.partitions} tasks, and now there are {tasks}, "
+        f"because the partitions of its sources changed ({counts}): keys would find their state elsewhere",
+        hint=f"choose: (a) give the topology version={names.version + 1}, which computes its state from history and "
+        f"takes over with 'streamproc upgrade'; (b) give the sources back their partitions; (c) begin the new version "
+        f"without history, with 'streamproc run {names.topology} --from latest'",
+    )

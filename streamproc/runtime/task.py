@@ -83,7 +83,7 @@ class Task:
     @property
     def name(self) -> str:
         """What messages and checkpoints call it."""
-        return f"{self.binding.names.topology}.v{self.binding.names.version}.s{self.stage.stage.index}.t{self.index}"
+        return f"{self.binding.names.prefix}.s{self.stage.stage.index}.t{self.index}"
 
     @property
     def offsets(self) -> dict[TopicPartition, int]:

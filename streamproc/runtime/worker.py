@@ -250,7 +250,7 @@ class Worker:
             self._membership = self.log.join(names.workers, names.tasks, self.member, lease_us=int(self.lease_s * 1e6))
             self._alive_at, self._generation = self.clock.monotonic(), -1
         if self._producer is None:
-            self._producer = self.log.producer(f"{names.topology}.v{names.version}.live.{self.member}")
+            self._producer = self.log.producer(f"{names.topology}.v{names.version}.{names.run or 'live'}.{self.member}")
         return self._membership, self._producer
 
     def _leave(self) -> None:

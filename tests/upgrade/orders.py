@@ -77,8 +77,12 @@ def opened(folder: Path, *, partitions: int = 2, **settings: Any) -> EmbeddedLog
     return log
 
 
+_REGISTRY = MemoryRegistry((ORDER,))
+
+
 def registry() -> MemoryRegistry:
-    return MemoryRegistry((ORDER,))
+    """The contracts, and those that runs derived for their sinks."""
+    return _REGISTRY
 
 
 def append(log: Log, first: int, count: int) -> None:
@@ -120,5 +124,8 @@ def starts(log: Log, topic: str) -> list[int]:
 
 def rows_of(log: Log, topic: str) -> pl.DataFrame:
     """All rows of a topic, sorted."""
-    frame = read_topic(log, registry(), topic).drop("_partition", "_offset")
+    frame = read_topic(log, registry(), topic)
+    places = [TopicPartition(topic, p) for p in range(log.topics()[topic].partitions)]
+    assert frame.height == sum(log.end_offset(place) - log.start_offset(place) for place in places)
+    frame = frame.drop("_partition", "_offset")
     return frame.sort(frame.columns) if frame.width else frame
