@@ -22,6 +22,7 @@ _VERBS: Final = {
     "diff": ("streamproc.cli.diff:diff", "Compare two topics or files, row by row."),
     "dlq": ("streamproc.cli.dlq:dlq", "List, show and replay dead letters."),
     "produce": ("streamproc.cli.produce:produce", "Write a file's rows to a topic."),
+    "react": ("streamproc.cli.react:react", "Run handlers on topics of decisions and alerts."),
     "replay": ("streamproc.cli.replay:replay", "Run history again: as recorded, or afresh by event time."),
     "run": ("streamproc.cli.run:run", "Run a topology as a worker."),
     "subscribe": ("streamproc.cli.subscribe:subscribe", "Print a topic's rows as JSON lines."),

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import click
 import numpy as np
 import polars as pl
 
 from streamproc.cli.render import counted, put_json, put_table
-from streamproc.cli.workspace import Workspace, load_topology, workspace_options
+from streamproc.cli.workspace import Workspace, load_topology, load_value, workspace_options
 from streamproc.engine.compiled import Names
 from streamproc.engine.rejects import REJECTED, row_json
-from streamproc.errors import UnknownTopic
+from streamproc.errors import InputError, UnknownTopic
 from streamproc.hashing import partitions_of
+from streamproc.planning.topology import Topology
 from streamproc.ports import Log, TopicPartition, block_of
+from streamproc.runtime.reactions.definition import Reactions
 from streamproc.runtime.reading import TopicReader, read_blocks, read_topic
 
 
 @click.group()
 def dlq() -> None:
-    """Dead letters of a topology: records that could not be used, with reason and origin."""
+    """Dead letters of a topology, or of reactions: records that could not be used, with reason and origin."""
 
 
 @dlq.command("list")
@@ -27,7 +31,7 @@ def dlq() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON array.  [default: text]")
 @workspace_options
 def list_letters(topology: str, late: bool, as_json: bool, workspace: Workspace) -> None:
-    """Count the dead letters of TOPOLOGY by source, step and reason."""
+    """Count the dead letters of TOPOLOGY, or of reactions, by topic, step and reason."""
     with workspace.log() as log:
         frame = _letters(log, workspace, topology, late=late)
     counts = (
@@ -55,7 +59,7 @@ def list_letters(topology: str, late: bool, as_json: bool, workspace: Workspace)
 def show_letters(
     topology: str, late: bool, reason: str | None, limit: int, as_json: bool, workspace: Workspace
 ) -> None:
-    """Show dead letters of TOPOLOGY: origin, reason, and the row as far as it can be read."""
+    """Show dead letters of TOPOLOGY, or of reactions: origin, reason, and the row as far as it can be read."""
     with workspace.log() as log:
         frame = _letters(log, workspace, topology, late=late)
         if reason is not None:
@@ -70,7 +74,7 @@ def show_letters(
             return
         reader = TopicReader(workspace.reading_registry())
         rows = [
-            (f"{row['topic']}-{row['partition']}@{row['offset']}", row["step"], row["reason"], _readable(row, reader))
+            (f"{row['topic']}-{row['partition']}@{row['offset']}", row["step"], _why(row), _readable(row, reader))
             for row in frame.to_dicts()
         ]
     put_table("", ("origin", "step", "reason", "row"), rows)
@@ -89,7 +93,12 @@ def replay_letters(topology: str, reason: str | None, dry_run: bool, as_json: bo
     inside the topology have no record to send and are counted as skipped. A new version of the topology reads all of
     history by itself and needs no replay.
     """
-    name = load_topology(topology)
+    name = _owner(topology)
+    if isinstance(name, Reactions):
+        raise InputError(
+            f"the topics that reactions '{name.name}' act on have other readers, who would see the records twice",
+            hint=f"'streamproc react {topology} --dead-letters' gives them to the handlers alone",
+        )
     with workspace.log() as log:
         letters = _topic(log, topology, late=False)
         group = f"{name.name}.dlq.replay"
@@ -150,6 +159,13 @@ def replay_letters(topology: str, reason: str | None, dry_run: bool, as_json: bo
             put_table("", ("topic", "records"), sorted(sent.items()))
 
 
+def _why(row: dict[str, object]) -> str:
+    """The reason, with what a reaction says besides."""
+    if "detail" not in row:
+        return str(row["reason"])
+    return f"{row['reason']}: {row['detail']} ({counted(int(str(row['attempts'])), 'attempt')})"
+
+
 def _no_letters() -> pl.DataFrame:
     return pl.DataFrame(schema={**REJECTED.schema.polars(), "_partition": pl.Int64, "_offset": pl.Int64})
 
@@ -166,16 +182,29 @@ def _partitions(rows: pl.DataFrame, count: int) -> pl.Series:
     return pl.Series(np.where(by_key < 0, rows["partition"].to_numpy() % count, by_key))
 
 
-def _topic(log: Log, topology: str, *, late: bool) -> str:
-    value = load_topology(topology)
-    names = Names(value.name, value.version)
-    topic = names.late if late else names.dead_letters
+def _topic(log: Log, named: str, *, late: bool) -> str:
+    value = _owner(named)
+    if isinstance(value, Reactions):
+        if late:
+            raise click.UsageError(f"reactions have no late rows, and '{named}' names some")
+        topic, never, way = value.dead_letters, f"reactions '{value.name}'", "react"
+    else:
+        names = Names(value.name, value.version)
+        topic = names.late if late else names.dead_letters
+        never, way = f"topology '{value.name}' version {value.version}", "run"
     if topic not in log.topics():
-        raise UnknownTopic(
-            f"topology '{value.name}' version {value.version} never ran on this log",
-            hint=f"run it first: 'streamproc run {topology}'",
-        )
+        raise UnknownTopic(f"{never} never ran on this log", hint=f"run it first: 'streamproc {way} {named}'")
     return topic
+
+
+def _owner(named: str) -> Topology | Reactions:
+    """The topology or the reactions of that name; the errors are those of a topology."""
+    try:
+        return load_topology(named)
+    except InputError:
+        with contextlib.suppress(InputError):
+            return load_value(named, Reactions, "reactions", "")
+        raise
 
 
 def _letters(log: Log, workspace: Workspace, topology: str, *, late: bool) -> pl.DataFrame:

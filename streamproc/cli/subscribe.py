@@ -5,19 +5,15 @@ from __future__ import annotations
 import sys
 
 import click
-import numpy as np
 import polars as pl
 
-from connectors.embedded import EmbeddedLog
 from streamproc.cli.render import counted
-from streamproc.cli.stopping import Stopped, stopping
-from streamproc.cli.topics import visible
+from streamproc.cli.stopping import stopping
 from streamproc.cli.workspace import Workspace, workspace_options
 from streamproc.engine.rejects import row_json
-from streamproc.errors import InputError, UnknownTopic, did_you_mean
-from streamproc.event_time import instant_us
-from streamproc.ports import Block, Producer, TopicPartition
+from streamproc.ports import Block
 from streamproc.runtime.reading import TopicReader
+from streamproc.runtime.subscribing import Subscription
 
 
 @click.command()
@@ -56,65 +52,18 @@ def subscribe(
     """Print the rows of TOPIC as JSON lines, with _partition and _offset; stderr tells of records without contract."""
     if follow and until is not None:
         raise click.UsageError("--follow never ends, --until does: use one of them")
-    with workspace.log() as log:
-        settings = log.topics().get(topic)
-        if settings is None:
-            raise UnknownTopic(f"the log has no topic '{topic}'", hint=did_you_mean(topic, visible(log.topics())))
-        places = [TopicPartition(topic, p) for p in range(settings.partitions)]
-        committed = log.committed(f"subscribe.{group}") if group is not None else {}
-        at = {
-            place: committed[place]
-            if start is None and place in committed
-            else _offset(log, place, start or "earliest")
-            for place in places
-        }
-        ends = None if follow else {place: _offset(log, place, until or "latest") for place in places}
-        producer = log.producer(f"subscribe.{group}.{topic}") if group is not None else None
-        with stopping(lambda: None) as stopped:
-            _print(log, workspace, at, ends, group, producer, limit, stopped)
-
-
-def _print(
-    log: EmbeddedLog,
-    workspace: Workspace,
-    at: dict[TopicPartition, int],
-    ends: dict[TopicPartition, int] | None,
-    group: str | None,
-    producer: Producer | None,
-    limit: int | None,
-    stopped: Stopped,
-) -> None:
-    reader = TopicReader(workspace.reading_registry())
-    left = limit
-    while not stopped.asked:
-        before = dict(at)
-        for place, begin in before.items():
-            end = log.end_offset(place) if ends is None else min(ends[place], log.end_offset(place))
-            if begin >= end or left == 0:
-                continue
-            block = log.read(
-                place,
-                begin,
-                max_records=min(4096, end - begin) if left is None else min(4096, end - begin, left),
-            )
-            rows = _lines(block, reader)
-            for line in rows:
+    registry = workspace.reading_registry()
+    with (
+        workspace.log() as log,
+        Subscription(topic, log, registry, group=group, start=start, until=until, follow=follow, limit=limit) as rows,
+        stopping(rows.stop),
+    ):
+        reader = TopicReader(registry)
+        for block in rows.blocks():
+            for line in _lines(block, reader):
                 sys.stdout.buffer.write(line + b"\n")
-            sys.stdout.buffer.flush()
-            if left is not None:
-                left -= len(block)
-            at[place] = int(block.offsets[-1]) + 1
-        if at != before and producer is not None and group is not None:
             # The rows are out before their place is remembered: a crash between repeats them, and loses none.
-            transaction = producer.begin()
-            transaction.commit_offsets(f"subscribe.{group}", at)
-            transaction.commit()
-        if left == 0:
-            return
-        if at == before:
-            if ends is not None:
-                return
-            log.wait(at, 200_000)
+            sys.stdout.buffer.flush()
 
 
 def _lines(block: Block, reader: TopicReader) -> list[bytes]:
@@ -131,16 +80,3 @@ def _lines(block: Block, reader: TopicReader) -> list[bytes]:
             err=True,
         )
     return lines
-
-
-def _offset(log: EmbeddedLog, place: TopicPartition, text: str) -> int:
-    start, end = log.start_offset(place), log.end_offset(place)
-    if text == "earliest":
-        return start
-    if text == "latest":
-        return end
-    if text.lstrip("-").isdigit():
-        if int(text) < 0:
-            raise InputError(f"offset {text} is below zero", hint="offsets count from 0")
-        return int(np.clip(int(text), start, end))
-    return log.offset_at(place, instant_us(text))

@@ -167,24 +167,34 @@ def load_topology(text: str) -> Topology:
 
     Raises InputError that says what was looked for and what is there.
     """
+    return load_value(text, Topology, "topology", 'name = sp.Topology("name", sinks={...})')
+
+
+V = TypeVar("V")
+
+
+def load_value(text: str, kind: type[V], noun: str, example: str) -> V:
+    """The value of a kind that `module:name` or `path/to/file.py:name` names; see `load_topology`."""
     place, _, name = text.partition(":")
     if not all(part.isidentifier() for part in place.split(".")) and not place.endswith(".py"):
-        raise InputError(f"'{text}' names no topology", hint="write module:name or path/to/file.py:name")
+        raise InputError(f"'{text}' names no {noun}", hint="write module:name or path/to/file.py:name")
     module = _module_of(place)
-    found = {key: value for key, value in vars(module).items() if isinstance(value, Topology)}
+    found = {key: value for key, value in vars(module).items() if isinstance(value, kind)}
     if name:
         if name not in vars(module):
             raise InputError(f"'{place}' has no name '{name}'", hint=did_you_mean(name, found))
         value = vars(module)[name]
-        if not isinstance(value, Topology):
-            raise InputError(f"'{text}' is a {type(value).__name__}, not a topology", hint=did_you_mean(name, found))
+        if not isinstance(value, kind):
+            raise InputError(
+                f"'{text}' is a {type(value).__name__}, not a {kind.__name__}", hint=did_you_mean(name, found)
+            )
         return value
     distinct = {id(value): value for value in found.values()}
     if not distinct:
-        raise InputError(f"'{place}' defines no topology", hint='give it one: name = sp.Topology("name", sinks={...})')
+        raise InputError(f"'{place}' defines no {noun}", hint=f"give it one: {example}")
     if len(distinct) > 1:
         raise InputError(
-            f"'{place}' has {len(distinct)} topologies",
+            f"'{place}' has {len(distinct)} {noun if noun.endswith('s') else noun[:-1] + 'ies'}",
             hint="write " + " or ".join(f"{place}:{n}" for n in sorted(found)),
         )
     return next(iter(distinct.values()))

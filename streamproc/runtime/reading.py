@@ -11,6 +11,7 @@ from streamproc.contracts.registry import Registry
 from streamproc.engine.rejects import REJECTED
 from streamproc.errors import UnknownContract
 from streamproc.ports import Block, Log, TopicPartition
+from streamproc.runtime.reactions.records import OWN
 from streamproc.wire import Decoder, split_frames
 
 
@@ -18,7 +19,8 @@ class TopicReader:
     """Decodes blocks of any topic whose records name their schema; each schema is looked up and compiled once."""
 
     def __init__(self, registry: Registry) -> None:
-        registry.adopt(REJECTED)
+        for contract in (REJECTED, *OWN):
+            registry.adopt(contract)
         self._registry = registry
         self._decoders: dict[int, Decoder | None] = {}
 
