@@ -9,7 +9,7 @@ from tests.services.processes import need
 
 
 def make_certificates(folder: Path) -> None:
-    """Writes ca.pem, server.pem (key and chain in one file, as Kafka reads it) and other.pem, an authority of nobody."""
+    """Writes ca.pem, server.pem (key and certificate in one file) and other.pem, an authority of nobody."""
     need("openssl")
     folder.mkdir(parents=True, exist_ok=True)
 

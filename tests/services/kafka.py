@@ -49,7 +49,7 @@ def _jaas(module: str, **options: str) -> str:
 
 
 class KafkaCluster:
-    """Brokers that can be killed, paused and started again; `proxied` ports are advertised to who comes through a proxy.
+    """Brokers that can be killed, paused and started again.
 
     A client that bootstraps at `proxied_bootstrap` is sent to the advertised ports only: a fault proxy listens there
     and passes on to `proxy_targets`.

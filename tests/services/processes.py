@@ -87,7 +87,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                preexec_fn=_die_with_parent,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 -- one system call, and no lock is taken in it
             )
 
     def wait_until(self, ready: Callable[[], bool], seconds: float) -> None:
