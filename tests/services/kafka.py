@@ -1,6 +1,7 @@
 """A real Apache Kafka for tests: one or three KRaft nodes on the loopback interface, from the jars of Maven Central.
 
     with kafka_cluster(brokers=3) as cluster:
+        cluster.bootstrap       # where it is
         cluster.client()        # librdkafka settings that reach it as its super user
 
 `python -m tests.services.kafka` starts one broker and keeps it until Ctrl-C. Settings make it quick, not other: few
@@ -111,6 +112,11 @@ class KafkaCluster:
     def kill(self, node: int) -> None:
         """Ends a node as a power cut does."""
         self.servers[node].stop(grace=0)
+
+    def restart(self, node: int) -> None:
+        """Ends a node politely and starts it again on its data."""
+        self.shut_down(node)
+        self.start(node)
 
     def shut_down(self, node: int, *, grace: float = 15.0) -> None:
         """Ends a node politely."""
