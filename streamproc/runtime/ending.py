@@ -30,24 +30,43 @@ class Ending:
 
     def done(self, task: Task) -> bool:
         """Whether a task has read everything, and ended time if it is to."""
-        return task.ended(self.ends(task)) and (not self.close or not task.close_marks() or task.is_closed())
+        ends = self.ends(task)
+        if not task.ended(ends) or (self.close and task.close_marks() and not task.is_closed()):
+            return False
+        # A commit is decided before its rows can be read: what lies behind the end may be such rows.
+        return all(self._in_flight(feed.channel.place, ends) == 0 for feed in task.feeds if feed.stop is None)
 
     def finished(self, tasks: Mapping[int, Task]) -> bool:
         """Whether these tasks and, as far as the log shows it, those of all other workers are done."""
         if len(tasks) == self.binding.task_count:
             return all(self.done(task) for task in tasks.values())
+        # First whether time has ended: whoever ends it writes to the topics that are looked at next.
+        if self.close and any(number not in tasks and not self._closed(number) for number in self._of_sources()):
+            return False  # Its owner may die before it ends time; then somebody has to be there.
         for stage, count in zip(self.binding.stages, self.binding.tasks, strict=True):
             committed = self.log.committed(self.binding.names.group(stage.stage.index))
             for index in range(count):
                 for channel in stage.channels(index, self.binding.partitions):
-                    end = self.log.end_offset(channel.place)
-                    if channel.place in self.until:
-                        end = min(end, self.until[channel.place])
-                    if end > self.log.start_offset(channel.place) and committed.get(channel.place, -1) < end:
+                    if self._has_more(channel.place, committed.get(channel.place)):
                         return False
-        if self.close and any(number not in tasks and not self._closed(number) for number in self._of_sources()):
-            return False  # Its owner may die before it ends time; then somebody has to be there.
         return all(self.done(task) for task in tasks.values())
+
+    def _has_more(self, place: TopicPartition, position: int | None) -> bool:
+        """Whether a record of the run lies at or after a position, or may yet."""
+        position = self.log.start_offset(place) if position is None else position
+        end = self.until.get(place)
+        if end is None:
+            end = self.log.end_offset(place)
+            if self._in_flight(place, {place: end}):
+                return True
+        if position >= end:
+            return False
+        # Other logs than ours keep marks between records and behind the last one, which nobody consumes.
+        block = self.log.read(place, position, max_records=1)
+        return bool(len(block)) and int(block.offsets[0]) < end
+
+    def _in_flight(self, place: TopicPartition, ends: Mapping[TopicPartition, int]) -> int:
+        return max(0, self.log.end_offset(place, isolation="read_uncommitted") - ends[place])
 
     def _of_sources(self) -> Iterator[int]:
         for stage, count in zip(self.binding.stages, self.binding.tasks, strict=True):
