@@ -33,7 +33,7 @@ class Link(Protocol):
         """Does the request that ends a transaction; raises UnknownOutcome where its answer is lost."""
         ...
 
-    def sleep(self, us: int) -> None:
+    def pause(self, us: int) -> None:
         """Lets time pass for a process that waits for the cluster."""
         ...
 
@@ -52,7 +52,7 @@ class Wire:
         """Does the request."""
         return act()
 
-    def sleep(self, us: int) -> None:
+    def pause(self, us: int) -> None:
         """Moves the cluster's time."""
         self._cluster.advance(us)
 
@@ -110,7 +110,7 @@ class SimulatedLog:
         while not self.link.call("wait", lambda: self._has(partitions)):
             if self.cluster.uptime >= until:
                 return False
-            self.link.sleep(min(_LOOK_US, until - self.cluster.uptime))
+            self.link.pause(min(_LOOK_US, until - self.cluster.uptime))
         return True
 
     def producer(self, transactional_id: str) -> SimulatedProducer:
@@ -119,7 +119,7 @@ class SimulatedLog:
             ticket = self.link.call("open_producer", lambda: self.cluster.open_producer(transactional_id))
             if ticket is not None:
                 return SimulatedProducer(self, ticket)
-            self.link.sleep(_LOOK_US)
+            self.link.pause(_LOOK_US)
         raise LogUnavailable(f"the last transaction of '{transactional_id}' does not end", hint="try again later")
 
     def join(self, group: str, topic: str, member: str, *, lease_us: int = 10_000_000) -> SimulatedMembership:
@@ -133,7 +133,7 @@ class SimulatedLog:
             found = self.link.call("committed", lambda: self._settled(group))
             if found is not None:
                 return found
-            self.link.sleep(_LOOK_US)
+            self.link.pause(_LOOK_US)
         raise LogUnavailable(f"offsets of group '{group}' stay pending", hint="try again later")
 
     def groups(self) -> list[str]:
@@ -165,7 +165,7 @@ class SimulatedProducer:
         for _ in range(_PATIENCE_LOOKS):
             if not self.log.link.call("begin", lambda: self.log.cluster.busy(self.ticket)):
                 break
-            self.log.link.sleep(_LOOK_US)
+            self.log.link.pause(_LOOK_US)
         else:
             raise LogUnavailable(f"the last transaction of '{self.ticket[0]}' does not end", hint="try again later")
         self.open = SimulatedTransaction(self)
