@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
 import click
 
 from connectors.embedded import EmbeddedLog
-from connectors.files.sink import FileSink
+from streamproc.cli.backfill import Asked, check_out, replay_with_id, write_sinks
 from streamproc.cli.fates import added_fates, of_sources, rows_read, source_names
 from streamproc.cli.kernels import compiling
 from streamproc.cli.render import counted, progress_bar, put_json, put_table, seconds_text
 from streamproc.cli.workspace import Workspace, load_topology, workspace_options
-from streamproc.contracts.registry import Registry
 from streamproc.errors import InputError, UnknownTopic
-from streamproc.event_time import instant_us
-from streamproc.graph import Source
-from streamproc.planning.plan import Plan, PlannedSink
 from streamproc.planning.topology import Topology
 from streamproc.ports import Log, TopicPartition
-from streamproc.runtime.binding import Binding, bind, plan_topology
-from streamproc.runtime.reading import TopicReader, read_blocks
+from streamproc.runtime.binding import bind, plan_topology
 from streamproc.runtime.replay import recorded_sums, replay_as_recorded, replay_by_event_time
+from streamproc.runtime.since_event import since_event
 
 
 @click.command()
@@ -48,12 +43,27 @@ from streamproc.runtime.replay import recorded_sums, replay_as_recorded, replay_
 )
 @click.option(
     "--since",
-    metavar="TIME",
-    help="With --by-event-time: only records written from this moment on: 2026-11-01T09:30:00Z.  [default: all]",
+    metavar="WHERE",
+    help="By event time: begin at records written at this moment (2026-11-01T09:30:00Z), or at an offset of each "
+    "partition (payments:0=120,payments:1=99).  [default: all]",
+)
+@click.option("--until", metavar="WHERE", help="By event time: end before this moment or offset.  [default: all]")
+@click.option(
+    "--since-event", metavar="TIME", help="By event time: leave out rows whose event time is earlier.  [default: none]"
 )
 @click.option(
-    "--until", metavar="TIME", help="With --by-event-time: only records written before this moment.  [default: all]"
+    "--id",
+    "run_id",
+    metavar="ID",
+    help="By event time, resumable: results go to the topics <sink>.v<version>.ID, and the same command goes on after "
+    "a stop.  [default: keep nothing in the log]",
 )
+@click.option(
+    "--hand-over",
+    is_flag=True,
+    help="With --id: at its end, let the live run begin where the replay ended, with its state.  [default: no]",
+)
+@click.option("--drop", is_flag=True, help="With --id: delete the replay and its topics.  [default: keep them]")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -79,31 +89,53 @@ def replay(
     from_checkpoint: bool,
     since: str | None,
     until: str | None,
+    since_event: str | None,
+    run_id: str | None,
+    hand_over: bool,
+    drop: bool,
     out: Path | None,
     must_equal: bool,
     no_close: bool,
     as_json: bool,
     workspace: Workspace,
 ) -> None:
-    """Run TOPOLOGY's history again. Writes nothing to the log."""
+    """Run TOPOLOGY's history again. Touches nothing live; without --id it writes nothing to the log."""
     value = load_topology(topology)
+    if run_id is None and (hand_over or drop):
+        raise click.UsageError("--hand-over and --drop go with --id")
+    if run_id is not None:
+        if must_equal or from_checkpoint:
+            raise click.UsageError("--must-equal and --from-checkpoint do not go with --id")
+        if out is not None:
+            check_out(value, out)
+        asked = Asked(since, until, since_event, close=not (no_close or hand_over))
+        replay_with_id(value, workspace, run_id, asked, out=out, hands_over=hand_over, drop=drop, as_json=as_json)
+        return
     if mode == "as-recorded":
-        if since or until or out or must_equal or no_close:
-            raise click.UsageError("--since, --until, --out, --must-equal and --no-close go with --by-event-time")
+        if since or until or since_event or out or must_equal or no_close:
+            raise click.UsageError(
+                "--since, --until, --since-event, --out, --must-equal and --no-close go with --by-event-time or --id"
+            )
         _as_recorded(value, workspace, from_checkpoint=from_checkpoint, as_json=as_json)
         return
     if from_checkpoint:
         raise click.UsageError("--from-checkpoint goes with --as-recorded")
     if out is not None:
-        _check_out(value, out)
+        check_out(value, out)
     with workspace.log() as log, compiling(), tempfile.TemporaryDirectory(prefix="streamproc-replay-") as folder:
         equal = _by_event_time(
-            value, log, workspace, Path(folder), since=since, until=until, out=out, close=not no_close, as_json=as_json
+            value,
+            log,
+            workspace,
+            Path(folder),
+            Asked(since, until, since_event, close=not no_close),
+            out=out,
+            as_json=as_json,
         )
     if must_equal and equal is None:
         raise InputError(
             "there is no live run to compare with: --must-equal needs one, over the same history",
-            hint="run the topology first, and leave --since and --until out",
+            hint="run the topology first, and leave out what bounds the replay",
         )
     if must_equal and not equal:
         raise click.exceptions.Exit(1)
@@ -119,7 +151,8 @@ def _as_recorded(topology: Topology, workspace: Workspace, *, from_checkpoint: b
             result = replay_as_recorded(
                 binding,
                 log,
-                checkpoints=workspace.checkpoints() if from_checkpoint else None,
+                checkpoints=workspace.checkpoints(),
+                from_checkpoint=from_checkpoint,
                 on_step=lambda done, _: update(done),
             )
     if as_json:
@@ -144,11 +177,9 @@ def _by_event_time(
     log: Log,
     workspace: Workspace,
     folder: Path,
+    asked: Asked,
     *,
-    since: str | None,
-    until: str | None,
     out: Path | None,
-    close: bool,
     as_json: bool,
 ) -> bool | None:
     registry = workspace.registry()
@@ -159,13 +190,10 @@ def _by_event_time(
     )
     plan = plan_topology(topology, registry)
     names = source_names(plan)
-    places = _source_places(plan, log)
-    starts = {place: log.offset_at(place, instant_us(since)) for place in places} if since else None
-    ends = {place: log.offset_at(place, instant_us(until)) for place in places} if until else None
-    total = sum(
-        (ends[place] if ends else log.end_offset(place)) - (starts[place] if starts else log.start_offset(place))
-        for place in places
-    )
+    span = asked.span(plan, log)
+    total = sum(end - span.starts[place] for place, end in span.until.items())
+    if span.since_event_us is not None:
+        topology = since_event(topology, registry, span.since_event_us)
     with EmbeddedLog(folder / "scratch.db") as scratch:
         with progress_bar(f"replaying {topology.name}", total) as update:
             binding, run, progress = replay_by_event_time(
@@ -173,15 +201,15 @@ def _by_event_time(
                 log,
                 registry,
                 scratch,
-                close=close,
-                starts=starts,
-                ends=ends,
+                close=span.close,
+                starts=span.starts,
+                ends=span.until,
                 on_commit=lambda done: update(rows_read(done.fates, names)),
             )
         sums = recorded_sums(binding, run)
         if out is not None:
-            _write(binding, run, registry, out)
-    recorded = recorded_sums(live, log) if live is not None and not since and not until else {}
+            write_sinks(binding, run, registry, out)
+    recorded = recorded_sums(live, log) if live is not None and asked.everything else {}
     sinks = {sink.topic: sink.name for sink in binding.plan.sinks}
     rows = [
         (
@@ -240,45 +268,3 @@ def _must_have_run(topology: Topology, log: Log) -> None:
             f"topology '{topology.name}' version {topology.version} never ran on this log: there is nothing recorded",
             hint="run it first with 'streamproc run', or replay with --by-event-time",
         )
-
-
-def _source_places(plan: Plan, log: Log) -> list[TopicPartition]:
-    topics = log.topics()
-    found = [node.origin.topic for node in plan.sources if isinstance(node.origin, Source)]
-    return [TopicPartition(topic, p) for topic in found if topic in topics for p in range(topics[topic].partitions)]
-
-
-def _check_out(topology: Topology, out: Path) -> None:
-    """Says before the work what could not be written after it."""
-    sinks = len(topology.sinks)
-    if out.suffix and sinks != 1:
-        raise InputError(f"'{out}' is one file, '{topology.name}' has {sinks} sinks", hint="name a folder")
-    if out.suffix and out.suffix not in (".parquet", ".csv", ".jsonl", ".avro"):
-        raise InputError(f"'{out}' has no ending that tells a format", hint="use .parquet, .csv, .jsonl or .avro")
-    folder = out.parent if out.suffix else out
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot write to '{folder}': {error.strerror}", hint="name a folder that can be written with --out"
-        ) from None
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"cannot write to '{folder}'", hint="name a folder that can be written with --out")
-
-
-def _write(binding: Binding, log: Log, registry: Registry, out: Path) -> None:
-    sinks = binding.plan.sinks
-    if out.suffix:
-        targets = [(sinks[0], out)]
-    else:
-        targets = [(sink, out / f"{sink.name}.parquet") for sink in sinks]
-    for sink, path in targets:
-        _write_sink(sink, path, log, registry)
-
-
-def _write_sink(sink: PlannedSink, path: Path, log: Log, registry: Registry) -> None:
-    reader = TopicReader(registry)
-    with FileSink(path, sink.contract.schema, positions=True) as target:
-        for block in read_blocks(log, sink.topic):
-            for frame in reader.frames(block):
-                target.write(frame)

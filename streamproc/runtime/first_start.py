@@ -34,6 +34,7 @@ def begin(
     starts: Mapping[TopicPartition, int],
     *,
     heads: Mapping[int, Mapping[str, Any]] | None = None,
+    fates: Mapping[int, Mapping[str, Mapping[str, int]]] | None = None,
     clock: Clock | None = None,
     patience_s: float = 30.0,
 ) -> None:
@@ -41,6 +42,7 @@ def begin(
 
     starts      where each source partition begins; what it does not name begins at its start
     heads       more for the heads of entry 0, by task number
+    fates       the rows that a task's first state has taken in already, by fate
     patience_s  how long to wait for other members of the group to go
 
     Raises InputError if a task has a journal already, LogError if workers of the run are alive.
@@ -61,7 +63,8 @@ def begin(
                         task.state.positions[c, 0] = starts.get(channel.place, int(task.state.positions[c, 0]))
                     entry = start_entry(binding, task)
                     head = {**entry.head, **(heads or {}).get(number, {})}
-                    transaction.append(entry_block(names.tasks, number, [Entry("start", 0, head=head)]))
+                    begun = Entry("start", 0, fates=(fates or {}).get(number, {}), head=head)
+                    transaction.append(entry_block(names.tasks, number, [begun]))
                     group = names.group(task.stage.stage.index)
                     transaction.commit_offsets(group, task.offsets, membership=membership, owned=(number,))
                 transaction.commit()

@@ -16,7 +16,8 @@ from streamproc.ports import Block, CheckpointStore, Log, TopicPartition
 from streamproc.runtime.binding import Binding, bind, plan_topology
 from streamproc.runtime.journal import Entry
 from streamproc.runtime.overlay import OverlayLog
-from streamproc.runtime.restore import journal_entries, last_entry, oldest_checkpoint, start_state
+from streamproc.runtime.restore import journal_entries, last_entry, oldest_checkpoint
+from streamproc.runtime.seeds import opened_state
 from streamproc.runtime.task import TakenStep, Task
 from streamproc.runtime.worker import Progress, Worker
 from streamproc.wire import Decoder, split_frames
@@ -69,13 +70,15 @@ def replay_as_recorded(
     log: Log,
     *,
     checkpoints: CheckpointStore | None = None,
+    from_checkpoint: bool = False,
     on_step: Callable[[int, int], None] | None = None,
 ) -> ReplayReport:
     """Runs every recorded step again on the recorded input and compares all digests; writes nothing.
 
     Any build may follow any journal: that is how a change is judged before it is deployed.
-    checkpoints  where a journal was trimmed, begin at the oldest checkpoint that it vouches for; None: refuse
-    on_step      called with (steps done, steps of the journal)
+    checkpoints      needed by a run that began with state from another one
+    from_checkpoint  where a journal was trimmed, begin at the oldest checkpoint that it vouches for
+    on_step          called with (steps done, steps of the journal)
 
     Raises ReplayDiverged with the first row that differs, InputChanged, InputGone (also for a trimmed journal),
     CorruptLog; InputError where there is no journal.
@@ -91,7 +94,7 @@ def replay_as_recorded(
     done = 0
     finals: list[Mapping[str, tuple[int, str]]] = []
     for number, place in enumerate(places):
-        begun = _begun(binding, number, log, checkpoints)
+        begun = _begun(binding, number, log, checkpoints, from_checkpoint=from_checkpoint)
         if begun is None:
             continue
         task, after = begun
@@ -122,7 +125,9 @@ def replay_as_recorded(
     return report
 
 
-def _begun(binding: Binding, number: int, log: Log, checkpoints: CheckpointStore | None) -> tuple[Task, int] | None:
+def _begun(
+    binding: Binding, number: int, log: Log, checkpoints: CheckpointStore | None, *, from_checkpoint: bool
+) -> tuple[Task, int] | None:
     """A task where its journal begins, and the journal offset after that; None for a task that never ran."""
     place = TopicPartition(binding.names.tasks, number)
     found = next(journal_entries(log, place, log.start_offset(place), log.end_offset(place)), None)
@@ -131,8 +136,8 @@ def _begun(binding: Binding, number: int, log: Log, checkpoints: CheckpointStore
     offset, first = found
     fresh = Task(binding, number, log)
     if first.kind == "start":
-        return Task(binding, number, log, state=start_state(fresh, first)), offset + 1
-    begun = oldest_checkpoint(binding, number, log, checkpoints) if checkpoints is not None else None
+        return Task(binding, number, log, state=opened_state(fresh, first.head, checkpoints)), offset + 1
+    begun = oldest_checkpoint(binding, number, log, checkpoints) if from_checkpoint and checkpoints else None
     if begun is None:
         raise InputGone(
             f"the journal of {fresh.name} begins at step {first.step}: the steps before it were trimmed",

@@ -15,6 +15,7 @@ from streamproc.runtime.checkpoint import load_state
 from streamproc.runtime.clock import Clock, SystemClock
 from streamproc.runtime.fingerprints import run_head
 from streamproc.runtime.journal import Entry, entries_of
+from streamproc.runtime.seeds import opened_state
 from streamproc.runtime.task import TakenStep, Task
 
 _SETTLING_S: Final = 120.0
@@ -100,7 +101,8 @@ def restore_task(
                 "it",
                 hint="compute the topology's history afresh under a new version: version=N+1",
             )
-        task, after = Task(binding, number, log, state=start_state(fresh_task, head), stops=stops), first + 1
+        state = opened_state(fresh_task, head.head, checkpoints)
+        task, after = Task(binding, number, log, state=state, stops=stops), first + 1
     task.head = known or {}
     steps = 0
     last = 0
@@ -172,14 +174,6 @@ def journal_head(
         if isinstance(head, Mapping) and head and stands_on(log, place, manifest):
             return head
     return None
-
-
-def start_state(task: Task, head: Entry) -> TaskState:
-    """The state of a task before its first step, as entry 0 of its journal has it."""
-    state = task.stage.open_state(task.channels)
-    for c, channel in enumerate(task.channels):
-        state.positions[c, 0] = head.head["start"][f"{channel.place.topic}-{channel.place.partition}"]
-    return state
 
 
 def start_entry(binding: Binding, task: Task) -> Entry:

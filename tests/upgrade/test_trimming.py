@@ -111,7 +111,7 @@ def test_an_audit_of_trimmed_steps_says_so_and_one_from_the_oldest_checkpoint_is
     binding = bind(topology(settings=NOW), log, registry())
     with pytest.raises(InputGone, match=r"begins at step .* were trimmed; '--from-checkpoint'"):
         replay_as_recorded(binding, log)
-    report = replay_as_recorded(binding, log, checkpoints=store)
+    report = replay_as_recorded(binding, log, checkpoints=store, from_checkpoint=True)
     assert report.steps > 0
     assert report.sums == recorded_sums(binding, log)
     log.close()
@@ -140,7 +140,7 @@ def test_an_audit_interval_keeps_the_steps_of_that_time(tmp_path: Path) -> None:
     age = (now[0] - int(block.timestamps[0])) / 60e6
     assert 30 <= age <= 60
     assert len(store.manifests("shop.v1.s0.t0")) <= 5
-    assert replay_as_recorded(bind(value, log, registry()), log, checkpoints=store).steps > 0
+    assert replay_as_recorded(bind(value, log, registry()), log, checkpoints=store, from_checkpoint=True).steps > 0
     log.close()
 
 
