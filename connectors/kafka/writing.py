@@ -1,0 +1,327 @@
+"""A transactional producer over confluent-kafka's own classes: one Python call a record.
+
+The path for installations whose librdkafka cannot be called directly; `connectors.kafka.writing_blocks` does the same
+without an object per record. Both follow one rule: after any time-out or unknown outcome of a transaction its producer
+is never used again, because a delayed end of that transaction could hit the next one; opened anew under the same id, it
+has a newer epoch, and whatever is late is refused.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka import TopicPartition as KafkaPlace
+
+from connectors.kafka.admin import Admin
+from connectors.kafka.answers import Connection, error_of, fenced, is_fenced, is_stale, refusal, stale, unknown
+from connectors.kafka.membership import KafkaMembership
+from connectors.kafka.profile import TRANSACTION_TIMEOUT_S, KafkaSettings
+from streamproc.errors import LogError
+from streamproc.ports import Block, Membership, TopicPartition
+
+_CALL_S: Final = 15.0
+_INIT_S: Final = 30.0
+_ABORT_S: Final = 10.0
+_COMMIT_S: Final = TRANSACTION_TIMEOUT_S
+_AGAIN: Final = 20
+"""How often a transaction is run again because the group's generation moved on while the member kept its partitions."""
+
+
+class KafkaProducer:
+    """Writes under a transactional id; opening it fences every older one, and settles what that one left open."""
+
+    def __init__(self, settings: KafkaSettings, admin: Admin, transactional_id: str) -> None:
+        self.id = transactional_id
+        self.settings, self.admin = settings, admin
+        self.connection = Connection(settings.brokers)
+        self.broken: LogError | None = None
+        self._open: KafkaTransaction | None = None
+        self._plain: dict[str, bytes] = {}
+        self.client = Producer({**settings.writer(transactional_id), "error_cb": self.connection})
+        try:
+            self.client.init_transactions(_INIT_S)
+        except KafkaException as problem:
+            self.client.poll(0.1)
+            self.connection.check()
+            error = error_of(problem)
+            raise refusal(error, f"opening producer '{transactional_id}'", self.connection) from problem
+
+    def begin(self) -> KafkaTransaction:
+        """A new transaction; the brokers hear of it with its first record."""
+        if self._open is not None and not self._open.over:
+            raise LogError(f"producer '{self.id}' has an open transaction", hint="commit or abort it first")
+        self.usable()
+        self._open = KafkaTransaction(self)
+        return self._open
+
+    def close(self) -> None:
+        """Aborts an open transaction and lets go."""
+        if self._open is not None and not self._open.over:
+            self._open.abort()
+        self.client.close(0 if self.broken is not None else 1.0)
+
+    def usable(self) -> None:
+        """Raises what made the producer unusable."""
+        if self.broken is not None:
+            raise self.broken
+
+    def plain_metadata(self, group: str) -> bytes:
+        """Group metadata without a member, for groups that only keep offsets."""
+        if group not in self._plain:
+            asker = Consumer({**self.settings.common(), "group.id": group})
+            self._plain[group] = asker.consumer_group_metadata()
+            asker.close()
+        return self._plain[group]
+
+
+class KafkaTransaction:
+    """Appends and offsets that become visible together or not at all."""
+
+    def __init__(self, producer: KafkaProducer) -> None:
+        self.over = False
+        self._producer = producer
+        self._begun = False
+        self._since = time.monotonic()
+        self._blocks: list[Block] = []
+        self._offsets: dict[str, dict[TopicPartition, int]] = {}
+        self._standing: list[tuple[KafkaMembership, dict[int, int]]] = []
+        self._ranges: dict[TopicPartition, tuple[int, int]] = {}
+        self._failed: KafkaError | None = None
+        self._refused: LogError | None = None
+
+    def append(self, block: Block) -> None:
+        """Hands the records to the client, which sends them while the engine goes on working."""
+        self._check_open()
+        if not len(block):
+            return
+        check_bounds(block)
+        self._producer.admin.check(TopicPartition(block.topic, block.partition))
+        self._blocks.append(block)
+        self._begin()
+        self._send(block)
+
+    def commit_offsets(
+        self,
+        group: str,
+        offsets: Mapping[TopicPartition, int],
+        *,
+        membership: Membership | None = None,
+        owned: Iterable[int] = (),
+    ) -> None:
+        """Commits offsets for a group; with a membership, the brokers refuse the whole transaction of a stale member.
+
+        Where the offsets belong to another group than the membership, the membership's own group gets a commit too, for
+        only that one is compared with member and generation.
+        """
+        self._check_open()
+        self._offsets.setdefault(group, {}).update(offsets)
+        if membership is None:
+            return
+        if not isinstance(membership, KafkaMembership):
+            raise LogError("a membership of another log cannot fence a commit to Kafka", hint="join through this log")
+        owned = tuple(owned)
+        try:
+            self._standing.append((membership, membership.standing(owned)))
+        except LogError as refused:
+            self._refused = refused
+        fence = self._offsets.setdefault(membership.group, {})
+        for number in owned:
+            fence.setdefault(TopicPartition(membership.topic, number), 0)
+
+    def commit(self) -> dict[TopicPartition, tuple[int, int]]:
+        """Makes all of it visible; gives for each partition the offsets that its records got, half-open.
+
+        A group whose generation moved on while this member kept all its partitions refuses the commit though nothing is
+        wrong: the transaction is aborted, which is certain, and run again from the blocks that it still has.
+        """
+        self._check_open()
+        if self._refused is not None:
+            self.abort()
+            raise self._refused
+        if not self._blocks and not self._offsets:
+            self.over = True
+            return {}
+        for _ in range(_AGAIN):
+            try:
+                self._finish()
+            except _Moved as moved:
+                self._abort()
+                self._still_held(moved)
+                time.sleep(0.05)
+                self._begin()
+                for block in self._blocks:
+                    self._send(block)
+                continue
+            self.over = True
+            return self._ranges
+        self._abort()
+        self.over = True
+        raise stale("the member", "its group", f"its generation changed {_AGAIN} times in a row")
+
+    def abort(self) -> None:
+        """Leaves no trace."""
+        if self.over:
+            return
+        self.over = True
+        if self._producer.broken is None:
+            self._abort()
+
+    # ── the steps of a commit ────────────────────────────────────────────────────────────────────────────────────────
+
+    def _finish(self) -> None:
+        client = self._producer.client
+        try:
+            self._begin()
+            for group, offsets in self._offsets.items():
+                places = [KafkaPlace(*place, offset) for place, offset in offsets.items()]
+                if places:
+                    client.send_offsets_to_transaction(places, self._metadata(group), _CALL_S)
+            self._delivered()
+            client.commit_transaction(_COMMIT_S)
+        except KafkaException as problem:
+            self._answer(problem)
+        self._deliveries()
+
+    def _metadata(self, group: str) -> bytes:
+        for membership, _ in self._standing:
+            if membership.group == group:
+                return membership.metadata()
+        return self._producer.plain_metadata(group)
+
+    def _delivered(self) -> None:
+        """Waits for every delivery report: a commit may only follow what has arrived."""
+        client, until = self._producer.client, time.monotonic() + _COMMIT_S
+        while len(client) and time.monotonic() < until:
+            # poll, not flush: flush mixes up a fatal error with the reports that it serves.
+            client.poll(0.05)
+
+    def _deliveries(self) -> None:
+        self._producer.client.poll(0)
+        if self._failed is not None:
+            self._break(unknown(f"a delivery of producer '{self._producer.id}'", self._failed))
+
+    def _answer(self, problem: KafkaException, *, certain: bool = False) -> None:
+        """Raises what a failed step means: nothing happened (`certain`: whatever it says), or nobody knows."""
+        error, producer = error_of(problem), self._producer
+        if is_fenced(error):
+            if time.monotonic() - self._since > 0.8 * TRANSACTION_TIMEOUT_S:
+                # The brokers say the same to a producer that was too slow; only the log can tell what is ours.
+                self._break(unknown(f"the transaction of '{producer.id}' took too long", error))
+            self._break(fenced(producer.id))
+        if is_stale(error):
+            raise _Moved(error) from problem
+        if not error.fatal() and (certain or error.txn_requires_abort()):
+            self._abort()
+            self.over = True
+            raise refusal(error, f"a transaction of '{producer.id}' was aborted", producer.connection) from problem
+        self._break(unknown(f"the transaction of '{producer.id}'", error))
+
+    def _still_held(self, moved: _Moved) -> None:
+        """Raises StaleMember unless every partition has been held without a break since the commit was asked for."""
+        for membership, since in self._standing:
+            try:
+                now = membership.standing(since)
+            except LogError:
+                self.over = True
+                raise
+            if now != since or moved.error.code() in (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.FENCED_INSTANCE_ID):
+                self.over = True
+                raise stale(membership.member, membership.group, moved.error.str())
+
+    def _abort(self) -> None:
+        if not self._begun:
+            return
+        self._begun = False
+        producer = self._producer
+        try:
+            producer.client.abort_transaction(_ABORT_S)
+        except KafkaException as problem:
+            error = error_of(problem)
+            producer.broken = (
+                fenced(producer.id) if is_fenced(error) else unknown(f"the abort of '{producer.id}'", error)
+            )
+        self._ranges, self._failed = {}, None
+
+    def _begin(self) -> None:
+        if self._begun:
+            return
+        try:
+            self._producer.client.begin_transaction()
+        except KafkaException as problem:
+            self._answer(problem)
+        self._begun, self._ranges, self._failed = True, {}, None
+
+    def _break(self, error: LogError) -> None:
+        self._producer.broken = error
+        self.over = True
+        raise error
+
+    # ── records ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _send(self, block: Block) -> None:
+        client, data = self._producer.client, block.buffer.tobytes()
+        stamped = block.timestamps.size > 0
+
+        def cell(starts: Any, ends: Any, row: int) -> bytes | None:
+            return None if starts[row] < 0 else data[starts[row] : ends[row]]
+
+        for row in range(len(block)):
+            extra: dict[str, Any] = {}
+            if block.headers:
+                found = [(h.name, cell(h.starts, h.ends, row)) for h in block.headers]
+                extra["headers"] = [(name, value) for name, value in found if value is not None]
+            if stamped:
+                extra["timestamp"] = int(block.timestamps[row]) // 1_000
+            while True:
+                try:
+                    client.produce(
+                        block.topic,
+                        cell(block.value_starts, block.value_ends, row),
+                        cell(block.key_starts, block.key_ends, row),
+                        block.partition,
+                        on_delivery=self._report,
+                        **extra,
+                    )
+                    break
+                except BufferError:
+                    client.poll(0.05)
+                except KafkaException as problem:
+                    self._answer(problem, certain=True)
+        client.poll(0)
+
+    def _report(self, error: KafkaError | None, message: Any) -> None:
+        if error is not None:
+            self._failed = self._failed or error
+            return
+        place, offset = TopicPartition(message.topic(), message.partition()), message.offset()
+        first, last = self._ranges.get(place, (offset, offset + 1))
+        self._ranges[place] = (min(first, offset), max(last, offset + 1))
+
+    def _check_open(self) -> None:
+        if self.over:
+            raise LogError("the transaction is over", hint="begin another one")
+        self._producer.usable()
+
+
+class _Moved(Exception):
+    """The group's generation is another than the commit said; nothing of the transaction is visible."""
+
+    def __init__(self, error: KafkaError) -> None:
+        super().__init__(error.str())
+        self.error = error
+
+
+def check_bounds(block: Block) -> None:
+    """Raises LogError for bounds that lie outside the block's buffer."""
+    pairs = [(block.value_starts, block.value_ends), (block.key_starts, block.key_ends)]
+    pairs += [(header.starts, header.ends) for header in block.headers]
+    for starts, ends in pairs:
+        some = starts >= 0
+        if starts.size != len(block) or (some & ((ends > block.buffer.size) | (ends < starts))).any():
+            raise LogError(
+                f"a block for '{block.topic}' has bounds outside its buffer of {block.buffer.size} bytes",
+                hint="bounds count bytes of the block's own buffer",
+            )
