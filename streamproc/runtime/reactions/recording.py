@@ -52,7 +52,12 @@ class Recorder:
             self._producer = self._opened(log)
             known = log.committed(self._group).get(self._place)
             start = log.start_offset(self._place)
-            return (self._first(log, self._place) if known is None else known), start
+            if known is not None:
+                return known, start
+            # Where it begins is decided once, and remembered before the first event.
+            self.position = self._first(log, self._place)
+            self._commit(log, [], None)
+            return self.position, start
 
         position, start = await self._patiently(take)
         if position < start:
