@@ -19,12 +19,15 @@ from streamproc.ports import CheckpointStore, Log, Membership, Producer, TopicPa
 from streamproc.runtime.binding import Binding
 from streamproc.runtime.clock import Clock, SystemClock
 from streamproc.runtime.committing import commit_steps
+from streamproc.runtime.control import WorkerControl
 from streamproc.runtime.ending import Ending
+from streamproc.runtime.heeding import Heed
 from streamproc.runtime.journal import Entry
 from streamproc.runtime.quiet import Quiet
 from streamproc.runtime.restore import restore_task, start_entry
 from streamproc.runtime.saving import save_checkpoint
 from streamproc.runtime.task import TakenStep, Task
+from streamproc.runtime.telemetry.observer import Observer
 from streamproc.runtime.trim import checkpoint_every_us
 
 logger = logging.getLogger(__name__)
@@ -70,6 +73,8 @@ class Worker:
     lease_s     after so long without a sign of life others take its tasks; it gives one between two steps
     patience_s  a log that cannot be reached for so long ends the run with LogUnavailable
     on_commit   called after each commit, with the progress so far
+    observer    is told of turns, steps, commits and restores: metrics
+    control     the worker's side of the control topic: it is looked at every second, and obeyed; None obeys nobody
     """
 
     def __init__(
@@ -88,12 +93,13 @@ class Worker:
         lease_s: float = _LEASE_S,
         patience_s: float = _PATIENCE_S,
         clock: Clock | None = None,
+        observer: Observer | None = None,
+        control: WorkerControl | None = None,
     ) -> None:
         self.binding = binding
         self.log = log
         self.checkpoints = checkpoints
         self.member = member
-        self.ending = None if until_end is None else Ending(binding, log, dict(until_end), close)
         self.in_stages = in_stages
         self.on_commit = on_commit
         self.checkpoint_every_s = checkpoint_every_s
@@ -101,6 +107,9 @@ class Worker:
         self.lease_s = lease_s
         self.patience_s = patience_s
         self.clock = clock or SystemClock()
+        self.observer = observer or Observer()
+        own_ending = None if until_end is None else Ending(binding, log, dict(until_end), close)
+        self.heed = Heed(binding, log, control, own_ending)
         self.progress = Progress()
         self.tasks: dict[int, Task] = {}
         self._membership: Membership | None = None
@@ -121,7 +130,7 @@ class Worker:
         self._again_s = _AGAIN_S[0]
         self._generation = -1
         self._idle = False
-        self._stop = False
+        self._stop = self._finished = False
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -170,16 +179,20 @@ class Worker:
             membership, producer = self._enter()
             if self.clock.monotonic() - self._polled_at >= _GROUP_POLL_S or not self.tasks:
                 self._take_over(membership)
+                self.heed.look(self.tasks)
                 self._polled_at = self.clock.monotonic()
             pause = self._turn(producer, membership)
-            if pause is None and self.ending is not None:
-                if self.ending.finished(self.tasks):
+            if pause is None and self.heed.ending is not None:
+                if not self.heed.paused and self.heed.ending.finished(self.tasks):
+                    self._finished = True
                     return None
                 pause = min(self._commit_s, _IDLE_S)
         except (Fenced, UnknownOutcome, LogUnavailable) as error:
+            self.observer.troubled(error)
             return self._recover(error)
         self._troubled_since, self._again_s = None, _AGAIN_S[0]
         self.progress.seconds = self.clock.monotonic() - self._began
+        self.observer.turned(self.tasks, idle=self._idle, request=self.heed.request)
         return self._commit_s if pause is None else pause
 
     def close(self, *, save: bool = True) -> None:
@@ -187,6 +200,8 @@ class Worker:
         try:
             for number in sorted(self.tasks) if save else ():
                 self._save(number)
+            if save and self._finished:
+                self.heed.drained(self.tasks)
             self.tasks.clear()
             self._leave()
         finally:
@@ -204,7 +219,7 @@ class Worker:
             if feed.stop is None or feed.next_offset < feed.stop
         }
         try:
-            if waiting and self._idle:
+            if waiting and self._idle and not self.heed.paused:
                 self.log.wait(waiting, int(max(seconds, 0.001) * 1e6))
                 return
         except LogUnavailable:
@@ -279,18 +294,24 @@ class Worker:
             if others:
                 membership.released(others)
         for number in sorted(owned - set(self.tasks)):
-            self._restore(number, membership)
+            self._restore(number, membership, len(owned))
 
-    def _restore(self, number: int, membership: Membership) -> None:
+    def _restore(self, number: int, membership: Membership, owned: int) -> None:
         self._renew(membership)
         began = self.clock.monotonic()
+        self.observer.restoring(number, owned)
+
+        def on_step() -> None:
+            self._renew(membership)
+            self.observer.restored_step()
+
         restored = restore_task(
             self.binding,
             number,
             self.log,
             self.checkpoints,
-            stops=None if self.ending is None else self.ending.until,
-            on_step=lambda: self._renew(membership),
+            stops=None if self.heed.ending is None else self.heed.ending.until,
+            on_step=on_step,
             clock=self.clock,
         )
         now = self.clock.monotonic()
@@ -304,6 +325,7 @@ class Worker:
             # Written with the first step, but it says where the task stood before it.
             self._fresh[number] = start_entry(self.binding, restored.task)
             restored.task.head = self._fresh[number].head
+        self.observer.restored(restored.task, restored.steps, now - began)
         if restored.steps:
             logger.info("%s restored: %d steps run again", restored.task.name, restored.steps)
 
@@ -324,8 +346,10 @@ class Worker:
         full = False
         for task in self._tasks_in_turn():
             self._renew(membership)
+            before = self.clock.monotonic()
             taken = self._step_of(task)
             if taken is not None:
+                self.observer.stepped(task, self.clock.monotonic() - before)
                 steps.append((task, taken))
                 full = full or taken.units >= self._most
                 self._work_since[task.number] += self.clock.monotonic() - began
@@ -340,7 +364,8 @@ class Worker:
             return None
         self._commit(producer, membership, steps, [self.tasks[number] for number in numbers])
         spent = self.clock.monotonic() - began
-        self._adapt(spent, full=full)
+        if self.steps is None:
+            self._most = _adapted(self._most, spent, self._commit_s, full=full)
         due = [number for number in sorted(self.tasks) if self._is_due(number)]
         for number in due:
             self._save(number)
@@ -348,33 +373,33 @@ class Worker:
             gc.collect()
         if not steps:
             return None
-        return 0.0 if self.ending is not None or full else max(0.0, self._commit_s - spent)
+        return 0.0 if self.heed.ending is not None or full else max(0.0, self._commit_s - spent)
 
     def _tasks_in_turn(self) -> list[Task]:
         """The tasks that may step: all, or in a run by stages those of the first stage that is not done."""
-        tasks = [self.tasks[number] for number in sorted(self.tasks)]
-        if not self.in_stages or self.ending is None:
+        tasks = [] if self.heed.paused else [self.tasks[number] for number in sorted(self.tasks)]
+        if not self.in_stages or self.heed.ending is None:
             return tasks
-        first = min((task.stage.stage.index for task in tasks if not self.ending.done(task)), default=0)
+        first = min((task.stage.stage.index for task in tasks if not self.heed.ending.done(task)), default=0)
         return [task for task in tasks if task.stage.stage.index <= first]
 
     def _step_of(self, task: Task) -> TakenStep | None:
         now = self.clock.monotonic()
         marks: tuple[tuple[int, int], ...] = ()
-        if self.ending is None:
+        if self.heed.ending is None:
             ends = {feed.channel.place: self.log.available(feed.channel.place, feed.next_offset) for feed in task.feeds}
             units, runs = task.choose(ends, most=self._most, waits=self._quiet.waits(task, ends, now))
             marks = self._quiet.idle_marks(task, ends, units, now)
         else:
-            ends = self.ending.ends(task)
+            ends = self.heed.ending.ends(task)
             units, runs = task.choose(ends, most=self._most, waits=False)
-            if not runs.shape[0] and self.ending.close and not task.is_closed() and task.ended(ends):
+            if not runs.shape[0] and self.heed.ending.close and not task.is_closed() and task.ended(ends):
                 marks = task.close_marks()
         # What comes of a tick is not history's: a run by event time leaves it out.
         clocked = task.clocked and not self.in_stages
         quiet = now - self._stepped_at.get(task.number, now)
         self._stepped_at.setdefault(task.number, now)
-        if not runs.shape[0] and not marks and not (clocked and self.ending is None and quiet >= _TICK_S):
+        if not runs.shape[0] and not marks and not (clocked and self.heed.ending is None and quiet >= _TICK_S):
             return None
         self._stepped_at[task.number] = now
         return task.run(units, runs, marks=marks, clock=self.clock.now_us() if clocked else None)
@@ -382,6 +407,7 @@ class Worker:
     def _commit(
         self, producer: Producer, membership: Membership, steps: list[tuple[Task, TakenStep]], tasks: list[Task]
     ) -> None:
+        before = self.clock.monotonic()
         ends = commit_steps(self.binding, producer, membership, self._fresh, steps, tasks)
         self._journal_end.update(ends)
         self._fresh.clear()
@@ -394,17 +420,9 @@ class Worker:
             for topic, (rows, _) in taken.output.digests.items():
                 self.progress.written[topic] = self.progress.written.get(topic, 0) + rows
             self.progress.fates[task.name] = taken.entry.fates
+        self.observer.committed(steps, now - before)
         if self.on_commit is not None and steps:
             self.on_commit(self.progress)
-
-    def _adapt(self, spent: float, *, full: bool) -> None:
-        """Steps grow while commits keep up, and shrink when one takes longer than the commit interval allows."""
-        if self.steps is not None:
-            return
-        if spent > 2 * self._commit_s:
-            self._most = max(_LEAST_STEP_UNITS, self._most // 2)
-        elif full and spent < self._commit_s:
-            self._most = min(_MOST_STEP_UNITS, self._most * 2)
 
     def _is_due(self, number: int) -> bool:
         """Whether a task did so much since its last checkpoint, or did anything and its input will not stay."""
@@ -427,3 +445,10 @@ class Worker:
         except (OSError, LogUnavailable) as error:
             # Without a checkpoint a restart takes longer; the run itself needs none.
             logger.warning("no checkpoint of %s: %s", task.name, error)
+
+
+def _adapted(most: int, spent: float, commit_s: float, *, full: bool) -> int:
+    """Steps grow while commits keep up, and shrink when one takes longer than the commit interval allows."""
+    if spent > 2 * commit_s:
+        return max(_LEAST_STEP_UNITS, most // 2)
+    return min(_MOST_STEP_UNITS, most * 2) if full and spent < commit_s else most
