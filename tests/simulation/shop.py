@@ -50,3 +50,15 @@ def till() -> sp.Topology:
 def small(partitions: int = 1, rows: int = 40) -> Case:
     """The leanest topology bound."""
     return Case(till(), MemoryRegistry([SALE]), partitions=partitions, rows=rows)
+
+
+def quiet() -> sp.Topology:
+    """Partitions may be called idle: what comes late then depends on the clock, so only verdicts can be judged."""
+    sales = sp.source("sales", contract=SALE, lateness="5s", idle_after="300ms") | sp.select("id", "card", "at")
+    return sp.Topology("quiet", sinks={"seen": sales | sp.ordered(by=("id", "card"))}, commit="100ms")
+
+
+@lru_cache(maxsize=2)
+def idle(rows: int = 30) -> Case:
+    """The topology with verdicts, on two partitions."""
+    return Case(quiet(), MemoryRegistry([SALE]), partitions=2, rows=rows)

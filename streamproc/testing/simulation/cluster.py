@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from streamproc.errors import Fenced, LogError, UnknownTopic, did_you_mean
+from streamproc.errors import Fenced, LogError, LogUnavailable, UnknownTopic, did_you_mean
 from streamproc.ports import Block, TopicPartition, TopicSettings
 from streamproc.testing.simulation.groups import Group
 from streamproc.testing.simulation.partition import Fate, Partition
@@ -55,6 +55,7 @@ class Cluster:
     markers         µs that the marker of a decided transaction takes to each place; called once a place
     control_records whether a marker takes an offset
     strict          see `Group`
+    dark            partitions whose broker does not answer
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Cluster:
         self.partitions: dict[TopicPartition, Partition] = {}
         self.offsets: dict[str, dict[TopicPartition, int]] = {}
         self.groups: dict[tuple[str, str], Group] = {}
+        self.dark: set[TopicPartition] = set()
         self._producers: dict[str, _Producer] = {}
         self._instances = 0
         self._due: list[tuple[int, int, Callable[[], None]]] = []
@@ -135,7 +137,7 @@ class Cluster:
                 offsets.pop(place, None)
 
     def at(self, place: TopicPartition) -> Partition:
-        """A partition; raises UnknownTopic."""
+        """A partition whose broker answers; raises UnknownTopic, LogUnavailable."""
         found = self.partitions.get(place)
         if found is None:
             if place.topic in self.settings:
@@ -144,6 +146,8 @@ class Cluster:
                     hint=f"it has {self.settings[place.topic].partitions}",
                 )
             raise self._unknown(place.topic)
+        if place in self.dark:
+            raise LogUnavailable(f"no answer from {place.topic}-{place.partition}", hint="try again later")
         return found
 
     def _unknown(self, topic: str) -> UnknownTopic:

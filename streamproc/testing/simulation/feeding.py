@@ -31,10 +31,14 @@ class Feeder:
             return False
         for block in blocks:
             place = TopicPartition(block.topic, block.partition)
-            if scene.dice.random() < 0.3 and (ticket := cluster.open_producer("feeder")) is not None:
+            if (
+                scene.dice.random() < 0.3
+                and place not in cluster.dark
+                and (ticket := cluster.open_producer("feeder")) is not None
+            ):
                 cluster.produce(ticket, block)
                 cluster.end(ticket, commit=False)
-            first, _ = cluster.at(place).append(block, cluster.now, None)
+            first, _ = cluster.partitions[place].append(block, cluster.now, None)
             scene.fed_at.setdefault(place, []).append((first, cluster.uptime))
         scene.note("feeder", f"{sum(map(len, blocks))} rows")
         cluster.advance(100_000)

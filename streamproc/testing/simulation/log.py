@@ -63,6 +63,7 @@ class SimulatedLog:
     def __init__(self, cluster: Cluster, link: Link | None = None) -> None:
         self.cluster = cluster
         self.link: Link = link if link is not None else Wire(cluster)
+        self._known: dict[TopicPartition, int] = {}
 
     def topics(self) -> dict[str, TopicSettings]:
         """Every topic by name."""
@@ -91,8 +92,12 @@ class SimulatedLog:
         return self.link.call("end_offset", lambda: self.cluster.at(partition).stable)
 
     def available(self, partition: TopicPartition, offset: int) -> int:
-        """The last stable offset."""
-        return self.link.call("available", lambda: self.cluster.at(partition).stable)
+        """The last stable offset, as it was when the partition's broker last answered."""
+        try:
+            self._known[partition] = self.link.call("available", lambda: self.cluster.at(partition).stable)
+        except LogUnavailable:
+            return max(offset, self._known.get(partition, offset))
+        return self._known[partition]
 
     def offset_at(self, partition: TopicPartition, timestamp: int) -> int:
         """The first offset whose timestamp is at or after the moment, or the end offset."""

@@ -20,7 +20,7 @@ class Reader:
             for number in range(case.topics[topic].partitions):
                 place = TopicPartition(topic, number)
                 at, seen = self._seen.setdefault(place, (0, []))
-                partition = self._scene.cluster.at(place)
+                partition = self._scene.cluster.partitions[place]
                 if partition.stable > at:
                     block = partition.read(max(at, partition.start), 1 << 20, 1 << 40)
                     seen += [block.value(row) for row in range(len(block))]
@@ -29,7 +29,7 @@ class Reader:
     def finding(self) -> str | None:
         """A record that was seen and is not what lies there now."""
         for place, (_, seen) in sorted(self._seen.items()):
-            partition = self._scene.cluster.at(place)
+            partition = self._scene.cluster.partitions[place]
             block = partition.read(partition.start, 1 << 20, 1 << 40)
             now = [block.value(row) for row in range(len(block))]
             if seen[len(seen) - len(now) :] != now:

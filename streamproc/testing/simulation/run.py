@@ -93,7 +93,7 @@ def verdict(world: World) -> str | None:
         for index in range(count):
             for channel in stage.channels(index, case.binding.partitions):
                 place = channel.place
-                if place in world.scene.ends and world.cluster.at(place).has_record(committed.get(place, 0)):
+                if place in world.scene.ends and world.cluster.partitions[place].has_record(committed.get(place, 0)):
                     return f"{place.topic}-{place.partition} is committed up to {committed.get(place)} and has more"
     for told in verify(case.binding, log).findings:
         if not ((world.scene.trimmed or world.scene.input_lost) and "gone" in told.what):

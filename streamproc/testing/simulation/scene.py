@@ -14,7 +14,6 @@ from streamproc.testing.simulation.case import Case, Variant
 from streamproc.testing.simulation.cluster import Cluster
 from streamproc.testing.simulation.store import SharedStore
 
-TRANSACTION_S: Final = 2.0
 _BEGIN_US: Final = 1_800_000_000_000_000
 
 
@@ -25,6 +24,8 @@ class Settings:
     workers: int
     strict: bool
     marker_us: int
+    transaction_s: float
+    late_starts: bool
     checkpoint_every_s: float
     step_rows: int
     portions: int
@@ -38,7 +39,9 @@ class Settings:
         return Settings(
             workers=dice.choice((1, 1, 2, 2, 3)),
             strict=dice.random() < 0.2,
-            marker_us=dice.choice((0, 2_000, 60_000)),
+            marker_us=dice.choice((0, 2_000, 60_000, 60_000, 1_500_000)),
+            transaction_s=dice.choice((2.0, 8.0)),
+            late_starts=dice.random() < 0.4,
             checkpoint_every_s=dice.choice((0.0, 0.0, 0.02, 1e9)),
             step_rows=dice.choice((8, 20, 60)),
             portions=dice.choice((1, 2, 3)),
@@ -68,7 +71,7 @@ class Scene:
             now=_BEGIN_US,
             markers=self._marker_us,
             strict=self.settings.strict,
-            transaction_us=int(TRANSACTION_S * 1e6),
+            transaction_us=int(self.settings.transaction_s * 1e6),
         )
         self.store = SharedStore()
         self.trace: list[tuple[int, str, str]] = []

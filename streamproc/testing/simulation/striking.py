@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Final, NoReturn, Protocol, TypeVar
 
 from streamproc.errors import LogUnavailable, StreamprocError, UnknownOutcome
-from streamproc.testing.simulation.faults import Fault
+from streamproc.testing.simulation.faults import COMMIT, Fault
 from streamproc.testing.simulation.process import LEASE_S, Crashed, Process
-from streamproc.testing.simulation.scene import TRANSACTION_S, Scene
+from streamproc.testing.simulation.scene import Scene
 from streamproc.testing.simulation.trimming import trim_sources
 
 T = TypeVar("T")
@@ -42,6 +42,16 @@ class Striker:
     def __init__(self, scene: Scene, schedule: Schedule) -> None:
         self._scene = scene
         self._world = schedule
+        self._late: list[tuple[int, Process, Callable[[], object]]] = []
+
+    def before(self, step: str) -> None:
+        """What was held up and comes right before a request of somebody's next commit."""
+        if self._late and step in COMMIT:
+            self._late = [(left - 1, process, act) for left, process, act in self._late]
+            due = [(process, act) for left, process, act in self._late if left <= 0]
+            self._late = [held for held in self._late if held[0] > 0]
+            for process, act in due:
+                self._ended_late(process, act)
 
     def strike(self, process: Process, step: str, act: Callable[[], T], fault: Fault) -> T:
         dice = self._scene.dice
@@ -60,8 +70,8 @@ class Striker:
                 answer = act()
                 self._world.stand_still(process, dice.randrange(100_000, 1_500_000))
                 return answer
-            case "zombie" | "zombie beside its successor":
-                if fault.kind != "zombie":
+            case "zombie" | "zombie beside its successor" | "zombie in mid-commit":
+                if fault.kind == "zombie beside its successor":
                     self._world.start(process.name, dice.randrange(100_000, 2_000_000))
                 elif self._world.is_alone(process):
                     self._world.start(self._world.stranger(), dice.randrange(100_000, 2_000_000))
@@ -71,11 +81,22 @@ class Striker:
                 return act() if before else answer_before  # type: ignore[return-value]  # it is what `act` gave
             case "rebalance in mid-commit":
                 self._world.start(self._world.stranger(), 0)
-                self._world.stand_still(process, dice.randrange(200_000, int(0.8 * TRANSACTION_S * 1e6)))
+                self._world.stand_still(
+                    process, dice.randrange(200_000, int(0.8 * self._scene.settings.transaction_s * 1e6))
+                )
             case "transaction time-out":
-                self._world.stand_still(process, int(dice.uniform(1.05, 1.7) * TRANSACTION_S * 1e6))
+                self._world.stand_still(
+                    process, int(dice.uniform(1.05, 1.7) * self._scene.settings.transaction_s * 1e6)
+                )
             case "late end":
-                self._scene.cluster.later(dice.randrange(1_000, 400_000), lambda: self._ended_late(process, act))
+                # The client gave up on it, perhaps after it sent the same again and that one arrived.
+                if dice.random() < 0.6:
+                    act()
+                if dice.random() < 0.5:
+                    self._late.append((dice.randrange(2, 5), process, act))
+                else:
+                    delay = dice.randrange(1_000, dice.choice((40_000, 400_000)))
+                    self._scene.cluster.later(delay, lambda: self._ended_late(process, act))
                 raise UnknownOutcome("no answer to the end of a transaction", hint="believe what is committed")
             case "unknown outcome":
                 if dice.random() < 0.5:
@@ -115,6 +136,12 @@ class Striker:
                 self._scene.store.clear()
             case "damaged block":
                 self._scene.store.damaged = True
+            case "partition unreachable":
+                cluster = self._scene.cluster
+                some = self._scene.case.sources if self._scene.dice.random() < 0.5 else sorted(cluster.partitions)
+                place = self._scene.dice.choice(some)
+                cluster.dark.add(place)
+                cluster.later(self._scene.dice.randrange(200_000, 6_000_000), lambda: cluster.dark.discard(place))
             case "clock jump":
                 self._scene.cluster.now += self._scene.dice.choice((-_DAY_US, _DAY_US, 3_600_000_000))
 

@@ -14,8 +14,10 @@ def trim_sources(scene: Scene, *, lost: bool) -> None:
 
     A source that some task has not begun to read is left alone: that task would begin where the source begins.
     """
+    if scene.cluster.dark:
+        return  # A broker that does not answer deletes nothing.
     for place in scene.case.sources:
-        partition = scene.cluster.at(place)
+        partition = scene.cluster.partitions[place]
         needed = [_needed_from(scene, number, place) for number in range(scene.case.binding.task_count)]
         reach = [offset for offset in needed if offset is not None]
         if lost and min(reach, default=-1) >= 0:
@@ -37,7 +39,7 @@ def _needed_from(scene: Scene, number: int, place: TopicPartition) -> int | None
         return None
     journal = TopicPartition(binding.names.tasks, number)
     log = SimulatedLog(scene.cluster)
-    if not scene.cluster.at(journal).has_record(0):
+    if not scene.cluster.partitions[journal].has_record(0):
         return -1
     name = Task(binding, number, log).name
     mine = sorted((m for (task, _), m in scene.store.published.items() if task == name), key=lambda m: -m.step)

@@ -59,20 +59,25 @@ class World:
         dice, settings = self.scene.dice, self.scene.settings
         names = [f"w{n}" for n in range(settings.workers)]
         if settings.live:
-            for name in names:
-                self.start(name, dice.randrange(300_000))
+            self._start_all(names)
             while self._feeder.next():
                 self.go_on(self.cluster.uptime + dice.randrange(100_000, 900_000))
             self.go_on(self.cluster.uptime + 1_500_000)
         else:
             while self._feeder.next():
                 pass
-        self.scene.ends = {place: self.cluster.at(place).stable for place in self.case.sources}
+        sources = [self.cluster.partitions[place] for place in self.case.sources]
+        while any(partition.open for partition in sources):
+            self.go_on(self.cluster.uptime + 100_000)
+        self.scene.ends = {partition.place: partition.stable for partition in sources}
         self._finite = True
-        for name in names:
-            if not any(p.name == name and p.alive for p in self.processes):
-                self.start(name, dice.randrange(300_000))
+        self._start_all([name for name in names if not any(p.name == name and p.alive for p in self.processes)])
         self.go_on(None)
+
+    def _start_all(self, names: Sequence[str]) -> None:
+        within = 3_000_000 if self.scene.settings.late_starts else 300_000
+        for name in names:
+            self.start(name, self.scene.dice.randrange(within))
 
     def go_on(self, until: int | None) -> None:
         """Lets processes run until a moment of uptime, or until none is left; those that stand still stay out."""
@@ -231,6 +236,7 @@ class World:
         self.scene.requests.append(step)
         self.cluster.advance(200 + number % 7 * 100)
         self.scene.trace.append((self.cluster.uptime, process.name, step))
+        self._striker.before(step)
         if self.scene.settings.preempt and self.scene.dice.random() < self.scene.settings.preempt:
             self.stand_still(process, self.scene.dice.randrange(20_000, 400_000))
         if self.faults and self.faults[0].at <= number:
