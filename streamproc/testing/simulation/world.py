@@ -48,6 +48,7 @@ class World:
         self._feeder = Feeder(scene)
         self._finite = not scene.settings.live
         self._standing: list[Process] = []
+        self._deep = 0
         self._turns = 0
         self._started = 0
         self._restarts: list[tuple[int, str]] = []
@@ -103,12 +104,13 @@ class World:
         """A process stands still for a while and the others go on, if not too many stand still already."""
         process.require_alive()
         until = self.cluster.uptime + us
-        if len(self._standing) < _DEEPEST and process not in self._standing:
-            self._standing.append(process)
+        # Whoever stands still is in the middle of its turn, so `go_on` leaves it alone.
+        if self._deep < _DEEPEST:
+            self._deep += 1
             try:
                 self.go_on(until)
             finally:
-                self._standing.remove(process)
+                self._deep -= 1
         else:
             self.cluster.reach(until)
         process.require_alive()
