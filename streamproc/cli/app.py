@@ -27,6 +27,7 @@ _VERBS: Final = {
     "run": ("streamproc.cli.run:run", "Run a topology as a worker."),
     "subscribe": ("streamproc.cli.subscribe:subscribe", "Print a topic's rows as JSON lines."),
     "topics": ("streamproc.cli.topics:topics", "List the topics of the log."),
+    "upgrade": ("streamproc.cli.upgrade:upgrade", "Let a new version take over where an older one was drained."),
     "verify": ("streamproc.cli.verify:verify", "Hold the log against the journal."),
 }
 

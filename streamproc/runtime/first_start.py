@@ -51,7 +51,7 @@ def begin(
     clock = clock or SystemClock()
     membership = log.join(names.workers, names.tasks, "begin")
     try:
-        _own_all(binding, membership, clock, patience_s)
+        own_all(binding, membership, clock, patience_s)
         refuse_begun(binding, log)
         producer = log.producer(f"{names.topology}.v{names.version}.{names.run or 'live'}.begin")
         try:
@@ -90,7 +90,9 @@ def refuse_begun(binding: Binding, log: Log) -> None:
         )
 
 
-def _own_all(binding: Binding, membership: Membership, clock: Clock, patience_s: float) -> None:
+def own_all(binding: Binding, membership: Membership, clock: Clock | None, patience_s: float) -> None:
+    """Waits until a member has all tasks; raises LogError if others keep theirs for longer than that."""
+    clock = clock or SystemClock()
     until = clock.monotonic() + patience_s
     everything = frozenset(range(binding.task_count))
     while membership.poll() != everything:

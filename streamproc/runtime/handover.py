@@ -59,7 +59,7 @@ def hand_over(
     one in tasks; if the live run has begun otherwise; LogError if its workers are alive.
     """
     if begun_tasks(live, log):
-        head = _head(live, 0, log, checkpoints)
+        head = begun_head(live, 0, log, checkpoints)
         if head.get("handed_over", {}).get("run") == side.names.prefix:
             return tiles(side, live, log, checkpoints)
     refuse_begun(live, log)
@@ -144,7 +144,7 @@ def tiles(side: Binding, live: Binding, log: Log, checkpoints: CheckpointStore |
     """How the two runs share out each source partition, from their journals and committed offsets alone."""
     found: dict[TopicPartition, Tile] = {}
     for number in range(live.task_count):
-        before, after = _head(side, number, log, checkpoints), _head(live, number, log, checkpoints)
+        before, after = begun_head(side, number, log, checkpoints), begun_head(live, number, log, checkpoints)
         stage, index = live.task_of(number)
         ends = log.committed(side.names.group(stage.stage.index))
         for channel in stage.channels(index, live.partitions):
@@ -157,7 +157,8 @@ def tiles(side: Binding, live: Binding, log: Log, checkpoints: CheckpointStore |
     return [found[place] for place in sorted(found)]
 
 
-def _head(binding: Binding, number: int, log: Log, checkpoints: CheckpointStore | None) -> Mapping[str, Any]:
+def begun_head(binding: Binding, number: int, log: Log, checkpoints: CheckpointStore | None) -> Mapping[str, Any]:
+    """What entry 0 of a task says; raises InputError where that is gone."""
     task = Task(binding, number, log)
     place = TopicPartition(binding.names.tasks, number)
     found = next(journal_entries(log, place, log.start_offset(place), log.end_offset(place)), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from streamproc.contracts.registry import Registry
+from streamproc.engine.compiled import Names
 from streamproc.errors import InputError, InputGone, ReplayDiverged
 from streamproc.graph import Source
 from streamproc.planning.topology import Topology
@@ -53,6 +55,19 @@ def last_entries(binding: Binding, log: Log) -> dict[int, Entry]:
 def recorded_sums(binding: Binding, log: Log) -> dict[str, TopicSum]:
     """What all tasks wrote since their beginning, per topic, as the journal says."""
     return _added(entry.sums for entry in last_entries(binding, log).values())
+
+
+def sums_of_all_versions(names: Names, log: Log) -> dict[str, TopicSum]:
+    """What all versions of a topology wrote, per topic: they take over from each other and share their sinks."""
+    pattern = re.compile(re.escape(names.topology) + r"\.v\d+\.tasks")
+    places = [
+        TopicPartition(topic, number)
+        for topic, settings in log.topics().items()
+        if pattern.fullmatch(topic)
+        for number in range(settings.partitions)
+    ]
+    entries = [last_entry(log, place) for place in places]
+    return _added(entry.sums for entry in entries if entry is not None)
 
 
 def _added(parts: Any) -> dict[str, TopicSum]:

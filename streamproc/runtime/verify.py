@@ -23,7 +23,7 @@ from streamproc.hashing import record_digests, record_hashes, row_hashes, sum128
 from streamproc.ports import Block, Log, TopicPartition
 from streamproc.runtime.binding import Binding
 from streamproc.runtime.journal import Entry
-from streamproc.runtime.replay import TopicSum, recorded_sums
+from streamproc.runtime.replay import TopicSum, recorded_sums, sums_of_all_versions
 from streamproc.runtime.restore import journal_entries
 from streamproc.runtime.task import Task
 
@@ -163,6 +163,7 @@ def _verify_topics(binding: Binding, log: Log, report: VerifyReport) -> None:
     edges = {edge.topic for stage in binding.stages for edge in stage.edges}
     sinks = {sink.topic for sink in binding.plan.sinks}
     recorded = recorded_sums(binding, log)
+    shared = recorded if binding.names.run else sums_of_all_versions(binding.names, log)
     for topic in sorted(edges | sinks | {binding.names.late, binding.names.dead_letters}):
         places = [TopicPartition(topic, p) for p in range(log.topics()[topic].partitions)]
         if any(log.start_offset(place) for place in places):
@@ -176,7 +177,7 @@ def _verify_topics(binding: Binding, log: Log, report: VerifyReport) -> None:
             except CorruptLog as damage:
                 report.findings.append(Finding(f"{place.topic}-{place.partition}", damage.message))
         report.rows += rows
-        wrote = recorded.get(topic, TopicSum(0, "0" * 32))
+        wrote = (recorded if topic in edges else shared).get(topic, TopicSum(0, "0" * 32))
         if rows != wrote.rows:
             report.findings.append(Finding(topic, f"the journals say {wrote.rows} rows, the log has {rows}"))
         elif topic in edges | sinks and f"{total[0]:016x}{total[1]:016x}" != wrote.sum:

@@ -47,11 +47,16 @@ def orders(first: int, count: int) -> pl.DataFrame:
 
 
 def topology(
-    *, version: int = 1, dear: float = 30.0, window: str = "10s", settings: dict[str, str] | None = None
+    *,
+    version: int = 1,
+    dear: float = 30.0,
+    least: float = 0.0,
+    window: str = "10s",
+    settings: dict[str, str] | None = None,
 ) -> sp.Topology:
     """Two changes of key, each with windows, below `ordered`; and orders above a price as they come."""
     rows = sp.source("orders", contract=ORDER, lateness="5s")
-    straight = rows | sp.where(pl.col("amount") > 0) | sp.ordered(by=("id",)) | sp.dedupe("id", within="1m")
+    straight = rows | sp.where(pl.col("amount") > least) | sp.ordered(by=("id",)) | sp.dedupe("id", within="1m")
     return sp.Topology(
         "shop",
         version=version,
