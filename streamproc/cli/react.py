@@ -45,9 +45,22 @@ from streamproc.runtime.subscribing import offset_of
     metavar="SPAN",
     help="How long a stop waits for handlers that are under way.  [default: what the reactions say, 10s]",
 )
+@click.option(
+    "--dead-letters",
+    is_flag=True,
+    help="Give their dead letters to the handlers again, each once, and stop.  [default: new events]",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object at the end.  [default: text on stderr]")
 @workspace_options
-def react(reactions: str, until_end: bool, start: str, drain: str | None, as_json: bool, workspace: Workspace) -> None:
+def react(
+    reactions: str,
+    until_end: bool,
+    start: str,
+    drain: str | None,
+    dead_letters: bool,
+    as_json: bool,
+    workspace: Workspace,
+) -> None:
     """Run the handlers of REACTIONS, module:name or path/to/file.py:name; several processes share the partitions.
 
     What is delivered is recorded, and the next run goes on behind it. Ctrl-C or SIGTERM stop it: handlers that are
@@ -58,7 +71,8 @@ def react(reactions: str, until_end: bool, start: str, drain: str | None, as_jso
     named = load_value(reactions, Reactions, "reactions", 'name = sp.Reactions("name", handlers={"topic": handler})')
     if drain is not None:
         named = dataclasses.replace(named, drain=drain)
-    deeds, stopped = asyncio.run(_react(named, workspace, until_end=until_end, start=start))
+    until_end = until_end or dead_letters
+    deeds, stopped = asyncio.run(_react(named, workspace, until_end=until_end, start=start, again=dead_letters))
     _report(named, deeds, as_json=as_json)
     if stopped and until_end:
         raise click.exceptions.Exit(130)
@@ -66,15 +80,17 @@ def react(reactions: str, until_end: bool, start: str, drain: str | None, as_jso
         raise click.exceptions.Exit(1)
 
 
-async def _react(reactions: Reactions, workspace: Workspace, *, until_end: bool, start: str) -> tuple[Deeds, bool]:
+async def _react(
+    reactions: Reactions, workspace: Workspace, *, until_end: bool, start: str, again: bool
+) -> tuple[Deeds, bool]:
     def first(log: Log, place: TopicPartition) -> int:
         return offset_of(log, place, start)
 
     loop = asyncio.get_running_loop()
     async with LogThread(workspace.log) as log:
-        plane = ReactionPlane(reactions, log, workspace.reading_registry(), first=first)
+        plane = ReactionPlane(reactions, log, workspace.reading_registry(), first=first, again=again)
         member = f"{socket.gethostname()}-{os.getpid()}"
-        feed = LogFeed(log, reactions.group, tuple(reactions.handlers), member)
+        feed = LogFeed(log, plane.group, plane.topics, member)
 
         def ask() -> None:
             loop.call_soon_threadsafe(plane.stop)

@@ -88,7 +88,7 @@ async def react(
     """Runs reactions on an embedded log, to the end of what is there."""
     async with LogThread(opener(path)) as log:
         plane = ReactionPlane(reactions, log, registry(), **settings)
-        return await plane.run(LogFeed(log, reactions.group, tuple(reactions.handlers), member), until_end=until_end)
+        return await plane.run(LogFeed(log, plane.group, plane.topics, member), until_end=until_end)
 
 
 def rows(path: Path, topic: str) -> list[dict[str, Any]]:

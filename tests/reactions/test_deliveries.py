@@ -336,3 +336,29 @@ def test_two_processes_share_the_partitions_and_nothing_is_missed_when_one_leave
 
     asyncio.run(together())
     assert seen == Counter(range(400))
+
+
+def test_dead_letters_are_given_to_the_handler_again_each_once_with_their_ids(path: Path) -> None:
+    fill(path, 10, partitions=2)
+    ids: dict[str, list[int]] = {}
+    mended: set[int] = set()
+
+    async def notify(event: Event) -> None:
+        ids.setdefault(event.id, []).append(event.row["number"])
+        if event.row["number"] in {3, 4, 5} - mended:
+            raise ValueError("not mended yet")
+
+    pager = Reactions("pager", handlers={"alerts": Reaction(notify, retry=Retry(attempts=1))})
+    assert asyncio.run(react(path, pager)).dead_lettered == 3
+    mended.update({3, 4})
+    again = asyncio.run(react(path, pager, again=True))
+    assert (again.delivered, again.dead_lettered) == (2, 1)
+    mended.add(5)
+    assert asyncio.run(react(path, pager, again=True)).delivered == 1
+    assert asyncio.run(react(path, pager, again=True)).delivered == 0
+    assert sorted(map(len, ids.values())) == [1] * 7 + [2, 2, 3]
+    assert all(len(set(numbers)) == 1 for numbers in ids.values())
+    letters = rows(path, pager.dead_letters)
+    assert [(row["topic"], row["id"]) for row in letters if row["offset"] == 2 and row["partition"] == 1] == [
+        ("alerts", "alerts-1@2")
+    ] * 2

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from functools import partial
+from typing import Any, Final, Protocol
 
 from streamproc.contracts.registry import Registry
 from streamproc.errors import Fenced, UnknownTopic, did_you_mean
@@ -19,7 +20,7 @@ from streamproc.runtime.reactions.definition import Reactions
 from streamproc.runtime.reactions.delivery import Delivery, Outcome
 from streamproc.runtime.reactions.lane import Lane
 from streamproc.runtime.reactions.log_thread import LogThread
-from streamproc.runtime.reactions.receiving import Received, received
+from streamproc.runtime.reactions.receiving import Origin, Received, letters, received
 from streamproc.runtime.reactions.recording import Recorder
 from streamproc.runtime.reactions.records import (
     BREAKER,
@@ -65,6 +66,7 @@ class ReactionPlane:
     log       the log's thread, entered
     registry  contracts of the topics, and of answers
     first     gives the offset at which reactions begin that never ran on this log
+    again     delivers the dead letters of these reactions, instead of the topics that they act on
     now_us    the moment, µs since 1970 UTC
 
     It is the `Deliveries` that its feed brings records to.
@@ -77,15 +79,20 @@ class ReactionPlane:
         registry: Registry,
         *,
         first: Callable[[Log, TopicPartition], int] = lambda log, place: log.start_offset(place),
+        again: bool = False,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
     ) -> None:
         self._reactions, self._log, self._registry, self._first, self._now_us = reactions, log, registry, first, now_us
+        self._again = again
+        self.group = f"{reactions.group}.again" if again else reactions.group
+        self.topics = (reactions.dead_letters,) if again else tuple(reactions.handlers)
         self._reader = TopicReader(registry)
         self._lanes: dict[TopicPartition, tuple[Lane, Recorder]] = {}
         self._opening = asyncio.Lock()
         self._stop = asyncio.Event()
         self._closing = False
         self._partitions: dict[str, int] = {}
+        self._limits: Mapping[TopicPartition, int] = {}
         self._letters, self._deliveries = Writer(UNDELIVERED, registry), Writer(DELIVERY, registry)
         self._breaker_rows = Writer(BREAKER, registry)
         self._answers = {
@@ -108,6 +115,9 @@ class ReactionPlane:
         """
         await self._prepare()
         ends = await self._log(self._ends) if until_end else None
+        if self._again:
+            # A dead letter that fails once more is a new one: it waits for the next time.
+            self._limits = ends or {}
         tasks = [asyncio.ensure_future(work) for work in (feed.run(self), self._watch(ends), self._stop.wait())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -129,22 +139,17 @@ class ReactionPlane:
         async with self._opening:
             if place in self._lanes:
                 return self._lanes[place][1].position
-            recorder = Recorder(self._log, self._reactions.group, place, membership, first=self._first)
+            recorder = Recorder(self._log, self.group, place, membership, first=self._first)
             position = await recorder.open()
-            reaction = self._reactions.reaction(place.topic)
-            delivery = Delivery(
-                reaction,
-                f"{place.topic}-{place.partition}",
-                answers=self._answers.get(place.topic),
-                save=lambda name, state: self._store(recorder, name, state),
-                states={} if reaction.breaker is None else await self._log(self._breaker_states),
-                now_us=self._now_us,
-            )
+            deliver: Callable[[Received], Awaitable[Outcome]]
+            if self._again:
+                each = {topic: await self._delivery(topic, place, recorder) for topic in self._reactions.handlers}
+                deliver, concurrency = partial(self._deliver_again, each), 1
+            else:
+                delivery = await self._delivery(place.topic, place, recorder)
+                deliver, concurrency = delivery.deliver, self._reactions.reaction(place.topic).concurrency
             lane = Lane(
-                position,
-                reaction.concurrency,
-                deliver=delivery.deliver,
-                record=lambda ended: self._record(recorder, place, ended),
+                position, concurrency, deliver=deliver, record=lambda ended: self._record(recorder, place, ended)
             )
             self._lanes[place] = lane, recorder
             return position
@@ -156,9 +161,9 @@ class ReactionPlane:
     async def offer(self, block: Block) -> None:
         """Takes records of one partition in offset order; waits while too many are under way."""
         place = TopicPartition(block.topic, block.partition)
-        for record in received(block, self._reader):
+        for record in (letters if self._again else received)(block, self._reader):
             lane = self._lanes.get(place)
-            if lane is None or self._closing:
+            if lane is None or self._closing or record.offset >= self._limits.get(place, record.offset + 1):
                 return
             await lane[0].take(record)
 
@@ -171,6 +176,23 @@ class ReactionPlane:
         ):
             self.deeds.cut_off += cut
             await recorder.close()
+
+    async def _delivery(self, topic: str, place: TopicPartition, recorder: Recorder) -> Delivery:
+        reaction = self._reactions.reaction(topic)
+        return Delivery(
+            reaction,
+            f"{place.topic}-{place.partition}",
+            answers=self._answers.get(topic),
+            save=lambda name, state: self._store(recorder, name, state),
+            states={} if reaction.breaker is None else await self._log(self._breaker_states),
+            now_us=self._now_us,
+        )
+
+    async def _deliver_again(self, each: Mapping[str, Delivery], letter: Received) -> Outcome:
+        if letter.origin is not None and letter.origin.topic in each:
+            return await each[letter.origin.topic].deliver(letter)
+        now = self._now_us()
+        return Outcome("dead_lettered", 0, now, now, "no_handler", "no handler acts on its topic any more")
 
     async def _prepare(self) -> None:
         for topic in self._reactions.handlers:
@@ -202,7 +224,7 @@ class ReactionPlane:
     def _ends(self, log: Log) -> dict[TopicPartition, int]:
         return {
             place: log.end_offset(place)
-            for topic in self._reactions.handlers
+            for topic in self.topics
             for place in (TopicPartition(topic, number) for number in range(self._partitions[topic]))
         }
 
@@ -228,7 +250,7 @@ class ReactionPlane:
 
     def _reached(self, log: Log, ends: dict[TopicPartition, int]) -> bool:
         """Whether everything below the ends is dealt with, by whomever. Markers of transactions are no records."""
-        committed = log.committed(self._reactions.group)
+        committed = log.committed(self.group)
         for place, end in ends.items():
             at = max(committed.get(place, 0), log.start_offset(place))
             if at < end:
@@ -256,32 +278,35 @@ class ReactionPlane:
     async def _record(
         self, recorder: Recorder, place: TopicPartition, ended: Sequence[tuple[Received, Outcome]]
     ) -> None:
-        handler = handler_name(self._reactions.reaction(place.topic).handler)
-        own, blocks, letters = self._reactions, [], []
+        own = self._reactions
+        blocks: list[Block] = []
+        failed: list[dict[str, object]] = []
+        rows: list[dict[str, Any]] = []
         for event, outcome in ended:
+            origin = event.origin or Origin(place.topic, place.partition, event.offset)
+            handler = handler_name(own.reaction(origin.topic).handler) if origin.topic in own.handlers else ""
+            rows.append(
+                {
+                    "id": event.id, **origin._asdict(), "handler": handler, "outcome": outcome.outcome,
+                    "attempts": outcome.attempts, "started_at": outcome.started_at, "ended_at": outcome.ended_at,
+                }
+            )  # fmt: skip
             if outcome.outcome == "dead_lettered":
-                letters.append(_letter(place, handler, event, outcome))
+                failed.append(_letter(origin, handler, event, outcome))
             if outcome.answers:
-                answers = own.reaction(place.topic).answers
+                answers = own.reaction(origin.topic).answers
                 assert answers is not None, "only a reaction with answers makes payloads"
-                partition = partition_of(event.key, self._partitions[answers.topic], place.partition)
+                partition = partition_of(event.key, self._partitions[answers.topic], origin.partition)
                 blocks.append(answer_block(answers.topic, partition, outcome.answers, event.key, event.id))
-        if letters:
-            blocks.append(self._letters.block(own.dead_letters, letters))
-        rows = [
-            {
-                "id": event.id, "topic": place.topic, "partition": place.partition, "offset": event.offset,
-                "handler": handler, "outcome": outcome.outcome, "attempts": outcome.attempts,
-                "started_at": outcome.started_at, "ended_at": outcome.ended_at,
-            }
-            for event, outcome in ended
-        ]  # fmt: skip
+        if failed:
+            blocks.append(self._letters.block(own.dead_letters, failed))
         blocks.append(self._deliveries.block(own.deliveries, rows))
         await recorder.record(blocks, ended[-1][0].offset + 1)
-        self.deeds.delivered += len(ended) - len(letters)
-        self.deeds.dead_lettered += len(letters)
+        self.deeds.delivered += len(ended) - len(failed)
+        self.deeds.dead_lettered += len(failed)
+        for row in rows:
+            self.deeds.topics[row["topic"]] = self.deeds.topics.get(row["topic"], 0) + 1
         self.deeds.retries += sum(max(outcome.attempts - 1, 0) for _, outcome in ended)
-        self.deeds.topics[place.topic] = self.deeds.topics.get(place.topic, 0) + len(ended)
 
 
 def handler_name(handler: object) -> str:
@@ -294,10 +319,9 @@ def handler_name(handler: object) -> str:
     return getattr(handler, "__name__", type(handler).__name__)
 
 
-def _letter(place: TopicPartition, handler: str, event: Received, outcome: Outcome) -> dict[str, object]:
+def _letter(origin: Origin, handler: str, event: Received, outcome: Outcome) -> dict[str, object]:
     return {
-        "fate": "dead_lettered", "reason": outcome.reason, "step": handler, "topic": place.topic,
-        "partition": place.partition, "offset": event.offset, "recorded_at": event.recorded_at, "key": event.key,
-        "payload": event.payload, "encoding": "record", "id": event.id, "attempts": outcome.attempts,
-        "detail": outcome.detail, "failed_at": outcome.ended_at,
+        "fate": "dead_lettered", "reason": outcome.reason, "step": handler, **origin._asdict(),
+        "recorded_at": event.recorded_at, "key": event.key, "payload": event.payload, "encoding": "record",
+        "id": event.id, "attempts": outcome.attempts, "detail": outcome.detail, "failed_at": outcome.ended_at,
     }  # fmt: skip
