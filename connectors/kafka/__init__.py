@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from connectors.kafka.binding import KafkaSettings, kafka_settings
 from connectors.kafka.log import KafkaLog
-from connectors.kafka.profile import KafkaSettings
+from connectors.kafka.profile import Profile
 
-__all__ = ["KafkaLog", "KafkaSettings", "open_kafka_log"]
+__all__ = ["KafkaLog", "KafkaSettings", "Profile", "kafka_settings", "open_kafka_log"]
 
 
 def open_kafka_log(settings: KafkaSettings) -> KafkaLog:
@@ -13,6 +14,10 @@ def open_kafka_log(settings: KafkaSettings) -> KafkaLog:
 
     Raises LogUnavailable where no broker answers within seconds, LogError where they refuse.
     """
-    log = KafkaLog(settings)
-    log.topics()
+    log = KafkaLog(Profile(settings))
+    try:
+        log.topics()
+    except BaseException:
+        log.close()
+        raise
     return log

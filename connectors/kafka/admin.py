@@ -14,7 +14,7 @@ from confluent_kafka import TopicPartition as KafkaPlace
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
 from connectors.kafka.answers import Connection, error_of, refusal
-from connectors.kafka.profile import LARGEST_RECORD, KafkaSettings
+from connectors.kafka.profile import LARGEST_RECORD, Profile
 from streamproc.errors import LogError, LogUnavailable, OffsetOutOfRange, UnknownTopic, did_you_mean
 from streamproc.ports import Isolation, TopicPartition, TopicSettings
 
@@ -38,10 +38,10 @@ _patiently = tenacity.retry(
 class Admin:
     """An administrator's client; every call waits for its answer, at most some seconds."""
 
-    def __init__(self, settings: KafkaSettings) -> None:
-        self._settings = settings
-        self._connection = Connection(settings.brokers)
-        self._client = AdminClient({**settings.common(), "error_cb": self._connection})
+    def __init__(self, profile: Profile) -> None:
+        self._profile = profile
+        self._connection = Connection(profile.brokers)
+        self._client = AdminClient({**profile.common(), "error_cb": self._connection})
         self._partitions: dict[str, int] = {}
         self._askers: dict[str, Consumer] = {}
 
@@ -64,7 +64,7 @@ class Admin:
     def create(self, topic: str, settings: TopicSettings) -> None:
         """Creates a topic and waits until every partition has a leader; other settings than it has raise LogError."""
         new = NewTopic(
-            topic, num_partitions=settings.partitions, replication_factor=self._settings.replication,
+            topic, num_partitions=settings.partitions, replication_factor=-1,
             config=_config(settings),
         )  # fmt: skip
         try:
@@ -142,7 +142,7 @@ class Admin:
         places = [KafkaPlace(topic, p) for topic, count in self._counts().items() for p in range(count)]
         if group not in self._askers:
             self._askers[group] = Consumer(
-                {**self._settings.common(), "group.id": group, "enable.auto.commit": False, "error_cb": self._connection}
+                {**self._profile.common(), "group.id": group, "enable.auto.commit": False, "error_cb": self._connection}
             )
         with self._asking(f"offsets of group '{group}'"):
             answer = self._askers[group].committed(places, timeout=_STABLE_S) if places else []

@@ -8,7 +8,7 @@ from types import TracebackType
 
 from connectors.kafka.admin import Admin
 from connectors.kafka.membership import KafkaMembership
-from connectors.kafka.profile import KafkaSettings
+from connectors.kafka.profile import Profile
 from connectors.kafka.reading import MessageReader
 from connectors.kafka.writing import KafkaProducer
 from streamproc.errors import LogError
@@ -20,9 +20,9 @@ logger = logging.getLogger(__name__)
 class KafkaLog:
     """A cluster; used from one thread. Record timestamps are whole milliseconds."""
 
-    def __init__(self, settings: KafkaSettings) -> None:
-        self._settings = settings
-        self._admin = Admin(settings)
+    def __init__(self, profile: Profile) -> None:
+        self._profile = profile
+        self._admin = Admin(profile)
         self._reader: MessageReader | None = None
 
     def __enter__(self) -> KafkaLog:
@@ -64,8 +64,20 @@ class KafkaLog:
         return self._reading().available(partition, offset)
 
     def offset_at(self, partition: TopicPartition, timestamp: int) -> int:
-        """The first offset at or after a moment (µs)."""
-        return self._admin.offset_at(partition, timestamp)
+        """The first offset at or after a moment (µs).
+
+        Brokers may name the mark of a commit, whose own time is the commit's: records are looked at from there on.
+        """
+        found, end = self._admin.offset_at(partition, timestamp), self.end_offset(partition)
+        while found < end:
+            block = self.read(partition, found)
+            if not len(block):
+                return end
+            late_enough = block.timestamps >= timestamp
+            if late_enough.any():
+                return int(block.offsets[int(late_enough.argmax())])
+            found = int(block.offsets[-1]) + 1
+        return end
 
     def read(
         self, partition: TopicPartition, offset: int, *, max_records: int = 65_536, max_bytes: int = 16 << 20
@@ -79,14 +91,14 @@ class KafkaLog:
 
     def producer(self, transactional_id: str) -> KafkaProducer:
         """Opens a transactional producer and fences every older one of its id."""
-        return KafkaProducer(self._settings, self._admin, transactional_id)
+        return KafkaProducer(self._profile, self._admin, transactional_id)
 
     def join(self, group: str, topic: str, member: str, *, lease_us: int = 10_000_000) -> KafkaMembership:
         """Joins the group that shares out the partitions of a topic."""
         if lease_us <= 0:
             raise LogError(f"a lease of {lease_us} µs is too short", hint="give a lease of some seconds")
         self._admin.partitions(topic)
-        return KafkaMembership(self._settings, group, topic, member, lease_s=lease_us / 1e6)
+        return KafkaMembership(self._profile, group, topic, member, lease_s=lease_us / 1e6)
 
     def committed(self, group: str) -> dict[TopicPartition, int]:
         """The group's committed next offsets."""
@@ -105,5 +117,5 @@ class KafkaLog:
 
     def _reading(self) -> MessageReader:
         if self._reader is None:
-            self._reader = MessageReader(self._settings, self._admin)
+            self._reader = MessageReader(self._profile, self._admin)
         return self._reader

@@ -1,9 +1,9 @@
 """A worker's place in a consumer group that shares out the task topic.
 
 The group's consumer reads nothing: what it is assigned stands still, and the tasks' inputs are read by another client.
-All its callbacks run inside `poll`, on the thread that also commits, and the worker polls only between two transactions:
-so no transaction is open when a partition changes hands, and `released` has nothing left to say. Heartbeats are
-librdkafka's own.
+All its callbacks run inside `poll`, on the thread that also commits, and the worker polls only between two
+transactions: so no transaction is open when a partition changes hands, and `released` has nothing left to say.
+Heartbeats are librdkafka's own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from confluent_kafka import TopicPartition as KafkaPlace
 
 from connectors.kafka.answers import Connection, error_of, refusal, stale
-from connectors.kafka.profile import KafkaSettings
+from connectors.kafka.profile import Profile
 from streamproc.errors import Fenced
 
 logger = logging.getLogger(__name__)
@@ -29,15 +29,15 @@ _JOIN_S: Final = 0.2
 class KafkaMembership:
     """One member of a group; `partition -> generation since which it is held` is kept by the rebalance callbacks."""
 
-    def __init__(self, settings: KafkaSettings, group: str, topic: str, member: str, *, lease_s: float) -> None:
+    def __init__(self, profile: Profile, group: str, topic: str, member: str, *, lease_s: float) -> None:
         self._group, self._topic, self._member = group, topic, member
-        self._connection = Connection(settings.brokers)
+        self._connection = Connection(profile.brokers)
         self._held: dict[int, int] = {}
         self._generation = 0
         self._left = False
         self._lost = False
         self._assigned_once = False
-        self._consumer = Consumer({**settings.member(group, member, lease_s), "error_cb": self._connection})
+        self._consumer = Consumer({**profile.member(group, member, lease_s), "error_cb": self._connection})
         self._consumer.subscribe([topic], on_assign=self._assign, on_revoke=self._revoke, on_lost=self._lose)
 
     @property

@@ -7,61 +7,42 @@ how much memory reading may take.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from dataclasses import dataclass
+from typing import Any, Final
 
-from streamproc.errors import LogError, did_you_mean
+from connectors.kafka.binding import KafkaSettings
 
 TRANSACTION_TIMEOUT_S: Final = 20.0
 """A dead worker's open transaction hides what came after it from readers for so long."""
 LARGEST_RECORD: Final = 16 << 20
 """Bytes of the largest record that is written: a journal entry of a large step takes some megabytes."""
 
-GroupProtocol = Literal["classic", "consumer"]
-
-SIZES: Final = {
-    "fetch_wait_ms": "fetch.wait.max.ms",
-    "receive_bytes": "fetch.max.bytes",
-    "receive_partition_bytes": "max.partition.fetch.bytes",
-    "linger_ms": "linger.ms",
-    "batch_bytes": "batch.size",
-    "compression": "compression.type",
-}
-"""What a binding may set of sizes and waiting, and librdkafka's name for it."""
-
 
 @dataclass(frozen=True, slots=True)
-class KafkaSettings:
-    """How to reach a cluster.
+class Profile:
+    """The settings of each kind of client.
 
-    brokers         "host:port", several with commas
-    security        librdkafka's settings of security.protocol, sasl.* and ssl.*, secrets included: never printed
-    sizes           of `SIZES`
-    memory_bytes    records that wait in this process for the engine, at most, over all partitions
-    group_protocol  "classic": cooperative-sticky; "consumer": KIP-848, for brokers from 4.0 on
-    session_s       after so long without a heartbeat the group gives a worker's tasks away; None: as the worker says
+    settings   what the binding says
+    session_s  after so long without a heartbeat the group gives a worker's tasks away; None: as the worker says
     """
 
-    brokers: str
-    security: Mapping[str, str] = field(default_factory=dict, repr=False)
-    sizes: Mapping[str, Any] = field(default_factory=dict)
-    memory_bytes: int = 256 << 20
-    group_protocol: GroupProtocol = "classic"
+    settings: KafkaSettings
     session_s: float | None = None
-    replication: int = -1
 
-    def __post_init__(self) -> None:
-        for name in sorted(set(self.sizes) - set(SIZES)):
-            raise LogError(f"'{name}' is no size of a Kafka client", hint=did_you_mean(name, SIZES))
-        if self.group_protocol not in ("classic", "consumer"):
-            raise LogError(f"group_protocol '{self.group_protocol}' is unknown", hint="write 'classic' or 'consumer'")
+    @property
+    def brokers(self) -> str:
+        """The brokers' addresses, for messages."""
+        return ",".join(self.settings.brokers)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How much of one partition may wait in this process for the engine."""
+        return self.settings.sizes.partition_bytes
 
     def common(self) -> dict[str, Any]:
         """What every client gets."""
         return {
-            "bootstrap.servers": self.brokers,
-            **self.security,
+            **self.settings.connection(),
             # What happens on connections is told through callbacks; librdkafka itself prints nothing.
             "log_level": 0,
             "socket.keepalive.enable": True,
@@ -74,16 +55,16 @@ class KafkaSettings:
 
     def reader(self) -> dict[str, Any]:
         """A consumer that reads partitions which it is given, and commits nothing."""
+        sizes = self.settings.sizes
         return {
             **self.common(),
             "fetch.wait.max.ms": 20,
             "fetch.queue.backoff.ms": 5,
             "fetch.error.backoff.ms": 50,
-            "fetch.max.bytes": 50 << 20,
-            "max.partition.fetch.bytes": 8 << 20,
+            "fetch.max.bytes": max(50 << 20, sizes.fetch_bytes),
+            "max.partition.fetch.bytes": sizes.fetch_bytes,
             "queued.min.messages": 400_000,
-            **self._sized("fetch_wait_ms", "receive_bytes", "receive_partition_bytes"),
-            "queued.max.messages.kbytes": max(1_024, self.memory_bytes // 1_024),
+            "queued.max.messages.kbytes": max(1_024, sizes.partition_bytes // 1_024),
             "group.id": "streamproc.reader",  # Needed by the client; nothing is committed under it.
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
@@ -107,7 +88,7 @@ class KafkaSettings:
             # A restore may take longer than any poll: whether a worker lives is for its heartbeats to say.
             "max.poll.interval.ms": max(900_000, session_ms),
         }
-        if self.group_protocol == "consumer":
+        if self.settings.group_protocol == "consumer":
             return {**settings, "group.protocol": "consumer"}
         return {
             **settings,
@@ -125,14 +106,11 @@ class KafkaSettings:
             "retry.backoff.ms": 10,
             "queue.buffering.max.messages": 2_000_000,
             "queue.buffering.max.kbytes": 1 << 20,
-            **self._sized("linger_ms", "batch_bytes", "compression"),
             "batch.num.messages": 50_000,
+            "compression.type": self.settings.compression,
             "message.max.bytes": LARGEST_RECORD,
             "transactional.id": transactional_id,
             "transaction.timeout.ms": int(1_000 * TRANSACTION_TIMEOUT_S),
             "enable.idempotence": True,
             "acks": "all",
         }
-
-    def _sized(self, *names: str) -> dict[str, Any]:
-        return {SIZES[name]: self.sizes[name] for name in names if name in self.sizes}

@@ -19,7 +19,7 @@ from confluent_kafka import TopicPartition as KafkaPlace
 
 from connectors.kafka.admin import Admin, out_of_range
 from connectors.kafka.answers import Connection, refusal
-from connectors.kafka.profile import KafkaSettings
+from connectors.kafka.profile import Profile
 from streamproc.ports import Block, TopicPartition, block_of
 
 READ_S: Final = 60.0
@@ -47,11 +47,11 @@ class _Waiting:
 class MessageReader:
     """The reading half of a log over Kafka."""
 
-    def __init__(self, settings: KafkaSettings, admin: Admin) -> None:
+    def __init__(self, profile: Profile, admin: Admin) -> None:
         self._admin = admin
-        self._connection = Connection(settings.brokers)
-        self._most = max(1 << 20, settings.memory_bytes // 4)
-        self._consumer = Consumer({**settings.reader(), "error_cb": self._connection})
+        self._connection = Connection(profile.brokers)
+        self._most = max(1 << 20, profile.waiting_bytes)
+        self._consumer = Consumer({**profile.reader(), "error_cb": self._connection})
         self._waiting: dict[TopicPartition, _Waiting] = {}
 
     def available(self, partition: TopicPartition, offset: int) -> int:

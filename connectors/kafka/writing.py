@@ -18,7 +18,7 @@ from confluent_kafka import TopicPartition as KafkaPlace
 from connectors.kafka.admin import Admin
 from connectors.kafka.answers import Connection, error_of, fenced, is_fenced, is_stale, refusal, stale, unknown
 from connectors.kafka.membership import KafkaMembership
-from connectors.kafka.profile import TRANSACTION_TIMEOUT_S, KafkaSettings
+from connectors.kafka.profile import TRANSACTION_TIMEOUT_S, Profile
 from streamproc.errors import LogError
 from streamproc.ports import Block, Membership, TopicPartition
 
@@ -33,14 +33,14 @@ _AGAIN: Final = 20
 class KafkaProducer:
     """Writes under a transactional id; opening it fences every older one, and settles what that one left open."""
 
-    def __init__(self, settings: KafkaSettings, admin: Admin, transactional_id: str) -> None:
+    def __init__(self, profile: Profile, admin: Admin, transactional_id: str) -> None:
         self.id = transactional_id
-        self.settings, self.admin = settings, admin
-        self.connection = Connection(settings.brokers)
+        self.profile, self.admin = profile, admin
+        self.connection = Connection(profile.brokers)
         self.broken: LogError | None = None
         self._open: KafkaTransaction | None = None
         self._plain: dict[str, bytes] = {}
-        self.client = Producer({**settings.writer(transactional_id), "error_cb": self.connection})
+        self.client = Producer({**profile.writer(transactional_id), "error_cb": self.connection})
         try:
             self.client.init_transactions(_INIT_S)
         except KafkaException as problem:
@@ -71,7 +71,7 @@ class KafkaProducer:
     def plain_metadata(self, group: str) -> bytes:
         """Group metadata without a member, for groups that only keep offsets."""
         if group not in self._plain:
-            asker = Consumer({**self.settings.common(), "group.id": group})
+            asker = Consumer({**self.profile.common(), "group.id": group})
             self._plain[group] = asker.consumer_group_metadata()
             asker.close()
         return self._plain[group]

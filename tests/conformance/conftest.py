@@ -12,6 +12,7 @@ from connectors.embedded import EmbeddedLog
 from streamproc.ports import Log
 from streamproc.testing.simulation.cluster import Cluster
 from streamproc.testing.simulation.log import SimulatedLog
+from tests.conformance.kafka_adapter import KafkaAdapter
 
 
 class Adapter(Protocol):
@@ -88,6 +89,7 @@ class SimulatedAdapter:
 
 ADAPTERS: Mapping[str, Callable[[Path], Adapter]] = {
     "embedded": lambda folder: EmbeddedAdapter(folder / "log.db"),
+    "kafka": lambda _: KafkaAdapter(),
     "simulated": lambda _: SimulatedAdapter(),
     "simulated, one generation": lambda _: SimulatedAdapter(strict=True),
 }

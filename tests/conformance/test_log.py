@@ -16,6 +16,8 @@ from streamproc.ports import Block, Log, TopicPartition, TopicSettings, block_of
 
 T0, T1, U0 = TopicPartition("t", 0), TopicPartition("t", 1), TopicPartition("u", 0)
 SECOND = 1_000_000
+AT_ONCE = ("embedded", "simulated", "simulated, one generation")
+"""Logs whose groups settle inside a call; what Kafka's promise, and how long they take, is in tests/kafka."""
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +121,8 @@ class TestTransactions:
         second.append(block_of("t", 0, [b"b"]))
         second.commit()
         first.commit()
-        assert values_of(log, T0) == [b"b", b"a"]
+        # Some logs order by commit, others by append; either way both are there once.
+        assert sorted(values_of(log, T0)) == [b"a", b"b"]
 
     def test_committed_offsets_go_back_too(self, log: Log) -> None:
         producer = log.producer("writer")
@@ -196,7 +199,8 @@ class TestRecords:
         assert [read.key(row) for row in range(5)] == expected[::-1]
 
     def test_a_block_that_was_read_can_be_appended_as_it_is(self, log: Log) -> None:
-        write(log, T0, [b"a", None, b""], keys=[b"k", b"", None], timestamps=[7, 3, 5], headers=[{}, {"h": b"x"}, {}])
+        keys, headers = [b"k", b"", None], [{}, {"h": b"x"}, {}]
+        write(log, T0, [b"a", None, b""], keys=keys, timestamps=[7_000, 3_000, 5_000], headers=headers)
         (block,) = read_all(log, T0)
         transaction = log.producer("copy").begin()
         transaction.append(replace(block, topic="u"))
@@ -205,7 +209,7 @@ class TestRecords:
         assert [copy.value(row) for row in range(3)] == [b"a", None, b""]
         assert [copy.key(row) for row in range(3)] == [b"k", b"", None]
         assert copy.header(1, "h") == b"x"
-        assert copy.timestamps.tolist() == [7, 3, 5]
+        assert copy.timestamps.tolist() == [7_000, 3_000, 5_000]
 
     def test_bounds_outside_the_buffer_are_refused(self, log: Log) -> None:
         block = block_of("t", 0, [b"abc"])
@@ -246,7 +250,7 @@ class TestTimestamps:
         transaction.commit()
         stamps = np.concatenate([block.timestamps for block in read_all(log, T0)])
         assert stamps[[0, 2]].tolist() == [50_000, 20_000]
-        assert stamps[1] == stamps[3] > 50_000
+        assert stamps[3] >= stamps[1] > 50_000
 
     def test_look_up_by_time_gives_the_first_record_that_is_not_older(self, log: Log) -> None:
         first, _ = write(log, T0, [b"a", b"b", b"c"], timestamps=[10_000, 50_000, 20_000])
@@ -419,11 +423,13 @@ class TestCleaning:
         write(log, place, [b"1", b"2", None, b"3"], keys=[b"a", b"b", b"a", b"c"])
         adapter.clean()
         assert values_of(log, place) == [b"2", None, b"3"]
+        adapter.pass_time(5 * SECOND)
         write(log, place, [b"4"], keys=[b"d"])
         adapter.clean()
         assert values_of(log, place) == [b"2", b"3", b"4"]
 
 
+@pytest.mark.parametrize("adapter", AT_ONCE, indirect=True)
 class TestGroups:
     def test_one_member_gets_all_partitions(self, log: Log) -> None:
         assert log.join("g", "t", "a").poll() == {0, 1}
