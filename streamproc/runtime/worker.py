@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from streamproc.errors import Fenced, LogError, LogUnavailable, StaleMember, UnknownOutcome
+from streamproc.errors import Fenced, LogError, LogUnavailable, StaleMember, StreamprocError, UnknownOutcome
 from streamproc.event_time import span_us
 from streamproc.ports import CheckpointStore, Log, Membership, Producer, TopicPartition
 from streamproc.runtime.binding import Binding
@@ -305,15 +305,22 @@ class Worker:
             self._renew(membership)
             self.observer.restored_step()
 
-        restored = restore_task(
-            self.binding,
-            number,
-            self.log,
-            self.checkpoints,
-            stops=None if self.heed.ending is None else self.heed.ending.until,
-            on_step=on_step,
-            clock=self.clock,
-        )
+        try:
+            restored = restore_task(
+                self.binding,
+                number,
+                self.log,
+                self.checkpoints,
+                stops=None if self.heed.ending is None else self.heed.ending.until,
+                on_step=on_step,
+                clock=self.clock,
+            )
+        except (Fenced, LogUnavailable, UnknownOutcome):
+            raise
+        except StreamprocError:
+            # Who lost the task meanwhile meets what its successor wrote and trimmed: that is no contradiction.
+            membership.renew()
+            raise
         now = self.clock.monotonic()
         self.tasks[number] = restored.task
         self._journal_end[number] = restored.journal_end
