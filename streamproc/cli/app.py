@@ -25,6 +25,7 @@ _VERBS: Final = {
     "react": ("streamproc.cli.react:react", "Run handlers on topics of decisions and alerts."),
     "replay": ("streamproc.cli.replay:replay", "Run history again: as recorded, or afresh by event time."),
     "run": ("streamproc.cli.run:run", "Run a topology as a worker."),
+    "simulate": ("streamproc.cli.simulate:simulate", "Run a topology under random faults; results must be exact."),
     "subscribe": ("streamproc.cli.subscribe:subscribe", "Print a topic's rows as JSON lines."),
     "topics": ("streamproc.cli.topics:topics", "List the topics of the log."),
     "upgrade": ("streamproc.cli.upgrade:upgrade", "Let a new version take over where an older one was drained."),

@@ -62,3 +62,15 @@ def quiet() -> sp.Topology:
 def idle(rows: int = 30) -> Case:
     """The topology with verdicts, on two partitions."""
     return Case(quiet(), MemoryRegistry([SALE]), partitions=2, rows=rows)
+
+
+@lru_cache(maxsize=1)
+def retail() -> Case:
+    """The shipped topology on random rows of its contracts."""
+    from importlib.resources import files
+    from pathlib import Path
+
+    from connectors.registry import FolderRegistry
+    from topologies.retail.topology import retail as shipped
+
+    return Case(shipped, FolderRegistry((Path(str(files("schemas_avro"))),)), rows=24)

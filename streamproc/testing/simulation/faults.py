@@ -65,7 +65,7 @@ _LOG_ONLY: Final = ("lost request", "lost reply", "unreachable")
 
 def chosen(random_: random.Random, calls: int) -> tuple[Fault, ...]:
     """Faults of a seed: one to six, each of any kind, anywhere in a run of about so many requests."""
-    count = random_.choice((1, 2, 3, 3, 4, 6))
+    count = random_.choice((1, 3, 4, 4, 5, 6))
     kinds = list(KINDS)
     faults = [Fault(random_.choice(kinds), random_.randrange(max(1, int(calls * 0.8)))) for _ in range(count)]
     return tuple(sorted(faults, key=lambda fault: (fault.at, fault.kind)))

@@ -1,0 +1,147 @@
+"""Workers under faults that seeds choose end as an undisturbed run does; each fault is met; one seed is one run.
+
+Many more seeds:  python -m pytest -m long tests/simulation -n 2     (STREAMPROC_SEEDS=200000 for a night)
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable
+
+import planted
+import pytest
+import shop
+
+from streamproc.testing.simulation.case import Case
+from streamproc.testing.simulation.faults import INPUTS, KINDS, Fault
+from streamproc.testing.simulation.run import quick, shrunk, simulate, told
+
+CASES = {"small": shop.small, "shop": shop.case}
+MOST = 1_000
+SHOWN_BY = {
+    "no generation check": 19,
+    "journal end read before the offsets, no generation check": 17,
+    "producer kept after an unknown outcome": 21,
+    "an unreachable partition called idle": 65,
+    "a partition called idle unasked": 65,
+    "fresh start although offsets exist": 48,
+    "the past trimmed to the newest checkpoint": 36,
+}
+"""A seed that is tried first, where the first ones do not show the bug."""
+
+
+def require_clean(case: Case, seeds: Iterable[int]) -> Counter[str]:
+    """Runs seeds; gives how often each fault struck."""
+    struck: Counter[str] = Counter()
+    with quick():
+        for seed in seeds:
+            outcome = simulate(case, seed)
+            if outcome.finding is not None:
+                pytest.fail(told(shrunk(case, outcome)))
+            struck.update(outcome.fired)
+    return struck
+
+
+@pytest.mark.parametrize("chunk", range(4))
+def test_seeds_end_as_an_undisturbed_run_and_every_fault_strikes_in_five_percent(chunk: int) -> None:
+    struck = require_clean(shop.small(1), range(chunk * 300, chunk * 300 + 300))
+    rare = {kind: struck[kind] for kind in (*KINDS, *INPUTS) if struck[kind] < 0.05 * 300}
+    assert rare == {}
+
+
+@pytest.mark.parametrize(("name", "partitions"), [("small", 2), ("shop", 1), ("shop", 2)])
+def test_more_partitions_and_more_operators_end_as_an_undisturbed_run(name: str, partitions: int) -> None:
+    require_clean(CASES[name](partitions), range(5_000, 5_030))
+
+
+def test_verdicts_of_idleness_are_right() -> None:
+    require_clean(shop.idle(), range(60))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("chunk", range(40))
+def test_many_seeds_end_as_an_undisturbed_run(chunk: int) -> None:
+    count = int(os.environ.get("STREAMPROC_SEEDS", "20000")) // 40
+    require_clean(shop.small(1 + chunk % 2), range(10_000 + chunk * count, 10_000 + (chunk + 1) * count))
+
+
+@pytest.mark.parametrize("seed", [195])
+def test_seeds_that_found_something_once(seed: int) -> None:
+    """195: a worker that stood still while it restored a task took its successor's commits for a contradiction."""
+    assert simulate(shop.small(1), seed).finding is None
+
+
+def single_faults(case: Case, seed: int) -> list[Fault]:
+    """Every fault at every request of a run that it can strike."""
+    calm = simulate(case, seed, [])
+    assert calm.finding is None, told(calm)
+    faults = [Fault(kind, at) for kind in KINDS for at in range(len(calm.requests))]
+    return [fault for fault in faults if fault.fits(calm.requests[fault.at])]
+
+
+def test_a_single_fault_at_any_request_does_no_harm_thinned() -> None:
+    case = shop.small(1)
+    with quick():
+        for fault in single_faults(case, 3)[::23]:
+            outcome = simulate(case, 3, [fault])
+            assert outcome.finding is None, told(outcome)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("part", range(8))
+@pytest.mark.parametrize("name", ["small", "shop", "retail"])
+def test_a_single_fault_at_any_request_does_no_harm(name: str, part: int) -> None:
+    case = shop.retail() if name == "retail" else CASES[name](1)
+    with quick():
+        for fault in single_faults(case, 3)[part::8]:
+            outcome = simulate(case, 3, [fault])
+            assert outcome.finding is None, told(outcome)
+
+
+def test_a_seed_is_one_run_in_every_process() -> None:
+    code = (
+        f"import sys, logging; sys.path[:0] = {sys.path!r}; logging.disable(logging.ERROR); import shop;"
+        "from streamproc.testing.simulation.run import simulate;"
+        "print(*[simulate(shop.small(1), seed).digest for seed in range(12)])"
+    )
+    digests = set()
+    for hash_seed in ("0", "1"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        digests.add(done.stdout.split()[-12:].__repr__())
+    case = shop.small(1)
+    digests.add([simulate(case, seed).digest for seed in range(12)].__repr__())
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("name", sorted(planted.PLANTED))
+def test_a_planted_bug_is_found(name: str) -> None:
+    bug = planted.PLANTED[name]
+    case = {"small": lambda: shop.small(1), "two": lambda: shop.small(2), "idle": shop.idle}[bug.case]()
+    for number in range(12):
+        case.variant(number)  # What is right is computed before anything is wrong.
+    with quick(), bug.plant(case):
+        for seed in (SHOWN_BY.get(name, 0), *range(MOST)):
+            try:
+                found = simulate(case, seed).finding is not None
+            except Exception:  # A slip may also show by an error that no engine raises.
+                found = True
+            if found:
+                return
+    pytest.fail(f"{MOST} seeds do not show it")
+
+
+def test_what_failed_is_told_with_the_fewest_faults_and_the_last_requests() -> None:
+    case = shop.small(1)
+    case.variant(9)
+    bug = planted.PLANTED["rows committed before their journal"]
+    with bug.plant(case):
+        outcome = next(o for o in (simulate(case, seed) for seed in range(9, 200, 12)) if o.finding is not None)
+        fewer = shrunk(case, outcome)
+    assert fewer.finding is not None
+    assert len(fewer.faults) <= len(outcome.faults)
+    assert f"seed {outcome.seed}" in told(fewer)
+    assert " end" in told(fewer)
