@@ -60,7 +60,7 @@ def check(topology: str, as_json: bool, workspace: Workspace) -> None:
 
 def _retention(plan: Plan, workspace: Workspace) -> list[str]:
     declared_audit_us(plan)
-    if not workspace.log_path.exists():
+    if not workspace.has_log:
         return []
     with workspace.log() as log:
         return retention_findings(plan, log.topics())

@@ -12,17 +12,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from connectors.checkpoints import DirectoryCheckpoints
-from connectors.embedded import EmbeddedLog
 from connectors.registry import FolderRegistry
 from streamproc.contracts.derive import avsc_text
 from streamproc.errors import InputError, StreamprocError, did_you_mean
 from streamproc.planning.plan import Plan
 from streamproc.planning.topology import Topology
+from streamproc.ports import Log
+
+if TYPE_CHECKING:
+    from connectors.kafka.binding import KafkaSettings
 
 DEFAULT: Final = ".streamproc"
 """Where a project keeps its embedded log and checkpoints if no binding says otherwise."""
@@ -32,7 +35,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """A binding, settled: paths of the embedded log, of checkpoints, and of contract folders."""
+    """A binding, settled: which log, and the paths of checkpoints and contract folders.
+
+    log_path  the embedded log; with Kafka only the place beside which derived contracts lie
+    kafka     the cluster, instead of the embedded log
+    """
 
     log_path: Path
     checkpoints_path: Path
@@ -40,10 +47,31 @@ class Workspace:
     shipped: Path
     options: tuple[str, ...] = ()
     """The options that say all this again to another process."""
+    kafka: KafkaSettings | None = None
+
+    @property
+    def log_name(self) -> str:
+        """What messages call the log."""
+        return str(self.log_path) if self.kafka is None else f"Kafka at {','.join(self.kafka.brokers)}"
+
+    @property
+    def has_log(self) -> bool:
+        """Whether there is a log to look at."""
+        return self.kafka is not None or self.log_path.exists()
 
     @contextlib.contextmanager
-    def log(self, *, create: bool = False) -> Iterator[EmbeddedLog]:
+    def log(self, *, create: bool = False) -> Iterator[Log]:
         """The log, open; raises InputError where there is none and it is not to be created."""
+        if self.kafka is not None:
+            from connectors.kafka import open_kafka_log
+
+            self.log_path.parent.mkdir(parents=True, exist_ok=True)
+            cluster = open_kafka_log(self.kafka)
+            try:
+                yield cluster
+            finally:
+                cluster.close()
+            return
         if not create and not self.log_path.exists():
             raise InputError(
                 f"there is no log at '{self.log_path}'",
@@ -51,6 +79,8 @@ class Workspace:
             )
         if create:
             self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        from connectors.embedded import EmbeddedLog
+
         log = EmbeddedLog(self.log_path, create=create)
         try:
             yield log
@@ -90,8 +120,8 @@ class Workspace:
 def workspace_options(command: F) -> F:
     """Adds --bind and --log, and hands the command a `workspace`."""
 
-    def settled(bind: Path | None, log: Path | None, **others: Any) -> Any:
-        return command(workspace=_workspace(bind, log), **others)
+    def settled(bind: Path | None, log: Path | None, insecure: bool, **others: Any) -> Any:
+        return command(workspace=_workspace(bind, log, insecure=insecure), **others)
 
     settled.__name__, settled.__doc__ = command.__name__, command.__doc__
     if hasattr(command, "__click_params__"):
@@ -100,15 +130,20 @@ def workspace_options(command: F) -> F:
     wrapped = click.option("--log", type=path, metavar="FILE", help=f"The embedded log.  [default: {DEFAULT}/log.db]")(
         settled
     )
+    wrapped = click.option(
+        "--insecure",
+        is_flag=True,
+        help="With Kafka: speak in the clear to brokers on other machines.  [default: refused]",
+    )(wrapped)
     return click.option(
         "--bind",
         type=path,
         metavar="FILE",
-        help="A TOML file that says where log, checkpoints and contracts are.  [default: none]",
+        help="A TOML file that says where log (or Kafka), checkpoints and contracts are.  [default: none]",
     )(wrapped)  # type: ignore[return-value]  # click changes the signature
 
 
-def _workspace(bind: Path | None, log: Path | None) -> Workspace:
+def _workspace(bind: Path | None, log: Path | None, *, insecure: bool = False) -> Workspace:
     settings: dict[str, Any] = {}
     home = Path(DEFAULT)
     root = Path()
@@ -124,7 +159,7 @@ def _workspace(bind: Path | None, log: Path | None) -> Workspace:
                 f"the binding '{bind}' is not TOML: {error}", hint="see 'bindings' in the README"
             ) from None
         root = bind.parent
-        known = {"log", "checkpoints", "contracts"}
+        known = {"log", "kafka", "checkpoints", "contracts"}
         for name in sorted(set(settings) - known):
             raise InputError(f"the binding '{bind}' sets '{name}'", hint=did_you_mean(name, known))
     log_section = _section(settings, "log", bind, {"path"})
@@ -138,13 +173,28 @@ def _workspace(bind: Path | None, log: Path | None) -> Workspace:
         raise InputError(
             f"[contracts] folders in the binding '{bind}' is no list of texts", hint='write folders = ["schemas_avro"]'
         )
+    kafka = None
+    if "kafka" in settings:
+        if log is not None or "log" in settings:
+            raise InputError(
+                f"the binding '{bind}' names Kafka, and an embedded log is named too", hint="take one of them out"
+            )
+        from connectors.kafka.binding import kafka_settings
+
+        table = _section(settings, "kafka", bind, None)
+        kafka = kafka_settings({**table, **({"insecure": True} if insecure else {})})
     log_path = log if log is not None else (root / log_section["path"] if "path" in log_section else home / "log.db")
     return Workspace(
         log_path,
         root / checkpoints["path"] if "path" in checkpoints else log_path.parent / f"{log_path.stem}.checkpoints",
         tuple(root / folder for folder in named),
         shipped_contracts(),
-        (*(("--bind", str(bind)) if bind is not None else ()), *(("--log", str(log)) if log is not None else ())),
+        (
+            *(("--bind", str(bind)) if bind is not None else ()),
+            *(("--log", str(log)) if log is not None else ()),
+            *(("--insecure",) if insecure else ()),
+        ),
+        kafka,
     )
 
 
@@ -153,10 +203,12 @@ def shipped_contracts() -> Path:
     return Path(str(files("schemas_avro")))
 
 
-def _section(settings: dict[str, Any], name: str, bind: Path | None, known: set[str]) -> dict[str, Any]:
+def _section(settings: dict[str, Any], name: str, bind: Path | None, known: set[str] | None) -> dict[str, Any]:
     section = settings.get(name, {})
     if not isinstance(section, dict):
         raise InputError(f"'{name}' in the binding '{bind}' is not a table", hint=f"write [{name}]")
+    if known is None:
+        return section
     for key in sorted(set(section) - known):
         raise InputError(f"[{name}] in the binding '{bind}' sets '{key}'", hint=did_you_mean(key, known))
     return section

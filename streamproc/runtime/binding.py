@@ -94,13 +94,13 @@ def bind(topology: Topology, log: Log, registry: Registry, *, create: bool = Tru
             partitions[sink.topic] = have.partitions if have is not None else tasks[stage.index]
             retention = sink.contract.retention_us
             wanted[sink.topic] = (
-                have if have is not None else TopicSettings(partitions[sink.topic], retention_us=retention)
+                have if have is not None else TopicSettings(partitions[sink.topic], retention_us=retention, append_time=True)
             )
         for edge in stage.edges:
-            wanted[names.edge(edge.name)] = TopicSettings(tasks[edge.from_stage] * tasks[edge.to_stage])
-    wanted[names.late] = topics.get(names.late, TopicSettings(1))
-    wanted[names.dead_letters] = topics.get(names.dead_letters, TopicSettings(1))
-    wanted[names.tasks] = TopicSettings(sum(tasks))
+            wanted[names.edge(edge.name)] = TopicSettings(tasks[edge.from_stage] * tasks[edge.to_stage], append_time=True)
+    wanted[names.late] = topics.get(names.late, TopicSettings(1, append_time=True))
+    wanted[names.dead_letters] = topics.get(names.dead_letters, TopicSettings(1, append_time=True))
+    wanted[names.tasks] = TopicSettings(sum(tasks), append_time=True)
     if create:
         for topic, settings in wanted.items():
             if there.get(topic) != settings:
