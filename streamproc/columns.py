@@ -1,31 +1,97 @@
 """Arrays with one row a slot, which grow without a pause.
 
-A column below a mebibyte is copied when it grows.  Beyond that it is a view of a reservation of a gibibyte: memory that
-the system commits page by page as it is written, so growing it copies nothing.  Where the system refuses a reservation
-the column is copied instead.
+A column below a quarter of a mebibyte is copied when it grows.  Beyond that it is a view of a reservation of four
+gibibytes: memory that the system commits page by page as it is written, so growing it copies nothing.  Where the system
+refuses a reservation the column is copied instead.
+
+The first 2 MiB of a reservation have small pages, as they come into use; beyond that pages are of 2 MiB, because a
+look-up in a large table then misses fewer translations of addresses.  A new page of 2 MiB costs up to 10 ms where the
+machine is virtual (measured), and the columns of an operator go on in step; so such pages are made ready one at a time,
+a step of growth ahead: tables call `ready_a_page` once a batch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
+import mmap
+import weakref
+from collections import deque
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-_COPIED_BELOW: Final = 1 << 20
-_RESERVED: Final = 1 << 30
+_COPIED_BELOW: Final = 1 << 18
+_RESERVED: Final = 1 << 32
 _STEP: Final = 1 << 16
+_PAGE: Final = 1 << 21
 _APART: Final = 1 << 18
 _STAGGERED: Final = itertools.cycle(range(8))
-"""Columns grow together; were they to begin at the same place of a page of 2 MiB, all would meet a new one at once."""
+"""Columns grow together; were they to begin at the same place of a page, all would meet a new one at once."""
+
+_OWN: Final = getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_ANONYMOUS", 0)
+_HUGE_PAGES: Final = hasattr(mmap, "MADV_HUGEPAGE") and mmap.PAGESIZE == 4096
+_NOT_COUNTED: Final = 0x4000 if hasattr(mmap, "MADV_HUGEPAGE") else 0
+"""MAP_NORESERVE of Linux: the system need not have all of a reservation to spare."""
+_POPULATE_WRITE: Final = 23
+"""MADV_POPULATE_WRITE of Linux: makes pages ready as a write would, and leaves what they hold."""
 
 
 class _Reservation(np.ndarray[Any, Any]):
     """Zeroed memory set aside for one growing column; rows from `reached` on were never handed out, so are zero."""
 
     reached: int = 0
+    pages: _Pages | None = None
+
+
+class _Pages:
+    """The pages of a reservation, as places in its memory, in bytes.
+
+    The column begins at `begin`; pages are ready before `ready`, which is the begin of one, and asked for before
+    `wanted`.
+    """
+
+    __slots__ = ("__weakref__", "begin", "memory", "ready", "wanted")
+
+    def __init__(self, memory: mmap.mmap, begin: int, ready: int) -> None:
+        self.memory, self.begin, self.ready, self.wanted = memory, begin, ready, ready
+
+    def column_grew(self, held: int, rows: int, row_bytes: int) -> None:
+        """Asks for the pages of the next step of growth; those of the rows before have come with their writes."""
+        waits = self.ready < self.wanted
+        passed = self.begin + held * row_bytes - self.ready
+        self.ready += max(0, -(-passed // _PAGE)) * _PAGE
+        self.wanted = min(self.begin + (rows + max(_STEP, rows - held)) * row_bytes, len(self.memory) - _PAGE)
+        if self.ready < self.wanted and not waits:
+            _WAITING.append(weakref.ref(self))
+
+
+_WAITING: Final[deque[weakref.ref[_Pages]]] = deque()
+"""Reservations that want a page, each at most once.  Several threads may add and take."""
+
+
+def ready_a_page() -> None:
+    """Makes the next page ready that a growing column will soon reach, if any will: at most 2 MiB of new memory."""
+    while _WAITING:
+        try:
+            waiting = _WAITING.popleft()
+        except IndexError:
+            return
+        pages = waiting()
+        if pages is None:
+            continue
+        at = pages.ready
+        pages.ready += _PAGE
+        if pages.ready < pages.wanted:
+            _WAITING.append(waiting)
+        try:
+            pages.memory.madvise(_POPULATE_WRITE, at, _PAGE)
+        except (OSError, ValueError):
+            # An older system: the page comes with its first write.
+            continue
+        return
 
 
 def grow(array: npt.NDArray[Any], rows: int, *, fill: float | None = 0) -> npt.NDArray[Any]:
@@ -57,7 +123,10 @@ def grow(array: npt.NDArray[Any], rows: int, *, fill: float | None = 0) -> npt.N
         # Zeros beyond what was reached are there already: writing them would touch all of that memory at once, in
         # every column of an operator in the same call.
         grown[held : max(held, reservation.reached) if fill == 0 else rows] = fill
-    reservation.reached = max(reservation.reached, rows)
+    if rows > reservation.reached:
+        reservation.reached = rows
+        if reservation.pages is not None:
+            reservation.pages.column_grew(held, rows, row_bytes)
     return grown
 
 
@@ -89,10 +158,22 @@ def _reservation_under(array: npt.NDArray[Any]) -> _Reservation | None:
 
 
 def _reserve(rows: int, row_bytes: int, like: npt.NDArray[Any]) -> _Reservation:
+    """At least so many rows, zero; the column begins some way into the small pages, see `_STAGGERED`."""
+    begin = next(_STAGGERED) * _APART
     generous = max(_RESERVED // row_bytes, 2 * rows)
-    skipped = next(_STAGGERED) * _APART // row_bytes
     try:
-        memory = np.zeros((skipped + generous, *like.shape[1:]), like.dtype)[skipped:]
-    except MemoryError:
-        memory = np.zeros((rows, *like.shape[1:]), like.dtype)
-    return memory.view(_Reservation)
+        if not _OWN or like.dtype.hasobject:
+            raise OSError
+        memory = mmap.mmap(-1, begin + generous * row_bytes + 2 * _PAGE, flags=_OWN | _NOT_COUNTED)
+    except (OSError, OverflowError, ValueError):
+        return np.zeros((rows, *like.shape[1:]), like.dtype).view(_Reservation)
+    whole = np.frombuffer(memory, np.uint8)
+    first = -whole.__array_interface__["data"][0] % _PAGE
+    numbers = whole[first + begin :][: generous * row_bytes].view(like.dtype)
+    reservation = numbers.reshape(generous, *like.shape[1:]).view(_Reservation)
+    if _HUGE_PAGES:
+        with contextlib.suppress(OSError):
+            memory.madvise(mmap.MADV_NOHUGEPAGE, 0, first + _PAGE)
+            memory.madvise(mmap.MADV_HUGEPAGE, first + _PAGE, len(memory) // _PAGE * _PAGE - _PAGE)
+            reservation.pages = _Pages(memory, first + begin, first + _PAGE)
+    return reservation

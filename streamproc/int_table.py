@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamproc import slot_index as si
-from streamproc.columns import grow, next_rows
+from streamproc.columns import grow, next_rows, ready_a_page
 from streamproc.errors import StateError
 from streamproc.hashing import UInt64s, frozen, inlined, mix64, mix_pair, tight
 from streamproc.ports import Bytes, Int64s
@@ -226,7 +226,8 @@ class IntTable:
     def reserve(self, count: int) -> None:
         """Makes room for `count` insertions; pauses for a bounded slice of work.  Look at `capacity` afterwards."""
         t = self.arrays
-        self._index.make_room(t.head, count)
+        if not self._index.make_room(t.head, count):
+            ready_a_page()
         rows = self.used + max(0, count - int(t.head[si.FREE]))
         pairs, live, free = t.pairs, t.live, t.free
         if rows > live.size:

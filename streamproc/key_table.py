@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from streamproc import slot_index as si
 from streamproc.batch import Keys
-from streamproc.columns import grow, next_rows
+from streamproc.columns import grow, next_rows, ready_a_page
 from streamproc.errors import StateError
 from streamproc.hashing import Bytes, Int64s, UInt64s, frozen, hash_bytes, inlined, load64, tight
 from streamproc.key_order import key_prefix, key_prefixes, sort_keys
@@ -308,7 +308,8 @@ class KeyTable:
 
     def _make_room(self, count: int, length: int) -> None:
         t = self.arrays
-        self._index.make_room(t.head, count)
+        if not self._index.make_room(t.head, count):
+            ready_a_page()
         records, free, arena = t.records, t.free, t.arena
         if count and t.head[si.FREE] == 0 and self.used == self.capacity:
             rows = next_rows(self.capacity, self.used + 1)
