@@ -1,0 +1,100 @@
+"""What the topics hold, held against what must come out. Reads with plain clients and decodes with fastavro."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+import fastavro
+import kafka_chaos_oracle as oracle
+import kafka_chaos_topology as world
+from kafka_chaos_worker import Place
+
+from streamproc.runtime.binding import Binding, bind
+from streamproc.runtime.verify import verify
+
+_EPOCH = datetime.fromtimestamp(0, tz=__import__("datetime").timezone.utc)
+Values = Mapping[str, Iterable[bytes]]
+
+
+def _plain(value: Any) -> Any:
+    """Moments as µs."""
+    if isinstance(value, datetime):
+        span = value - _EPOCH
+        return (span.days * 86_400 + span.seconds) * 1_000_000 + span.microseconds
+    return value
+
+
+def decoded(values: Iterable[bytes], schema: Any) -> list[dict[str, Any]]:
+    """Records behind their five bytes of header."""
+    parsed = fastavro.parse_schema(dict(schema))
+    out = []
+    for value in values:
+        row = fastavro.schemaless_reader(io.BytesIO(value[5:]), parsed, None)
+        assert isinstance(row, dict)
+        out.append({name: _plain(cell) for name, cell in row.items()})
+    return out
+
+
+def schemas(binding: Binding) -> dict[str, Any]:
+    """The schema of each source and sink by topic."""
+    found: dict[str, Any] = {"bids": world.BID.avro, "floors": world.FLOOR.avro}
+    return found | {sink.topic: sink.contract.avro for sink in binding.plan.sinks}
+
+
+def judge(topology: str, found: Values, schema: Mapping[str, Any], *, produced: Values | None = None) -> list[str]:
+    """What is wrong with the sinks, given what the sources' topics hold; nothing if all is well.
+
+    found     values of the sources and the sinks, by topic
+    produced  what was produced, by topic: the sources must hold just that
+    """
+    wrong: list[str] = []
+    for topic, sent in (produced or {}).items():
+        wrong += [f"{topic}: {line}" for line in oracle.differences(_bytes(sent), _bytes(found[topic]))]
+    bids, floors = decoded(found["bids"], schema["bids"]), decoded(found["floors"], schema["floors"])
+    assert bids, "nothing went in, so nothing is proved"
+    if topology == "chain":
+        expected = oracle.chain(
+            bids, floors, dedupe_us=world.DEDUPE_US, max_age_us=world.MAX_AGE_US, window_us=world.WINDOW_US
+        )
+    else:
+        expected = oracle.flat(bids, window_us=world.WINDOW_US)
+    for topic, rows in expected.items():
+        assert rows, f"nothing must come out of {topic}, so nothing is proved"
+        made = decoded(found[topic], schema[topic])
+        if topic.endswith(("spend", "counted")):
+            key = "who" if topic.endswith("spend") else "auction"
+            got = Counter(oracle.window(row, key) for row in made)
+        else:
+            more = ("floor",) if topic.endswith("checked") else ()
+            got = Counter(oracle.bid(row, *more) for row in made)
+        wrong += [f"{topic}: {line}" for line in oracle.differences(rows, got)]
+    if topology == "flat":
+        kept = Counter(oracle.bid(row) for row in decoded(found["flat.once"], schema["flat.once"]))
+        wrong += [f"flat.once: {line}" for line in oracle.badly_deduped(bids, kept, world.DEDUPE_US)[:20]]
+    wrong += [f"{topic}: {line}" for topic in (f"{topology}.late", f"{topology}.dlq") for line in _none(found[topic])]
+    return wrong
+
+
+def verified(topology: str, place: Place) -> list[str]:
+    """What the product's own `verify` finds."""
+    log = place.open()
+    try:
+        binding = bind(world.TOPOLOGIES[topology](), log, world.registry(), create=False)
+        report = verify(binding, log)
+        assert report.steps, "verify saw no step"
+        return [f"{finding.place}: {finding.what}" for finding in report.findings]
+    finally:
+        log.close()
+
+
+def _bytes(values: Iterable[bytes]) -> oracle.Multiset:
+    return Counter((value,) for value in values)
+
+
+def _none(values: Iterable[bytes]) -> list[str]:
+    rows = list(values)
+    return [f"{len(rows)} rows that should not be there, the first: {rows[0][:200]!r}"] if rows else []

@@ -1,0 +1,78 @@
+"""Exactly once on three real brokers, while workers are killed and brokers are killed, restarted and frozen.
+
+The verdict comes from topics alone: what the sources hold, put through an independent naive computation, must be what the
+sinks hold, row for row, for a reader at the end and for one that read all the while; `verify` must agree.
+STREAMPROC_SEED, STREAMPROC_SECONDS and STREAMPROC_EVENTS change the long form.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from kafka_chaos_faults import Faults
+from kafka_chaos_stage import staged, told
+
+from tests.services.kafka import kafka_cluster
+
+WORKERS = 4
+
+
+def survive(
+    folder: Path, topology: str, *, seed: int, seconds: float, bids: int, kill_every_s: float, bounce_every_s: float,
+    pause_every_s: float, pause_s: tuple[float, float],
+) -> None:  # fmt: skip
+    """A run under faults, and its verdict."""
+    rate = bids / seconds / 1.1
+    with (
+        kafka_cluster(brokers=3) as cluster,
+        staged(folder, cluster, topology, seed=seed, bids=bids, rate=rate) as stage,
+    ):
+        for number in range(WORKERS):
+            stage.crew.start(f"worker-{number}")
+        names = stage.binding.names
+        faults = Faults(
+            cluster,
+            stage.crew,
+            seed=seed,
+            group=names.workers,
+            topic=names.tasks,
+            transactional_id=f"{names.topology}.v{names.version}.live.worker-0",
+        )
+        try:
+            faults.run(
+                seconds,
+                kill_every_s=kill_every_s,
+                bounce_every_s=bounce_every_s,
+                pause_every_s=pause_every_s,
+                pause_s=pause_s,
+            )
+            faults.note(f"progress after {stage.wait_for_progress():.1f} s")
+            stage.feeder.wait(120)
+            faults.note(f"everything consumed after {stage.drain(300):.1f} s")
+            wrong = stage.verdict()
+        except AssertionError as failed:
+            wrong = [str(failed)]
+        faults.note(f"{dict(faults.counts)}, {stage.crew.starts} starts, {stage.crew.commits} commits")
+        print("\n".join(faults.notes[-3:]))
+        assert not wrong, told(folder, faults.notes, wrong)
+
+
+@pytest.mark.parametrize("topology", ["chain", "flat"])
+def test_killed_workers_and_brokers_lose_and_double_nothing(topology: str, tmp_path: Path) -> None:
+    survive(
+        tmp_path, topology, seed=11, seconds=float(os.environ.get("STREAMPROC_SHORT_SECONDS", "30")), bids=50_000,
+        kill_every_s=6, bounce_every_s=14, pause_every_s=20, pause_s=(5, 8),
+    )  # fmt: skip
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("topology", ["chain", "flat"])
+def test_killed_workers_and_brokers_lose_and_double_nothing_in_ten_minutes(topology: str, tmp_path: Path) -> None:
+    survive(
+        tmp_path, topology, seed=int(os.environ.get("STREAMPROC_SEED", "1")),
+        seconds=float(os.environ.get("STREAMPROC_SECONDS", "600")),
+        bids=int(os.environ.get("STREAMPROC_EVENTS", "1000000")),
+        kill_every_s=3, bounce_every_s=25, pause_every_s=45, pause_s=(5, 40),
+    )  # fmt: skip
