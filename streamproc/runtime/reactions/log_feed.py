@@ -15,7 +15,8 @@ from streamproc.runtime.reactions.lane import WAITING
 from streamproc.runtime.reactions.log_thread import LogThread
 
 _PAUSE_S: Final = (0.01, 0.1)
-_LEASE_US: Final = 10_000_000
+_LEASE_US: Final = 5_000_000
+"""So long a killed process keeps its partitions from others; a handler that blocks the event loop longer loses them."""
 
 
 class LogFeed:
