@@ -8,8 +8,9 @@ from types import TracebackType
 
 from connectors.kafka.admin import Admin
 from connectors.kafka.membership import KafkaMembership
+from connectors.kafka.paths import data_path
 from connectors.kafka.profile import Profile
-from connectors.kafka.reading import MessageReader
+from connectors.kafka.reading import Reader
 from connectors.kafka.writing import KafkaProducer
 from streamproc.errors import LogError
 from streamproc.ports import Block, Isolation, TopicPartition, TopicSettings
@@ -18,12 +19,16 @@ logger = logging.getLogger(__name__)
 
 
 class KafkaLog:
-    """A cluster; used from one thread. Record timestamps are whole milliseconds."""
+    """A cluster; used from one thread. Record timestamps are whole milliseconds.
 
-    def __init__(self, profile: Profile) -> None:
+    blocks  whether records move in blocks (True), as objects (False), or in blocks where that is possible (None)
+    """
+
+    def __init__(self, profile: Profile, *, blocks: bool | None = None) -> None:
         self._profile = profile
+        self._path = data_path(blocks)
         self._admin = Admin(profile)
-        self._reader: MessageReader | None = None
+        self._reader: Reader | None = None
 
     def __enter__(self) -> KafkaLog:
         return self
@@ -91,7 +96,7 @@ class KafkaLog:
 
     def producer(self, transactional_id: str) -> KafkaProducer:
         """Opens a transactional producer and fences every older one of its id."""
-        return KafkaProducer(self._profile, self._admin, transactional_id)
+        return self._path.producer(self._profile, self._admin, transactional_id)
 
     def join(self, group: str, topic: str, member: str, *, lease_us: int = 10_000_000) -> KafkaMembership:
         """Joins the group that shares out the partitions of a topic."""
@@ -115,7 +120,7 @@ class KafkaLog:
             self._reader = None
         self._admin.close()
 
-    def _reading(self) -> MessageReader:
+    def _reading(self) -> Reader:
         if self._reader is None:
-            self._reader = MessageReader(self._profile, self._admin)
+            self._reader = self._path.reader(self._profile, self._admin)
         return self._reader

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from confluent_kafka import Consumer, KafkaError
@@ -29,6 +29,30 @@ UNUSED_S: Final = 10.0
 POISON: Final = (KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG, KafkaError.INVALID_MSG)
 """A batch of records that no client can hand out: it does not inflate, or its checksum is wrong."""
 _TAKEN: Final = 20_000
+
+
+class Reader(Protocol):
+    """The reading half of a log over Kafka, whichever way records come."""
+
+    def available(self, partition: TopicPartition, offset: int) -> int:
+        """One past the last record that came, or the offset itself."""
+        ...
+
+    def wait(self, partitions: Mapping[TopicPartition, int], timeout_s: float) -> bool:
+        """Waits until one of the partitions has a record."""
+        ...
+
+    def read(self, partition: TopicPartition, offset: int, *, max_records: int, max_bytes: int) -> Block:
+        """Records from an offset on; none if the partition has none up to its end."""
+        ...
+
+    def forget(self, topic: str) -> None:
+        """Lets go of a topic that is gone."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of the connections."""
+        ...
 
 
 @dataclass(slots=True)

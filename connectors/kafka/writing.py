@@ -40,7 +40,7 @@ class KafkaProducer:
         self.broken: LogError | None = None
         self._open: KafkaTransaction | None = None
         self._plain: dict[str, bytes] = {}
-        self.client = Producer({**profile.writer(transactional_id), "error_cb": self.connection})
+        self.client = self._client(profile)
         try:
             self.client.init_transactions(_INIT_S)
         except KafkaException as problem:
@@ -54,7 +54,7 @@ class KafkaProducer:
         if self._open is not None and not self._open.over:
             raise LogError(f"producer '{self.id}' has an open transaction", hint="commit or abort it first")
         self.usable()
-        self._open = KafkaTransaction(self)
+        self._open = self._transaction()
         return self._open
 
     def close(self) -> None:
@@ -67,6 +67,12 @@ class KafkaProducer:
         """Raises what made the producer unusable."""
         if self.broken is not None:
             raise self.broken
+
+    def _client(self, profile: Profile) -> Any:
+        return Producer({**profile.writer(self.id), "error_cb": self.connection})
+
+    def _transaction(self) -> KafkaTransaction:
+        return KafkaTransaction(self)
 
     def plain_metadata(self, group: str) -> bytes:
         """Group metadata without a member, for groups that only keep offsets."""
@@ -175,7 +181,10 @@ class KafkaTransaction:
         client = self._producer.client
         try:
             self._begin()
-            for group, offsets in self._offsets.items():
+            # A member's own group comes last: what it proves then covers offsets that already hold others back.
+            members = {membership.group for membership, _ in self._standing}
+            for group in sorted(self._offsets, key=lambda name: (name in members, name)):
+                offsets = self._offsets[group]
                 places = [KafkaPlace(*place, offset) for place, offset in offsets.items()]
                 if places:
                     client.send_offsets_to_transaction(places, self._metadata(group), _CALL_S)

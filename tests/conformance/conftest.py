@@ -89,7 +89,8 @@ class SimulatedAdapter:
 
 ADAPTERS: Mapping[str, Callable[[Path], Adapter]] = {
     "embedded": lambda folder: EmbeddedAdapter(folder / "log.db"),
-    "kafka": lambda _: KafkaAdapter(),
+    "kafka": lambda _: KafkaAdapter(blocks=True),
+    "kafka, message by message": lambda _: KafkaAdapter(blocks=False),
     "simulated": lambda _: SimulatedAdapter(),
     "simulated, one generation": lambda _: SimulatedAdapter(strict=True),
 }

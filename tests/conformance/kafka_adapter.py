@@ -67,14 +67,15 @@ def broker() -> KafkaCluster:
 class KafkaAdapter:
     """A cluster whose time is the machine's: what is to happen later is waited for."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, blocks: bool) -> None:
+        self._blocks = blocks
         self._profile = Profile(kafka_settings({"brokers": broker().bootstrap}), session_s=1.5)
         self._handles: list[KafkaLog] = []
         self._admin = AdminClient({"bootstrap.servers": broker().bootstrap, "log_level": 0})
         self._empty()
 
     def open(self) -> KafkaLog:
-        log = SeenLog(self._profile)
+        log = SeenLog(self._profile, blocks=self._blocks)
         self._handles.append(log)
         return log
 

@@ -1,0 +1,41 @@
+"""Several blocks of one partition as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from streamproc.ports import Block, HeaderColumn, Int64s
+
+
+def joined(blocks: Sequence[Block]) -> Block:
+    """The records of all blocks, in order; one block is given back as it is, more are copied."""
+    if len(blocks) == 1:
+        return blocks[0]
+    bases = np.cumsum([0, *(block.buffer.size for block in blocks)])
+
+    def moved(parts: Sequence[Int64s]) -> Int64s:
+        return np.concatenate([np.where(part < 0, -1, part + base) for part, base in zip(parts, bases, strict=False)])
+
+    def column(name: str) -> HeaderColumn:
+        parts = []
+        for block in blocks:
+            found = next((header for header in block.headers if header.name == name), None)
+            none = np.full(len(block), -1, np.int64)
+            parts.append((none, none) if found is None else (found.starts, found.ends))
+        return HeaderColumn(name, moved([start for start, _ in parts]), moved([end for _, end in parts]))
+
+    names = sorted({header.name for block in blocks for header in block.headers})
+    return Block(
+        blocks[0].topic,
+        blocks[0].partition,
+        np.concatenate([block.offsets for block in blocks]),
+        np.concatenate([block.timestamps for block in blocks]),
+        np.concatenate([block.buffer for block in blocks]),
+        moved([block.value_starts for block in blocks]),
+        moved([block.value_ends for block in blocks]),
+        moved([block.key_starts for block in blocks]),
+        moved([block.key_ends for block in blocks]),
+        tuple(column(name) for name in names),
+    )

@@ -1,0 +1,41 @@
+"""The two ways in which records move: in blocks through librdkafka's own interface, or as confluent-kafka's objects."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import NamedTuple
+
+from connectors.kafka.admin import Admin
+from connectors.kafka.profile import Profile
+from connectors.kafka.reading import MessageReader, Reader
+from connectors.kafka.writing import KafkaProducer
+from streamproc.errors import LogError
+
+logger = logging.getLogger(__name__)
+
+
+class DataPath(NamedTuple):
+    """What opens readers and producers."""
+
+    reader: Callable[[Profile, Admin], Reader]
+    producer: Callable[[Profile, Admin, str], KafkaProducer]
+
+
+def data_path(blocks: bool | None = None) -> DataPath:
+    """The path by blocks, or by objects where that was asked for or the library cannot be called directly.
+
+    Raises LogError if blocks were asked for and are not possible.
+    """
+    if blocks is not False:
+        try:
+            from connectors.kafka.reading_blocks import BlockReader
+            from connectors.kafka.writing_blocks import BlockProducer
+        except (LogError, OSError, AttributeError) as missing:
+            if blocks:
+                raise LogError(f"librdkafka cannot be called directly: {missing}") from missing
+            logger.info("Kafka's records move as objects, several times slower: %s", missing)
+        else:
+            logger.info("Kafka's records move in blocks")
+            return DataPath(BlockReader, BlockProducer)
+    return DataPath(MessageReader, KafkaProducer)

@@ -1,0 +1,296 @@
+"""Reading partitions in blocks: librdkafka's messages are copied into one buffer by a kernel, with no object for each.
+
+Each partition that is read has a queue of its own inside librdkafka, which stops fetching when the queue is full; what
+is taken from it waits here as blocks until it is asked for.  The client is in no group: positions are the engine's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import numpy as np
+from confluent_kafka import KafkaError
+
+from connectors.kafka import kernels
+from connectors.kafka.admin import Admin, out_of_range
+from connectors.kafka.answers import Connection, refusal
+from connectors.kafka.joining import joined
+from connectors.kafka.native import CONSUMER, Client, check_code, rd
+from connectors.kafka.profile import Profile
+from connectors.kafka.reading import POISON, READ_S, UNUSED_S, unreadable_block
+from streamproc.ports import Block, HeaderColumn, Int64s, TopicPartition, block_of
+
+_TAKEN: Final = 65_536
+"""Messages that are taken from a queue at once."""
+_LOOK_S: Final = 0.02
+_TIMESTAMP, _HEADERS = rd.address("message_timestamp"), rd.address("message_headers")
+_COUNT, _GET, _DESTROY = rd.address("header_cnt"), rd.address("header_get_all"), rd.address("message_destroy")
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """What came of a partition: blocks from `position` on; `reached`: the log's end when all before it had come."""
+
+    topic: int
+    queue: int
+    position: int
+    blocks: list[Block] = field(default_factory=list)
+    reached: int = -1
+    asked: float = 0.0
+    broken: tuple[int, str] | None = None
+
+    @property
+    def newest(self) -> int:
+        """One past the last record here."""
+        return int(self.blocks[-1].offsets[-1]) + 1 if self.blocks else self.position
+
+
+class BlockReader:
+    """The reading half of a log over Kafka."""
+
+    def __init__(self, profile: Profile, admin: Admin) -> None:
+        kernels.prepare()
+        settings = profile.reader()
+        del settings["group.id"]
+        self._admin = admin
+        self._most = max(1 << 20, profile.waiting_bytes)
+        self._client = Client(CONSUMER, settings, Connection(profile.brokers))
+        self._waiting: dict[TopicPartition, _Waiting] = {}
+        self._pointers = np.empty(_TAKEN, np.int64)
+        self._scratch = np.zeros(3, np.int64)
+        # librdkafka writes a byte here when a queue is no longer empty.
+        self._woken, self._wake = os.pipe()
+        os.set_blocking(self._woken, False)
+        os.set_blocking(self._wake, False)
+
+    def available(self, partition: TopicPartition, offset: int) -> int:
+        """One past the last record that came, or the offset itself."""
+        waiting = self._at(partition, offset)
+        self._pull(partition, waiting)
+        return max(offset, waiting.newest)
+
+    def wait(self, partitions: Mapping[TopicPartition, int], timeout_s: float) -> bool:
+        """Waits until one of the partitions has a record."""
+        until = time.monotonic() + timeout_s
+        while True:
+            for place, offset in partitions.items():
+                waiting = self._at(place, offset)
+                self._pull(place, waiting)
+                if waiting.blocks or waiting.broken is not None:
+                    return True
+            left = until - time.monotonic()
+            if left <= 0:
+                return False
+            self._sleep(min(left, 0.1))
+
+    def read(self, partition: TopicPartition, offset: int, *, max_records: int, max_bytes: int) -> Block:
+        """Records from an offset on; none if the partition has none up to its end."""
+        until = time.monotonic() + READ_S
+        end = -1
+        while True:
+            waiting = self._at(partition, offset)
+            self._pull(partition, waiting)
+            if waiting.blocks:
+                return _cut(waiting, max_records, max_bytes)
+            if waiting.broken is not None:
+                at, why = waiting.broken
+                self._drop(partition)
+                why = f"{why}; the batch that holds this offset cannot be handed out"
+                return unreadable_block(partition, max(at, offset), why)
+            if end < 0:
+                end = self._admin.end_offset(partition)
+                continue  # What had come by then may lie in the queue already.
+            if offset >= end or waiting.reached >= end:
+                return block_of(*partition, [])
+            if time.monotonic() > until:
+                raise self._client.connection.away(f"reading {partition.topic}-{partition.partition} from {offset}")
+            self._sleep(_LOOK_S)
+
+    def forget(self, topic: str) -> None:
+        """Lets go of a topic that is gone."""
+        for place in [place for place in self._waiting if place.topic == topic]:
+            self._drop(place)
+
+    def close(self) -> None:
+        """Lets go of the connections."""
+        for place in list(self._waiting):
+            self._drop(place)
+        self._client.close()
+        os.close(self._woken)
+        os.close(self._wake)
+
+    # ── what waits ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _at(self, partition: TopicPartition, offset: int) -> _Waiting:
+        """The partition's blocks from an offset on: what lies before it is dropped, else reading begins anew."""
+        waiting = self._waiting.get(partition)
+        if waiting is None or not waiting.position <= offset <= max(waiting.newest, waiting.reached):
+            self._admin.check(partition)
+            start, end = self._admin.start_offset(partition), self._admin.end_offset(partition)
+            if not start <= offset <= end:
+                raise out_of_range(partition, offset, start, end)
+            if waiting is not None:
+                self._drop(partition)
+            waiting = self._waiting[partition] = self._started(partition, offset)
+        while waiting.blocks and offset > waiting.blocks[0].offsets[0]:
+            first = waiting.blocks[0]
+            rest = first.slice(int(np.searchsorted(first.offsets, offset)), len(first))
+            waiting.blocks[:1] = [rest] if len(rest) else []
+        waiting.position = max(waiting.position, offset)
+        waiting.asked = time.monotonic()
+        return waiting
+
+    def _started(self, partition: TopicPartition, offset: int) -> _Waiting:
+        name = partition.topic.encode()
+        topic = rd.topic_new(self._client.at, name, None)
+        try:
+            if rd.consume_start(topic, partition.partition, offset) != 0:
+                check_code(rd.last_error())
+        except BaseException:
+            rd.topic_destroy(topic)
+            raise
+        queue = rd.queue_get_partition(self._client.at, name, partition.partition)
+        rd.queue_io_event_enable(queue, self._wake, b"1", 1)
+        return _Waiting(topic, queue, offset)
+
+    def _drop(self, partition: TopicPartition) -> None:
+        waiting = self._waiting.pop(partition)
+        rd.queue_io_event_enable(waiting.queue, -1, None, 0)
+        rd.consume_stop(waiting.topic, partition.partition)
+        rd.queue_destroy(waiting.queue)
+        rd.topic_destroy(waiting.topic)
+
+    def _sleep(self, seconds: float) -> None:
+        """Until a queue has something, or the time is over."""
+        if select.select([self._woken], [], [], seconds)[0]:
+            os.read(self._woken, 4_096)
+
+    def _pull(self, partition: TopicPartition, waiting: _Waiting) -> None:
+        """Takes over what the client has fetched of a partition, up to the bound on what waits."""
+        self._client.serve()
+        now = time.monotonic()
+        for place in [place for place, other in self._waiting.items() if now - other.asked > UNUSED_S]:
+            self._drop(place)
+        held = sum(block.buffer.size for block in waiting.blocks)
+        while held < self._most and waiting.broken is None:
+            count = rd.consume_batch_queue(waiting.queue, 0, self._pointers.ctypes.data, _TAKEN)
+            if count <= 0:
+                return
+            held += self._take(partition, waiting, self._pointers[:count])
+            if count < _TAKEN:
+                return
+
+    def _take(self, partition: TopicPartition, waiting: _Waiting, pointers: Int64s) -> int:
+        n = pointers.size
+        err, offsets, stamps, sizes, key_sizes, lists = np.empty((6, n), np.int64)
+        try:
+            total = kernels.measure(
+                pointers, _TIMESTAMP, _HEADERS, self._scratch, self._scratch.ctypes.data,
+                err, offsets, stamps, sizes, key_sizes, lists,
+            )  # fmt: skip
+            good = err == 0
+            good &= offsets >= waiting.newest
+            troubles = [
+                (int(err[row]), int(offsets[row]), _said(int(pointers[row]))) for row in np.flatnonzero(err != 0)
+            ]
+            if not good.all():
+                pointers_good = pointers[good]
+                offsets, stamps, sizes, key_sizes, lists = (
+                    column[good] for column in (offsets, stamps, sizes, key_sizes, lists)
+                )
+            else:
+                pointers_good = pointers
+            if pointers_good.size:
+                waiting.blocks.append(
+                    self._block(partition, pointers_good, total, offsets, stamps, sizes, key_sizes, lists)
+                )
+        finally:
+            kernels.destroy(pointers, _DESTROY)
+        for code, offset, text in troubles:
+            self._trouble(partition, waiting, KafkaError(code, text), offset)
+        return total
+
+    def _block(self, partition: TopicPartition, pointers: Int64s, total: int, offsets: Int64s, stamps: Int64s,
+               sizes: Int64s, key_sizes: Int64s, lists: Int64s) -> Block:
+        buffer = np.empty(total, np.uint8)
+        bounds = np.empty((4, pointers.size), np.int64)
+        kernels.gather(pointers, sizes, key_sizes, buffer.ctypes.data, *bounds)
+        block = Block(*partition, offsets, stamps, buffer, *bounds)
+        count = kernels.count_headers(lists, _COUNT) if lists.any() else 0
+        return self._with_headers(block, lists, count) if count else block
+
+    def _with_headers(self, block: Block, lists: Int64s, count: int) -> Block:
+        rows, names, name_sizes, values, sizes = np.empty((5, count), np.int64)
+        kernels.list_headers(
+            lists, _COUNT, _GET, self._scratch, self._scratch.ctypes.data, rows, names, name_sizes, values, sizes
+        )
+        ids, firsts = np.empty((2, count), np.int64)
+        known = kernels.number_names(names, name_sizes, ids, firsts)
+        words = [ctypes.string_at(int(names[at]), int(name_sizes[at])) for at in firsts[:known]]
+        kept = values != 0
+        sizes = np.where(kept, sizes, 0)
+        starts = np.empty(count, np.int64)
+        more = np.empty(int(sizes.sum()), np.uint8)
+        kernels.copy_spans(values, sizes, more.ctypes.data, starts)
+        starts += block.buffer.size
+        columns = []
+        for word, number in sorted(zip(words, range(known), strict=True)):
+            # Of several headers with one name in a record the first counts: written last, it stays.
+            mine = np.flatnonzero((ids == number) & kept)[::-1]
+            column = np.full((2, len(block)), -1, np.int64)
+            column[0, rows[mine]] = starts[mine]
+            column[1, rows[mine]] = starts[mine] + sizes[mine]
+            columns.append(HeaderColumn(word.decode(errors="replace"), column[0], column[1]))
+        return replace(block, buffer=np.concatenate([block.buffer, more]), headers=tuple(columns))
+
+    def _trouble(self, partition: TopicPartition, waiting: _Waiting, error: KafkaError, offset: int) -> None:
+        code = error.code()
+        if code == KafkaError._PARTITION_EOF:
+            waiting.reached = max(waiting.reached, offset)
+        elif code in POISON:
+            waiting.broken = (offset, error.str())
+        elif code == KafkaError._AUTO_OFFSET_RESET:
+            start, end = self._admin.start_offset(partition), self._admin.end_offset(partition)
+            position = waiting.newest
+            self._drop(partition)
+            raise out_of_range(partition, position, start, end)
+        elif code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION) or not error.retriable():
+            self._drop(partition)
+            what = f"reading {partition.topic}-{partition.partition}"
+            raise refusal(error, what, self._client.connection)
+
+
+def _said(message: int) -> str:
+    return str((rd.message_errstr(message) or b"").decode(errors="replace"))
+
+
+def _cut(waiting: _Waiting, most: int, most_bytes: int) -> Block:
+    """As many of the waiting records as the bounds allow, at least one."""
+    taken: list[Block] = []
+    while waiting.blocks and most > 0:
+        block = waiting.blocks[0]
+        lengths = (
+            block.value_ends - block.value_starts + block.key_ends - block.key_starts
+            + sum((header.ends - header.starts for header in block.headers), np.int64(0))
+        )  # fmt: skip
+        fits = int(np.searchsorted(np.cumsum(lengths), most_bytes, side="right"))
+        count = min(len(block), most, fits)
+        if count == 0:
+            if taken:
+                break
+            count = 1
+        taken.append(block.slice(0, count))
+        most -= count
+        most_bytes -= int(lengths[:count].sum())
+        waiting.blocks[:1] = [block.slice(count, len(block))] if count < len(block) else []
+        if count < len(block):
+            break
+    whole = joined(taken)
+    waiting.position = int(whole.offsets[-1]) + 1
+    return whole

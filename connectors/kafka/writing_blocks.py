@@ -1,0 +1,245 @@
+"""A transactional producer that hands whole blocks to librdkafka: no Python call, and no object, for each record.
+
+What a transaction means, and what each error of one means, is `writing`'s; here is how records get out and how their
+offsets come back.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import TopicPartition as KafkaPlace
+
+from connectors.kafka import kernels
+from connectors.kafka.answers import Connection
+from connectors.kafka.kernels import MESSAGE
+from connectors.kafka.native import (
+    EVENT_DELIVERIES,
+    PRODUCER,
+    PURGE_ALL,
+    Client,
+    PartitionList,
+    check,
+    check_code,
+    rd,
+)
+from connectors.kafka.profile import Profile
+from connectors.kafka.writing import KafkaProducer, KafkaTransaction
+from streamproc.ports import Block, Int64s, TopicPartition
+
+_COPY: Final = 0x2
+_PART: Final = 50_000
+_OUTSTANDING: Final = 1_000_000
+_WAIT_S: Final = 30.0
+_PRODUCE, _NONE = rd.address("produceva"), np.empty(0, np.int64)
+_NOTHING: Final = np.zeros(1, np.uint8)
+
+
+class BlockSender:
+    """librdkafka's transactional producer, with the calls of confluent_kafka.Producer that `writing` needs."""
+
+    def __init__(self, settings: Mapping[str, Any], connection: Connection, *, most_bytes: int) -> None:
+        kernels.prepare()
+        self._client = Client(PRODUCER, settings, connection, deliveries=True)
+        self._most_bytes = most_bytes
+        self._topics: dict[str, int] = {}
+        self._outstanding = self._bytes = 0
+        self.ranges: dict[TopicPartition, tuple[int, int]] = {}
+        self.failed: KafkaError | None = None
+
+    def __len__(self) -> int:
+        return self._outstanding
+
+    def init_transactions(self, timeout_s: float) -> None:
+        """Fences older producers of the id."""
+        check(rd.init_transactions(self._client.at, _ms(timeout_s)))
+
+    def begin_transaction(self) -> None:
+        """Begins; the brokers hear of it with the first record."""
+        self.ranges, self.failed = {}, None
+        check(rd.begin_transaction(self._client.at))
+
+    def send_offsets_to_transaction(self, places: list[KafkaPlace], metadata: bytes, timeout_s: float) -> None:
+        """Adds a group's offsets; the metadata is as a consumer gives it."""
+        found = ctypes.c_void_p()
+        check(rd.consumer_group_metadata_read(ctypes.byref(found), metadata, len(metadata)))
+        try:
+            with PartitionList({(place.topic, place.partition): place.offset for place in places}) as offsets:
+                check(rd.send_offsets_to_transaction(self._client.at, offsets, found, _ms(timeout_s)))
+        finally:
+            rd.consumer_group_metadata_destroy(found)
+
+    def commit_transaction(self, timeout_s: float) -> None:
+        """Commits."""
+        check(rd.commit_transaction(self._client.at, _ms(timeout_s)))
+
+    def abort_transaction(self, timeout_s: float) -> None:
+        """Aborts; what was not sent yet is thrown away.
+
+        The library waits inside this call until every report was taken up, so it gets a thread of its own.
+        """
+        answers: list[int | None] = []
+        call = threading.Thread(
+            target=lambda: answers.append(rd.abort_transaction(self._client.at, _ms(timeout_s))), name="kafka-abort"
+        )
+        call.start()
+        while call.is_alive():
+            self.poll(0.005)
+        call.join()
+        self.poll(0.0)
+        check(answers[0])
+        self.ranges, self.failed = {}, None
+
+    def poll(self, timeout_s: float) -> None:
+        """Takes up delivery reports."""
+        for kind, event in self._client.events(timeout_s):
+            if kind == EVENT_DELIVERIES:
+                self._delivered(event)
+
+    def close(self, _timeout_s: float = 0.0) -> None:
+        """Lets go; what was not sent is forgotten."""
+        rd.purge(self._client.at, PURGE_ALL)
+        self.poll(0.0)
+        for topic in self._topics.values():
+            rd.topic_destroy(topic)
+        self._client.close()
+
+    # ── records ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def send(self, block: Block) -> None:
+        """Hands a block's records to the client, which copies them; waits while too much is on its way."""
+        topic = self._topic(block.topic)
+        buffer = block.buffer if block.buffer.size else _NOTHING
+        base = buffer.ctypes.data
+        sizes = np.where(block.value_starts >= 0, block.value_ends - block.value_starts, 0)
+        key_sizes = np.where(block.key_starts >= 0, block.key_ends - block.key_starts, 0)
+        payloads = np.where(block.value_starts >= 0, base + block.value_starts, 0)
+        keys = np.where(block.key_starts >= 0, base + block.key_starts, 0)
+        ends = np.cumsum(sizes + key_sizes)
+        start = 0
+        while start < len(block):
+            spent = int(ends[start - 1]) if start else 0
+            fits = int(np.searchsorted(ends, spent + self._most_bytes // 4, side="right"))
+            stop = min(len(block), start + _PART, max(start + 1, fits))
+            size = int(ends[stop - 1]) - spent
+            self._make_room(stop - start, size)
+            part = slice(start, stop)
+            if block.headers or block.timestamps.size:
+                self._send_each(topic, block, part, base, payloads, sizes, keys, key_sizes)
+            else:
+                self._send_batch(topic, block.partition, payloads[part], sizes[part], keys[part], key_sizes[part])
+            self._outstanding += stop - start
+            self._bytes += size
+            start = stop
+        self.poll(0.0)
+
+    def _send_batch(self, topic: int, partition: int, payloads: Int64s, sizes: Int64s, keys: Int64s,
+                    key_sizes: Int64s) -> None:
+        messages = np.zeros(payloads.size, MESSAGE)
+        messages["payload"], messages["size"] = payloads, sizes
+        messages["key"], messages["key_size"] = keys, key_sizes
+        sent = rd.produce_batch(topic, partition, _COPY, messages.ctypes.data, messages.size)
+        if sent != messages.size:
+            self._outstanding += sent
+            check_code(int(messages["err"][messages["err"] != 0][0]))
+
+    def _send_each(self, topic: int, block: Block, part: slice, base: int, payloads: Int64s, sizes: Int64s,
+                   keys: Int64s, key_sizes: Int64s) -> None:
+        names = [ctypes.create_string_buffer(header.name.encode()) for header in block.headers]
+        count = payloads[part].size
+        values, lengths = np.zeros((2, len(names), count), np.int64)
+        for number, header in enumerate(block.headers):
+            there = header.starts[part] >= 0
+            values[number] = np.where(there, base + header.starts[part], 0)
+            lengths[number] = np.where(there, header.ends[part] - header.starts[part], 0)
+        arguments = np.zeros((6 + len(names)) * 9, np.int64)
+        error = kernels.produce_each(
+            _PRODUCE, self._client.at, topic, block.partition, payloads[part], sizes[part], keys[part], key_sizes[part],
+            block.timestamps[part] // 1_000 if block.timestamps.size else _NONE,
+            np.array([ctypes.addressof(name) for name in names], np.int64), values, lengths,
+            arguments, arguments.ctypes.data,
+        )  # fmt: skip
+        check(error)
+
+    def _make_room(self, records: int, size: int) -> None:
+        until = time.monotonic() + _WAIT_S
+        while self._outstanding and (
+            self._outstanding + records > _OUTSTANDING or self._bytes + size > self._most_bytes
+        ):
+            before = self._outstanding
+            self.poll(0.05)
+            if self._outstanding < before:
+                until = time.monotonic() + _WAIT_S
+            elif time.monotonic() > until:
+                raise KafkaException(KafkaError(KafkaError._MSG_TIMED_OUT, "nothing was delivered", False, False, True))
+            if self.failed is not None:
+                return
+
+    def _topic(self, name: str) -> int:
+        if name not in self._topics:
+            self._topics[name] = rd.topic_new(self._client.at, name.encode(), None)
+        return self._topics[name]
+
+    def _delivered(self, event: int) -> None:
+        pointers = np.empty(rd.event_message_count(event), np.int64)
+        count = rd.event_message_array(event, pointers.ctypes.data, pointers.size)
+        topics, partitions, offsets, err, sizes = np.empty((5, count), np.int64)
+        kernels.delivered(pointers[:count], topics, partitions, offsets, err, sizes)
+        self._outstanding -= count
+        self._bytes -= int(sizes.sum())
+        if count == 0:
+            return
+        if err.any():
+            self.failed = self.failed or KafkaError(int(err[err != 0][0]))
+        if (offsets[err == 0] < 0).any():
+            self.failed = self.failed or KafkaError(KafkaError._FAIL, "a delivery came without its offset")
+        # Reports come partition by partition: few runs.
+        cuts = np.flatnonzero((np.diff(topics) != 0) | (np.diff(partitions) != 0)) + 1
+        for first, stop in zip([0, *cuts.tolist()], [*cuts.tolist(), count], strict=True):
+            good = offsets[first:stop][err[first:stop] == 0]
+            if good.size:
+                place = TopicPartition(rd.topic_name(int(topics[first])).decode(), int(partitions[first]))
+                low, high = int(good.min()), int(good.max()) + 1
+                have = self.ranges.get(place, (low, high))
+                self.ranges[place] = (min(have[0], low), max(have[1], high))
+
+
+class BlockProducer(KafkaProducer):
+    """A producer whose records go out in blocks."""
+
+    client: BlockSender
+
+    def _client(self, profile: Profile) -> BlockSender:
+        settings = profile.writer(self.id)
+        return BlockSender(settings, self.connection, most_bytes=profile.settings.sizes.outstanding_bytes)
+
+    def _transaction(self) -> BlockTransaction:
+        return BlockTransaction(self)
+
+
+class BlockTransaction(KafkaTransaction):
+    """A transaction whose records go out in blocks."""
+
+    _producer: BlockProducer
+
+    def _send(self, block: Block) -> None:
+        try:
+            self._producer.client.send(block)
+        except KafkaException as problem:
+            self._answer(problem, certain=True)
+
+    def _deliveries(self) -> None:
+        client = self._producer.client
+        client.poll(0.0)
+        self._ranges, self._failed = client.ranges, client.failed
+        super()._deliveries()
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1_000)
