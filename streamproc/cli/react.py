@@ -20,7 +20,7 @@ from streamproc.ports import Log, TopicPartition
 from streamproc.runtime.reactions.definition import Reactions
 from streamproc.runtime.reactions.log_feed import LogFeed
 from streamproc.runtime.reactions.log_thread import LogThread
-from streamproc.runtime.reactions.plane import Deeds, ReactionPlane
+from streamproc.runtime.reactions.plane import Deeds, Feed, ReactionPlane
 from streamproc.runtime.subscribing import offset_of
 
 
@@ -89,8 +89,13 @@ async def _react(
     loop = asyncio.get_running_loop()
     async with LogThread(workspace.log) as log:
         plane = ReactionPlane(reactions, log, workspace.reading_registry(), first=first, again=again)
-        member = f"{socket.gethostname()}-{os.getpid()}"
-        feed = LogFeed(log, plane.group, plane.topics, member)
+        feed: Feed
+        if workspace.kafka is not None:
+            from connectors.faust import FaustFeed
+
+            feed = FaustFeed(workspace.kafka.connection(), plane.group, plane.topics, ask=log)
+        else:
+            feed = LogFeed(log, plane.group, plane.topics, f"{socket.gethostname()}-{os.getpid()}")
 
         def ask() -> None:
             loop.call_soon_threadsafe(plane.stop)

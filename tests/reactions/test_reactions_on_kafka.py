@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from confluent_kafka import Producer
 from events import ALERT, column, registry, write_alerts
@@ -20,6 +21,7 @@ from kafka_child import opener
 
 from connectors.faust import FaustFeed
 from connectors.kafka import KafkaLog, KafkaSettings, open_kafka_log
+from streamproc.contracts.derive import avsc_text
 from streamproc.ports import TopicPartition, TopicSettings
 from streamproc.reaction import Event
 from streamproc.runtime.reactions.definition import Reaction, Reactions, Retry
@@ -128,3 +130,31 @@ def test_a_process_that_is_killed_again_and_again_loses_nothing_and_repeats_one_
     assert sum(times.values()) - 120 <= kills
     assert len({(number, id_) for number, id_ in lines}) == 120, "a repetition has the same id"
     assert len(rows(log, "killed.reactions.deliveries")) == 120
+
+
+def test_the_commands_do_the_same_by_a_binding(cluster: KafkaCluster, log: KafkaLog, tmp_path: Path) -> None:
+    write_alerts(log, range(8), topic="bound.alerts")
+    (tmp_path / "kafka.toml").write_text(f'[kafka]\nbrokers = ["{cluster.bootstrap}"]\n')
+    (tmp_path / "schemas_avro").mkdir()
+    (tmp_path / "schemas_avro" / "alert.v1.avsc").write_text(avsc_text(ALERT))
+    (tmp_path / "reactions.py").write_text(
+        'import streamproc as sp\nlines = sp.Reactions("bound", handlers={"bound.alerts": sp.JsonLines()})\n'
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    streamproc = [sys.executable, "-m", "streamproc"]
+
+    def ran(*arguments: str) -> list[bytes]:
+        done = subprocess.run(
+            [*streamproc, *arguments, "--bind", "kafka.toml"], cwd=tmp_path, env=env, capture_output=True, timeout=120,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    assert sorted(orjson.loads(line)["row"]["number"] for line in ran("react", "reactions.py", "--until-end")) == [
+        *range(8)
+    ]
+    assert sorted(orjson.loads(line)["number"] for line in ran("subscribe", "bound.alerts", "--group", "g")) == [
+        *range(8)
+    ]
+    assert ran("subscribe", "bound.alerts", "--group", "g") == []
