@@ -35,6 +35,11 @@ class Finding:
     def __str__(self) -> str:
         return f"{self.place}: {self.what}; {self.mend}"
 
+    @property
+    def is_without_id(self) -> bool:
+        """Whether all that is missing is an id of the folder's own."""
+        return self.what == _NO_ID
+
 
 class FolderRegistry:
     """Contracts in folders; see `streamproc.contracts.registry.Registry`.
@@ -146,7 +151,7 @@ class FolderRegistry:
         Raises ContractError with all else that `check_all` finds, before anything is written.
         """
         missing = [name for name in sorted(self._files) if name not in self._broken and not self._has_id(name)]
-        problems = [finding for finding in self.check_all() if finding.what != _NO_ID]
+        problems = [finding for finding in self.check_all() if not finding.is_without_id]
         if problems:
             raise ContractError("the contracts cannot be registered:\n" + "\n".join(f"  - {item}" for item in problems))
         ordered = sorted(missing, key=lambda name: (split_name(name)[0], split_name(name)[1] or 0))

@@ -9,7 +9,8 @@
     ├─ ContractError            a schema
     │  ├─ UnknownContract       no such contract in the registry
     │  ├─ InvalidSchema         not Avro, or refused by the lint
-    │  └─ IncompatibleEvolution a new version that cannot read, or be read by, an old one
+    │  ├─ IncompatibleEvolution a new version that cannot read, or be read by, an old one
+    │  └─ RegistryUnavailable   the schema registry does not answer
     ├─ InputError               a file, flag or binding that cannot be used
     ├─ LogError                 the log
     │  ├─ UnknownTopic
@@ -85,6 +86,10 @@ class InvalidSchema(ContractError):
 
 class IncompatibleEvolution(ContractError):
     """A new schema version that breaks its compatibility mode."""
+
+
+class RegistryUnavailable(ContractError):
+    """The schema registry cannot be reached now; what it would say is not known."""
 
 
 class InputError(StreamprocError):

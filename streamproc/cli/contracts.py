@@ -1,4 +1,4 @@
-"""`contracts`: the folder of contracts, as a registry."""
+"""`contracts`: the folder of contracts, as a registry, and the way from it to a schema registry."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import click
 
 from streamproc.cli.render import put_json, put_table
 from streamproc.cli.workspace import Workspace, workspace_options
+from streamproc.contracts.model import Contract
+from streamproc.errors import ContractError, IncompatibleEvolution, InputError
 
 
 @click.group()
@@ -18,7 +20,7 @@ def contracts() -> None:
 @workspace_options
 def list_contracts(as_json: bool, workspace: Workspace) -> None:
     """List the contracts with version, id and owner."""
-    registry = workspace.registry()
+    registry = workspace.folders()
     found = [
         registry.contract(f"{subject}.v{version}")
         for subject in registry.subjects()
@@ -53,7 +55,7 @@ def list_contracts(as_json: bool, workspace: Workspace) -> None:
 @workspace_options
 def register(name: str | None, as_json: bool, workspace: Workspace) -> None:
     """Give contract NAME, or all of the folder, an id in ids.json; refuses what breaks its compatibility mode."""
-    registry = workspace.registry()
+    registry = workspace.folders()
     if name is None:
         registered = registry.register_all()
     else:
@@ -73,7 +75,7 @@ def register(name: str | None, as_json: bool, workspace: Workspace) -> None:
 @workspace_options
 def check_contracts(as_json: bool, workspace: Workspace) -> None:
     """Check every contract: Avro, lint, attributes, compatibility with its history, ids. Exit 1 for a finding."""
-    findings = [(finding.place, finding.what, finding.mend) for finding in workspace.registry().check_all()]
+    findings = [(finding.place, finding.what, finding.mend) for finding in workspace.folders().check_all()]
     if as_json:
         put_json([dict(zip(("place", "what", "mend"), row, strict=True)) for row in findings])
     elif findings:
@@ -82,3 +84,85 @@ def check_contracts(as_json: bool, workspace: Workspace) -> None:
         click.echo("every contract is sound")
     if findings:
         raise click.exceptions.Exit(1)
+
+
+@contracts.command("push")
+@click.argument("name", required=False)
+@click.option("--dry-run", is_flag=True, help="Check everything and say what would be done; write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON array.  [default: text]")
+@workspace_options
+def push(name: str | None, dry_run: bool, as_json: bool, workspace: Workspace) -> None:
+    """Register contract NAME, or all of the project's, at the schema registry of the binding's [registry].
+
+    Everything is checked before anything is written; a second push changes nothing. Exit 1 if a contract does not fit
+    what is registered.
+    """
+    from connectors.confluent_registry import RegistryClient, push_contracts
+
+    if workspace.access is None:
+        raise InputError(
+            "no schema registry is named", hint='write [registry] and url = "https://host" into the file of --bind'
+        )
+    chosen = _chosen(workspace, name)
+    client = RegistryClient(workspace.access)
+    try:
+        done = push_contracts(client, chosen, dry_run=dry_run)
+    except IncompatibleEvolution as refused:
+        click.echo(f"{type(refused).__name__}: {refused}", err=True)
+        raise click.exceptions.Exit(1) from None
+    finally:
+        client.close()
+    if as_json:
+        put_json(
+            [
+                {
+                    "contract": str(item.contract),
+                    "subject": item.subject,
+                    "id": item.schema_id,
+                    "new": item.is_new,
+                    "compatibility": item.mode,
+                    "compatibility_before": item.mode_before or None,
+                }
+                for item in done
+            ]
+        )
+        return
+    new = "would be registered" if dry_run else "registered"
+    modes = {item.subject: item.mode for item in done}
+    put_table(
+        "",
+        ("contract", "subject", "id", "", "compatibility"),
+        [
+            (
+                str(item.contract),
+                item.subject,
+                "-" if item.schema_id is None else str(item.schema_id),
+                new if item.is_new else "there already",
+                modes[item.subject]
+                + (f" (was {item.mode_before or 'not set'})" if item.mode_before != modes[item.subject] else ""),
+            )
+            for item in done
+        ],
+    )
+    if dry_run:
+        click.echo("nothing was written")
+
+
+def _chosen(workspace: Workspace, name: str | None) -> list[Contract]:
+    """The contracts to push: the one that is named, or all in the project's own folders, if nothing is wrong there."""
+    from connectors.registry import FolderRegistry
+
+    if name is not None:
+        return [workspace.folders().contract(name)]
+    project = FolderRegistry(workspace.contracts)
+    if problems := [finding for finding in project.check_all() if not finding.is_without_id]:
+        raise ContractError("the contracts cannot be pushed:\n" + "\n".join(f"  - {item}" for item in problems))
+    chosen = [
+        project.contract(f"{subject}.v{version}")
+        for subject in project.subjects()
+        for version in project.versions(subject)
+    ]
+    if not chosen:
+        places = ", ".join(str(folder) for folder in workspace.contracts)
+        raise InputError(f"there is no contract in {places}", hint="name another folder in [contracts]")
+    return chosen

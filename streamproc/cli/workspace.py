@@ -19,12 +19,14 @@ import click
 from connectors.checkpoints import DirectoryCheckpoints
 from connectors.registry import FolderRegistry
 from streamproc.contracts.derive import avsc_text
+from streamproc.contracts.registry import Registry
 from streamproc.errors import InputError, StreamprocError, did_you_mean
 from streamproc.planning.plan import Plan
 from streamproc.planning.topology import Topology
 from streamproc.ports import Log
 
 if TYPE_CHECKING:
+    from connectors.confluent_registry import RegistryAccess
     from connectors.kafka.binding import KafkaSettings
 
 DEFAULT: Final = ".streamproc"
@@ -39,6 +41,7 @@ class Workspace:
 
     log_path  the embedded log; with Kafka only the place beside which derived contracts lie
     kafka     the cluster, instead of the embedded log
+    access    the schema registry whose ids records carry; without one they carry the folders' own
     """
 
     log_path: Path
@@ -48,6 +51,7 @@ class Workspace:
     options: tuple[str, ...] = ()
     """The options that say all this again to another process."""
     kafka: KafkaSettings | None = None
+    access: RegistryAccess | None = None
 
     @property
     def log_name(self) -> str:
@@ -92,13 +96,27 @@ class Workspace:
         self.checkpoints_path.mkdir(parents=True, exist_ok=True)
         return DirectoryCheckpoints(self.checkpoints_path)
 
-    def registry(self) -> FolderRegistry:
-        """Contracts of the project, then those that ship with the package."""
+    def folders(self) -> FolderRegistry:
+        """Contracts of the project, then those that ship with the package, with the folders' own ids."""
         return FolderRegistry((*self.contracts, self.shipped))
 
-    def reading_registry(self) -> FolderRegistry:
+    def registry(self) -> Registry:
+        """The same, with the ids of the registry that the binding names."""
+        return self._with_ids(self.folders())
+
+    def reading_registry(self) -> Registry:
         """The same, then contracts that runs on this log derived for their sinks: whoever has the log can read it."""
-        return FolderRegistry((*self.contracts, self.shipped, self._derived()))
+        return self._with_ids(FolderRegistry((*self.contracts, self.shipped, self._derived())))
+
+    def _with_ids(self, folders: FolderRegistry) -> Registry:
+        if self.access is None:
+            return folders
+        from connectors.confluent_registry import ConfluentRegistry, RegistryClient, SchemaCache
+
+        kept = SchemaCache(self.log_path.parent / f"{self.log_path.stem}.schemas", self.access.url)
+        client = RegistryClient(self.access)
+        click.get_current_context().call_on_close(client.close)
+        return ConfluentRegistry(client, folders, kept)
 
     def keep_derived(self, plan: Plan) -> None:
         """Leaves the contracts that a plan derived for its sinks beside the log."""
@@ -159,7 +177,7 @@ def _workspace(bind: Path | None, log: Path | None, *, insecure: bool = False) -
                 f"the binding '{bind}' is not TOML: {error}", hint="see 'bindings' in the README"
             ) from None
         root = bind.parent
-        known = {"log", "kafka", "checkpoints", "contracts"}
+        known = {"log", "kafka", "checkpoints", "contracts", "registry"}
         for name in sorted(set(settings) - known):
             raise InputError(f"the binding '{bind}' sets '{name}'", hint=did_you_mean(name, known))
     log_section = _section(settings, "log", bind, {"path"})
@@ -183,6 +201,11 @@ def _workspace(bind: Path | None, log: Path | None, *, insecure: bool = False) -
 
         table = _section(settings, "kafka", bind, None)
         kafka = kafka_settings({**table, **({"insecure": True} if insecure else {})})
+    access = None
+    if "registry" in settings:
+        from connectors.confluent_registry.binding import registry_access
+
+        access = registry_access(_section(settings, "registry", bind, None), root)
     log_path = log if log is not None else (root / log_section["path"] if "path" in log_section else home / "log.db")
     return Workspace(
         log_path,
@@ -195,6 +218,7 @@ def _workspace(bind: Path | None, log: Path | None, *, insecure: bool = False) -
             *(("--insecure",) if insecure else ()),
         ),
         kafka,
+        access,
     )
 
 
