@@ -29,7 +29,7 @@ ORDER = parse_contract(
     '{"name": "at", "type": {"type": "long", "logicalType": "timestamp-micros"}, "sp:role": "event_time"}]}'
 )
 SECOND = 1_000_000
-SINKS = ("good", "shops", "spend")
+SINKS = ("good", "plain", "shops", "spend")
 
 
 def orders(first: int, count: int) -> pl.DataFrame:
@@ -54,13 +54,17 @@ def topology(
     window: str = "10s",
     settings: dict[str, str] | None = None,
 ) -> sp.Topology:
-    """Two changes of key, each with windows, below `ordered`; and orders above a price as they come."""
+    """Two changes of key, each with windows, below `ordered`; and dear orders, once as they come.
+
+    `plain` hides nothing: a row that is read twice is there twice, where `dedupe` would take it out.
+    """
     rows = sp.source("orders", contract=ORDER, lateness="5s")
     straight = rows | sp.where(pl.col("amount") > least) | sp.ordered(by=("id",)) | sp.dedupe("id", within="1m")
     return sp.Topology(
         "shop",
         version=version,
         sinks={
+            "plain": rows | sp.where(pl.col("amount") > dear, name="plain"),
             "good": straight | sp.where(pl.col("amount") > dear, name="dear"),
             "spend": straight
             | sp.key_by("card")

@@ -99,7 +99,7 @@ def test_either_of_the_two_checkpoints_is_enough(tmp_path: Path, kept: int) -> N
 def test_a_foreign_fingerprint_is_refused_when_entry_0_is_gone(tmp_path: Path) -> None:
     log, store = worked(tmp_path, topology(settings=NOW))
     changed = bind(topology(dear=50.0, settings=NOW), log, registry())
-    with pytest.raises(ForeignFingerprint, match=r"another logic \(topology\); give the changed topology"):
+    with pytest.raises(ForeignFingerprint, match=r"another logic \(plain, topology\); give the changed topology"):
         restore_task(changed, 0, log, store)
     with pytest.raises(LogError, match=r"begins at step .* no sound checkpoint reaches back"):
         restore_task(bind(topology(), log, registry()), 0, log, None)

@@ -18,6 +18,7 @@ from streamproc.engine.compiled import SHADOW
 from streamproc.errors import ForeignFingerprint, InputError, LogError
 from streamproc.ports import Log, TopicPartition
 from streamproc.runtime.binding import bind
+from streamproc.runtime.control import Request, ask, create_control
 from streamproc.runtime.drain import drain, drained_at, unfinished
 from streamproc.runtime.replay import recorded_sums, replay_as_recorded, replay_by_event_time, source_ends
 from streamproc.runtime.upgrade import REPLAY, older_versions, take_over
@@ -241,3 +242,17 @@ def test_an_upgrade_that_died_at_any_call_can_be_done_again(tmp_path: Path, wind
         require_old_below_and_new_above(log, new, at)
         log.close()
         shutil.rmtree(folder)
+
+
+def test_a_version_that_is_on_its_way_to_its_end_is_not_taken_over_from(tmp_path: Path) -> None:
+    log = half_run(tmp_path)
+    store = DirectoryCheckpoints(tmp_path / "checkpoints")
+    binding = bind(topology(), log, registry())
+    create_control(log, binding.names)
+    ask(log, binding.names, Request("drain", "somebody", 1, offsets=source_ends(binding, log)))
+    with pytest.raises(InputError, match=r"has not ended: orders-\d is read to \d+ and not yet to \d+"):
+        take_over(topology(version=2), log, registry(), store, old=1)
+    at = end(log, store)
+    assert at == source_ends(binding, log), "a drain that is in force stays where it is"
+    assert take_over(topology(version=2), log, registry(), store, old=1).at == at
+    log.close()
