@@ -3,7 +3,9 @@
 The path for installations whose librdkafka cannot be called directly; `connectors.kafka.writing_blocks` does the same
 without an object per record. Both follow one rule: after any time-out or unknown outcome of a transaction its producer
 is never used again, because a delayed end of that transaction could hit the next one; opened anew under the same id, it
-has a newer epoch, and whatever is late is refused.
+has a newer epoch, and whatever is late is refused. librdkafka sends a request again by itself when its connection
+breaks, and says nothing of it: the first one may still be on its way. So an answer that was not quick, or during
+which a connection broke, is doubted too, and the next transaction begins with a new producer.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from confluent_kafka import TopicPartition as KafkaPlace
 from connectors.kafka.admin import Admin
 from connectors.kafka.answers import Connection, error_of, fenced, is_fenced, is_stale, refusal, stale, unknown
 from connectors.kafka.membership import KafkaMembership
-from connectors.kafka.profile import TRANSACTION_TIMEOUT_S, Profile
+from connectors.kafka.profile import RECONNECT_MS, TRANSACTION_TIMEOUT_S, Profile
 from streamproc.errors import LogError
 from streamproc.ports import Block, Membership, TopicPartition
 
@@ -26,6 +28,7 @@ _CALL_S: Final = 15.0
 _INIT_S: Final = 30.0
 _ABORT_S: Final = 10.0
 _COMMIT_S: Final = TRANSACTION_TIMEOUT_S
+_QUICK_S: Final = 0.7 * RECONNECT_MS / 1_000
 _AGAIN: Final = 20
 """How often a transaction is run again because the group's generation moved on while the member kept its partitions."""
 
@@ -40,14 +43,8 @@ class KafkaProducer:
         self.broken: LogError | None = None
         self._open: KafkaTransaction | None = None
         self._plain: dict[str, bytes] = {}
-        self.client = self._client(profile)
-        try:
-            self.client.init_transactions(_INIT_S)
-        except KafkaException as problem:
-            self.client.poll(0.1)
-            self.connection.check()
-            error = error_of(problem)
-            raise refusal(error, f"opening producer '{transactional_id}'", self.connection) from problem
+        self.doubted = False
+        self.client = self._opened()
 
     def begin(self) -> KafkaTransaction:
         """A new transaction; the brokers hear of it with its first record."""
@@ -67,6 +64,29 @@ class KafkaProducer:
         """Raises what made the producer unusable."""
         if self.broken is not None:
             raise self.broken
+
+    def renew(self) -> None:
+        """Opens the client anew if a request of the last transaction may still be on its way."""
+        if not self.doubted:
+            return
+        before, self.client = self.client, self._opened()
+        before.close(0)
+        self.doubted = False
+
+    def doubt(self, since: float, asked: float) -> None:
+        """Notes whether a request may have been sent twice: when the transaction began, and its slowest answer (s)."""
+        self.doubted = self.doubted or asked > _QUICK_S or self.connection.troubled_since(since)
+
+    def _opened(self) -> Any:
+        client = self._client(self.profile)
+        try:
+            client.init_transactions(_INIT_S)
+        except KafkaException as problem:
+            client.poll(0.1)
+            client.close(0)
+            self.connection.check()
+            raise refusal(error_of(problem), f"opening producer '{self.id}'", self.connection) from problem
+        return client
 
     def _client(self, profile: Profile) -> Any:
         return Producer({**profile.writer(self.id), "error_cb": self.connection})
@@ -178,21 +198,27 @@ class KafkaTransaction:
     # ── the steps of a commit ────────────────────────────────────────────────────────────────────────────────────────
 
     def _finish(self) -> None:
-        client = self._producer.client
+        slowest = 0.0
         try:
             self._begin()
+            client = self._producer.client
             # A member's own group comes last: what it proves then covers offsets that already hold others back.
             members = {membership.group for membership, _ in self._standing}
             for group in sorted(self._offsets, key=lambda name: (name in members, name)):
                 offsets = self._offsets[group]
                 places = [KafkaPlace(*place, offset) for place, offset in offsets.items()]
                 if places:
+                    began = time.monotonic()
                     client.send_offsets_to_transaction(places, self._metadata(group), _CALL_S)
+                    slowest = max(slowest, time.monotonic() - began)
             self._delivered()
+            began = time.monotonic()
             client.commit_transaction(_COMMIT_S)
+            slowest = max(slowest, time.monotonic() - began)
         except KafkaException as problem:
             self._answer(problem)
         self._deliveries()
+        self._producer.doubt(self._since, slowest)
 
     def _metadata(self, group: str) -> bytes:
         for membership, _ in self._standing:
@@ -223,10 +249,14 @@ class KafkaTransaction:
         if is_stale(error):
             raise _Moved(error) from problem
         if not error.fatal() and (certain or error.txn_requires_abort()):
+            error = self._failure() or error  # A commit says that deliveries failed, a delivery says why.
             self._abort()
             self.over = True
             raise refusal(error, f"a transaction of '{producer.id}' was aborted", producer.connection) from problem
         self._break(unknown(f"the transaction of '{producer.id}'", error))
+
+    def _failure(self) -> KafkaError | None:
+        return self._failed
 
     def _still_held(self, moved: _Moved) -> None:
         """Raises StaleMember unless every partition has been held without a break since the commit was asked for."""
@@ -245,6 +275,7 @@ class KafkaTransaction:
             return
         self._begun = False
         producer = self._producer
+        producer.doubted = True  # An abort is rare: what led to it may still be on its way.
         try:
             producer.client.abort_transaction(_ABORT_S)
         except KafkaException as problem:
@@ -257,6 +288,7 @@ class KafkaTransaction:
     def _begin(self) -> None:
         if self._begun:
             return
+        self._producer.renew()
         try:
             self._producer.client.begin_transaction()
         except KafkaException as problem:

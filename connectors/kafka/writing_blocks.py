@@ -234,6 +234,9 @@ class BlockTransaction(KafkaTransaction):
         except KafkaException as problem:
             self._answer(problem, certain=True)
 
+    def _failure(self) -> KafkaError | None:
+        return self._producer.client.failed
+
     def _deliveries(self) -> None:
         client = self._producer.client
         client.poll(0.0)
