@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 
 import click
 import orjson
@@ -16,13 +21,39 @@ from streamproc.cli.fates import Counts, fates_in, of_sources, put_fates, read_s
 from streamproc.cli.kernels import compiling
 from streamproc.cli.render import counted, progress_bar, put_json, put_table, seconds_text, watched
 from streamproc.cli.stopping import stopping
+from streamproc.cli.supervise import CUT_OFF, UNREACHABLE, Supervisor
 from streamproc.cli.workspace import Workspace, load_topology, workspace_options
+from streamproc.errors import LogUnavailable
+from streamproc.event_time import span_us
 from streamproc.ports import Log
 from streamproc.runtime.binding import Binding, bind
+from streamproc.runtime.control import WorkerControl, control_topic, create_control, refuse_held
 from streamproc.runtime.first_start import begin, refuse_begun
 from streamproc.runtime.offsets import offsets_at, source_places
 from streamproc.runtime.replay import source_ends
+from streamproc.runtime.telemetry.compiling import beating_while_compiling
+from streamproc.runtime.telemetry.gathered import GatheredMetrics, gathered_verdict
+from streamproc.runtime.telemetry.metrics import WorkerMetrics
+from streamproc.runtime.telemetry.server import UNIX, serving
+from streamproc.runtime.telemetry.vital import Vital
+from streamproc.runtime.telemetry.worker_telemetry import WorkerTelemetry
 from streamproc.runtime.worker import Progress, Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Upkeep:
+    """How a run is looked after: where it answers over HTTP, and how long it may take for what."""
+
+    http: str | None
+    stall_after_s: float
+    ready_lag: int | None
+    drain_s: float
+    crashes: int
+    supervised: bool
+
+
+def _seconds(_: click.Context, __: click.Parameter, value: str) -> float:
+    return span_us(value) / 1e6
 
 
 @click.command()
@@ -51,6 +82,42 @@ from streamproc.runtime.worker import Progress, Worker
 @click.option(
     "--no-create", is_flag=True, help="Only check that the topics exist.  [default: create those that it writes]"
 )
+@click.option(
+    "--http",
+    metavar="[HOST:]PORT",
+    help="Serve /metrics (Prometheus), /health and /ready there; without HOST on 127.0.0.1; port 0 takes a free one "
+    "and says which.  [default: off]",
+)
+@click.option(
+    "--stall-after",
+    default="60s",
+    show_default=True,
+    metavar="SPAN",
+    callback=_seconds,
+    help="/health answers 503 when no turn was completed for so long.",
+)
+@click.option(
+    "--ready-lag",
+    type=click.IntRange(0),
+    metavar="ROWS",
+    help="/ready answers 200 only once the lag was this small.  [default: after the first commit]",
+)
+@click.option(
+    "--drain-timeout",
+    default="30s",
+    show_default=True,
+    metavar="SPAN",
+    callback=_seconds,
+    help="After SIGTERM a commit and the checkpoints may take so long; then the run is cut off with exit code 124.",
+)
+@click.option(
+    "--crashes",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="With --workers: a worker that crashes so often within ten minutes ends the run with exit code 1.",
+)
+@click.option("--supervised", is_flag=True, hidden=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object at the end.  [default: text]")
 @workspace_options
 def run(
@@ -61,36 +128,95 @@ def run(
     workers: int,
     member: str,
     no_create: bool,
+    http: str | None,
+    stall_after: float,
+    ready_lag: int | None,
+    drain_timeout: float,
+    crashes: int,
+    supervised: bool,
     as_json: bool,
     workspace: Workspace,
 ) -> None:
-    """Run TOPOLOGY on the log. Ctrl-C or SIGTERM stop it after the current commit; the next run goes on there."""
+    """Run TOPOLOGY on the log. Ctrl-C or SIGTERM stop it after the current commit; the next run goes on there.
+
+    With --workers N, N processes share the tasks; one that crashes is started again. 'streamproc pause', 'resume' and
+    'drain' reach running workers.
+    """
     if close and not until_end:
         raise click.UsageError("--close needs --until-end: a live run never ends time")
     if member and workers > 1:
         raise click.UsageError("--member names one worker; with --workers each gets a number")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
-    with workspace.log() as log:
-        with compiling():
-            binding = bind(load_topology(topology), log, workspace.registry(), create=not no_create)
-            workspace.keep_derived(binding.plan)
-            if begin_at is not None:
-                refuse_begun(binding, log)
-                starts = offsets_at(log, source_places(binding.plan, log), begin_at)
-                begin(binding, log, starts, heads={n: {"from": begin_at} for n in range(binding.task_count)})
-            before = of_sources(fates_in(binding, log), binding.plan)
-            if workers > 1:
-                flags = [
-                    flag
-                    for flag, on in (("--until-end", until_end), ("--close", close), ("--no-create", no_create))
-                    if on
-                ]
-                progress, stopped, code = _processes(workers, topology, [*flags, *workspace.options])
-            else:
-                progress, stopped = _work(
-                    binding, log, workspace, member or f"{socket.gethostname()}-0", until_end=until_end, close=close
+    upkeep = Upkeep(http, stall_after, ready_lag, drain_timeout, crashes, supervised)
+    try:
+        code = _run(
+            topology, workspace, upkeep, until_end=until_end, close=close, begin_at=begin_at, workers=workers,
+            member=member or f"{socket.gethostname()}-0", no_create=no_create, as_json=as_json,
+        )  # fmt: skip
+    except LogUnavailable as error:
+        if not supervised:
+            raise
+        click.echo(f"{type(error).__name__}: {error}", err=True)
+        code = UNREACHABLE
+    raise click.exceptions.Exit(code)
+
+
+def _run(
+    topology: str,
+    workspace: Workspace,
+    upkeep: Upkeep,
+    *,
+    until_end: bool,
+    close: bool,
+    begin_at: str | None,
+    workers: int,
+    member: str,
+    no_create: bool,
+    as_json: bool,
+) -> int:
+    vital, metrics = Vital(stall_after_s=upkeep.stall_after_s), WorkerMetrics()
+    with contextlib.ExitStack() as stack:
+        if workers == 1 and upkeep.http is not None:
+            # From the beginning: to plan, to compile and to restore is progress too, and may hang.
+            stack.enter_context(beating_while_compiling(vital))
+            address = stack.enter_context(serving(upkeep.http, metrics.registry, vital.health, vital.ready))
+            _tell_address(address)
+        log = stack.enter_context(workspace.log())
+        stack.enter_context(compiling())
+        binding = bind(load_topology(topology), log, workspace.registry(), create=not no_create)
+        workspace.keep_derived(binding.plan)
+        if begin_at is not None:
+            refuse_begun(binding, log)
+            starts = offsets_at(log, source_places(binding.plan, log), begin_at)
+            begin(binding, log, starts, heads={n: {"from": begin_at} for n in range(binding.task_count)})
+        control = _control(binding, log, member, create=not no_create and not until_end)
+        if control is not None and until_end and not upkeep.supervised:
+            refuse_held(control.in_force(), binding.names)
+        before = of_sources(fates_in(binding, log), binding.plan)
+        if workers > 1:
+            flags = [
+                flag for flag, on in (("--until-end", until_end), ("--close", close), ("--no-create", no_create)) if on
+            ]
+            progress, stopped, code = _processes(workers, topology, [*flags, *workspace.options], upkeep)
+        else:
+            checkpoints = workspace.checkpoints()
+            ends = source_ends(binding, log) if until_end else None
+            done, _ = read_so_far(binding, log)
+            total = None if ends is None else sum(ends.values()) - done
+            with progress_bar(f"running {binding.names.topology}", total) as update:
+                worker = Worker(
+                    binding,
+                    log,
+                    checkpoints=checkpoints,
+                    member=member,
+                    until_end=ends,
+                    close=close,
+                    on_commit=(lambda _: update(read_so_far(binding, log)[0] - done)) if watched() else None,
+                    observer=WorkerTelemetry(binding, log, checkpoints, vital, metrics, ready_lag=upkeep.ready_lag),
+                    control=control,
                 )
-                code = 0
+                progress, stopped = _work(worker, upkeep)
+            code = 0
         _report(binding, log, before, progress, as_json=as_json)
         if stopped:
             done, there = read_so_far(binding, log)
@@ -100,29 +226,65 @@ def run(
                 err=True,
             )
             # A live run ends only so; a run that should have read everything has not.
-            code = code or (130 if until_end else 0)
-    raise click.exceptions.Exit(code)
+            return code or (130 if until_end else 0)
+        request = control.in_force() if control is not None else None
+        if request is not None and request.deed == "drain" and not code:
+            click.echo(f"drained, as {request.who} asked for; 'streamproc resume {topology}' takes that back", err=True)
+        return code
 
 
-def _work(
-    binding: Binding, log: Log, workspace: Workspace, member: str, *, until_end: bool, close: bool
-) -> tuple[Progress, bool]:
-    ends = source_ends(binding, log) if until_end else None
-    done, _ = read_so_far(binding, log)
-    total = None if ends is None else sum(ends.values()) - done
-    with progress_bar(f"running {binding.names.topology}", total) as update:
-        worker = Worker(
-            binding,
-            log,
-            checkpoints=workspace.checkpoints(),
-            member=member,
-            until_end=ends,
-            close=close,
-            on_commit=(lambda _: update(read_so_far(binding, log)[0] - done)) if watched() else None,
+def _control(binding: Binding, log: Log, member: str, *, create: bool) -> WorkerControl | None:
+    """The worker's side of the control topic; None where there is none and it is not to be made."""
+    if create:
+        create_control(log, binding.names)
+    elif control_topic(binding.names) not in log.topics():
+        return None
+    return WorkerControl(log, binding.names, member)
+
+
+def _work(worker: Worker, upkeep: Upkeep) -> tuple[Progress, bool]:
+    """Runs the worker in this process; a stop that takes too long ends the process."""
+
+    def cut_off() -> None:
+        click.echo(
+            f"not done after {seconds_text(upkeep.drain_s)}: cut off; the next run does the rest again", err=True
         )
-        with stopping(worker.stop) as stopped:
+        # The loop hangs, or it would be done: nothing in this process can be waited for. A kill does no harm.
+        os._exit(CUT_OFF)
+
+    watchdog = threading.Timer(upkeep.drain_s, cut_off)
+    watchdog.daemon = True
+
+    def stop() -> None:
+        worker.stop()
+        with contextlib.suppress(RuntimeError):  # It runs already: asked twice.
+            watchdog.start()
+
+    with _until_orphaned(upkeep.supervised), stopping(stop) as stopped:
+        try:
             progress = worker.run()
+        finally:
+            watchdog.cancel()
     return progress, stopped.asked
+
+
+@contextlib.contextmanager
+def _until_orphaned(supervised: bool) -> Iterator[None]:
+    """A supervised worker holds a pipe that nobody writes to: its end means that the supervisor is gone."""
+
+    def watch() -> None:
+        while os.read(sys.stdin.fileno(), 1_024):
+            continue
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if supervised:
+        threading.Thread(target=watch, daemon=True).start()
+    yield
+
+
+def _tell_address(address: str) -> None:
+    if not address.startswith(UNIX):
+        click.echo(f"metrics, health and readiness on {address}", err=True)
 
 
 def _report(binding: Binding, log: Log, before: dict[str, Counts], progress: Progress, *, as_json: bool) -> None:
@@ -166,26 +328,31 @@ def _report(binding: Binding, log: Log, before: dict[str, Counts], progress: Pro
         put_table("written by this run", ("topic", "rows"), written)
 
 
-def _processes(workers: int, topology: str, flags: list[str]) -> tuple[Progress, bool, int]:
-    """Starts the workers as processes of their own and waits; gives what they did together, and the worst exit code."""
-    command = [sys.executable, "-m", "streamproc", "run", topology, "--json", *flags]
-    children = [
-        subprocess.Popen(
-            [*command, "--member", f"{socket.gethostname()}-{number}"],
-            stdout=subprocess.PIPE,
-            env=os.environ,
+def _processes(workers: int, topology: str, flags: list[str], upkeep: Upkeep) -> tuple[Progress, bool, int]:
+    """Runs the workers as processes of their own; gives what they did together, whether they were stopped, the code."""
+    names = [f"{socket.gethostname()}-{number}" for number in range(workers)]
+    command = [sys.executable, "-m", "streamproc", "run", topology, "--json", "--supervised", *flags]
+    command += ["--drain-timeout", f"{upkeep.drain_s:g}s", "--stall-after", f"{upkeep.stall_after_s:g}s"]
+    command += [] if upkeep.ready_lag is None else ["--ready-lag", str(upkeep.ready_lag)]
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="streamproc-"))
+        sockets = {name: os.path.join(folder, f"{number}.sock") for number, name in enumerate(names)}
+        supervisor = Supervisor(
+            {name: [*command, "--member", name, "--http", f"{UNIX}{path}"] for name, path in sockets.items()},
+            crashes=upkeep.crashes,
+            drain_s=upkeep.drain_s,
         )
-        for number in range(workers)
-    ]
-
-    def pass_on() -> None:
-        for child in children:
-            child.send_signal(signal.SIGTERM)
-
+        if upkeep.http is not None:
+            supervisor.registry.register(GatheredMetrics(sockets))
+            health, ready = (
+                partial(gathered_verdict, page, sockets, supervisor.not_running, supervisor.ages, upkeep.stall_after_s)
+                for page in ("/health", "/ready")
+            )
+            _tell_address(stack.enter_context(serving(upkeep.http, supervisor.registry, health, ready)))
+        with stopping(supervisor.stop):
+            outcome = supervisor.run()
     together = Progress()
-    with stopping(pass_on) as stopped:
-        answers = [child.communicate()[0] for child in children]
-    for answer in answers:
+    for answer in outcome.answers:
         if not answer.strip():
             continue
         did = orjson.loads(answer)
@@ -194,5 +361,4 @@ def _processes(workers: int, topology: str, flags: list[str]) -> tuple[Progress,
         together.restored_steps += did["restored_steps"]
         for topic, rows in did["written"].items():
             together.written[topic] = together.written.get(topic, 0) + rows
-    codes = [child.returncode for child in children if child.returncode not in (0, 130)]
-    return together, stopped.asked, max((2 if code == 2 else 1 for code in codes), default=0)
+    return together, outcome.asked, outcome.code

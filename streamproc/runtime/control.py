@@ -247,9 +247,7 @@ def _request_of(told: Mapping[str, Any], number: int) -> Request:
     deed = told["deed"]
     if deed not in _DEEDS:
         raise ValueError(f"'{deed}' cannot be asked for")
-    return Request(
-        deed, str(told["who"]), int(told["when_us"]), str(told["why"]), _offsets_of(told["offsets"]), number
-    )
+    return Request(deed, str(told["who"]), int(told["when_us"]), str(told["why"]), _offsets_of(told["offsets"]), number)
 
 
 def _answer_of(member: str, told: Mapping[str, Any]) -> Answer:
