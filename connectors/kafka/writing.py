@@ -4,12 +4,13 @@ The path for installations whose librdkafka cannot be called directly; `connecto
 without an object per record. Both follow one rule: after any time-out or unknown outcome of a transaction its producer
 is never used again, because a delayed end of that transaction could hit the next one; opened anew under the same id, it
 has a newer epoch, and whatever is late is refused. librdkafka sends a request again by itself when its connection
-breaks, and says nothing of it: the first one may still be on its way. So an answer that was not quick, or during
-which a connection broke, is doubted too, and the next transaction begins with a new producer.
+breaks, and says nothing of it: the first one may still be on its way. So an answer that was not quick is doubted too,
+and the next transaction begins with a new producer. That is no proof: one that was sent again can be quick.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -82,7 +83,8 @@ class KafkaProducer:
         try:
             client.init_transactions(_INIT_S)
         except KafkaException as problem:
-            client.poll(0.1)
+            with contextlib.suppress(KafkaException):  # A fatal error is raised here once more.
+                client.poll(0.1)
             client.close(0)
             self.connection.check()
             raise refusal(error_of(problem), f"opening producer '{self.id}'", self.connection) from problem
@@ -335,7 +337,8 @@ class KafkaTransaction:
 
     def _report(self, error: KafkaError | None, message: Any) -> None:
         if error is not None:
-            self._failed = self._failed or error
+            if error.code() not in (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT):
+                self._failed = self._failed or error
             return
         place, offset = TopicPartition(message.topic(), message.partition()), message.offset()
         first, last = self._ranges.get(place, (offset, offset + 1))
