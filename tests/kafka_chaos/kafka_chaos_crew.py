@@ -61,7 +61,7 @@ class Hand:
 
 
 class Crew:
-    """Workers by name; `with Crew(job) as crew` kills at the end whoever is left. Its methods may be called by threads."""
+    """Workers by name; `with Crew(job) as crew` kills at the end whoever is left. Threads may call it."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -83,6 +83,12 @@ class Crew:
         with self._lock:
             for name in list(self.hands):
                 self.kill(name)
+
+    @property
+    def all_commits(self) -> int:
+        """Commits that were told of, also by those that still work."""
+        with self._lock:
+            return self.commits + sum(hand.commits for hand in self.hands.values())
 
     def start(self, name: str, **changes: object) -> Hand:
         """Starts a worker of that name."""

@@ -1,7 +1,7 @@
-"""Faults that a seed chooses: of workers, and of the brokers that lead, coordinate the group, or coordinate transactions.
+"""Faults that a seed chooses: of workers, and of the brokers that lead, or coordinate groups or transactions.
 
-Three lanes run at once: workers are killed; brokers are killed or restarted, one after the other; brokers are frozen. Each
-fault is noted with its second.
+Three lanes run at once: workers are killed; brokers are killed or restarted, one by one; brokers are frozen.
+Each fault is noted with its second.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ _QUIET = {"log_level": 0, "error_cb": lambda _: None}
 
 
 class Feeder:
-    """Writes rows at a pace, each once and in order, until they are all there; `hold` is a last part that it keeps back.
+    """Writes rows at a pace, each once and in order, until all are there; `hold` is a last part that it keeps back.
 
     rate  bids a second; may be changed while it runs
     """

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -98,9 +99,7 @@ def badly_deduped(bids: Iterable[Row], kept: Multiset, within_us: int) -> list[s
     wrong += [f"{row} never went in" for row in kept if row not in known]
     for number, found in moments.items():
         found.sort()
-        wrong += [
-            f"id {number} twice within the span" for a, b in zip(found, found[1:], strict=False) if b - a <= within_us
-        ]
+        wrong += [f"id {number} twice within the span" for a, b in pairwise(found) if b - a <= within_us]
     return wrong
 
 

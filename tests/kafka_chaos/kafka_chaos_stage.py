@@ -1,4 +1,4 @@
-"""A run from beginning to verdict: brokers, topics, workers, producer, concurrent reader, and what must hold at the end."""
+"""A run from beginning to verdict: brokers, topics, workers, producer, concurrent reader."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from streamproc.ports import Log
 from streamproc.runtime.binding import Binding, bind
 from tests.services.kafka import KafkaCluster
 
+SESSION_S = 6.0
 BACK_S = 60.0
 """After the last fault every partition moves again within so long."""
 
@@ -53,7 +54,7 @@ class Stage:
     def wait_for_progress(self, within_s: float = BACK_S) -> float:
         """Waits until each partition of the sources that has records left was consumed further; gives the seconds."""
         began, before = time.monotonic(), self.committed()
-        ends = stable_ends(self.cluster.client(), world.PARTITIONS)
+        ends = stable_ends(self.cluster.client(), self.sources)
         left = {place for place, end in ends.items() if before.get(place, 0) < end}
         while left:
             now = self.committed()
@@ -66,7 +67,7 @@ class Stage:
     def drain(self, within_s: float) -> float:
         """Waits until everything in the sources is consumed; gives the seconds."""
         began = time.monotonic()
-        ends = stable_ends(self.cluster.client(), world.PARTITIONS)
+        ends = stable_ends(self.cluster.client(), self.sources)
         while left := {place: end for place, end in ends.items() if self.committed().get(place, 0) < end}:
             assert time.monotonic() - began < within_s, f"not consumed within {within_s:.0f} s: {left}"
             self.crew.revive()
@@ -87,6 +88,11 @@ class Stage:
         wrong += [f"concurrent reader: {line}" for line in judge(self.topology, seen, schema)]
         wrong += [f"verify: {line}" for line in verified(self.topology, self.place)]
         return wrong + self.crew.ended
+
+    @property
+    def sources(self) -> list[str]:
+        """The topics that the topology reads."""
+        return [topic for topic in world.PARTITIONS if topic in self.binding.partitions]
 
     @property
     def topics(self) -> list[str]:

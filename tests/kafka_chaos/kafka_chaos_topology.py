@@ -1,6 +1,6 @@
 """Bids and floor prices, and the two topologies that brokers and workers are killed under.
 
-`chain` stands below `ordered` and takes dedupe, an as-of join, changes of key and windows, so every row of its output is
+`chain` stands below `ordered` and takes dedupe, an as-of join, changes of key and windows, so each row of its output is
 known beforehand. `flat` works in order of arrival: only what does not depend on that order is known of it.
 """
 
@@ -58,7 +58,7 @@ def create(log: Log) -> None:
 
 
 def rows(seed: int, bids: int) -> Iterator[tuple[str, Row]]:
-    """Topic and row, in the order of producing: event times out of order by less than the lateness, ids that come again.
+    """Topic and row, in the order of producing: event times out of order by less than the lateness, ids come again.
 
     A repetition has its own price and time; some come within the span of dedupe, some behind it.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import fastavro
@@ -16,7 +16,7 @@ from kafka_chaos_worker import Place
 from streamproc.runtime.binding import Binding, bind
 from streamproc.runtime.verify import verify
 
-_EPOCH = datetime.fromtimestamp(0, tz=__import__("datetime").timezone.utc)
+_EPOCH = datetime.fromtimestamp(0, tz=UTC)
 Values = Mapping[str, Iterable[bytes]]
 
 

@@ -61,7 +61,10 @@ class Job:
 def work(job: Job, told: Connection) -> None:
     """Runs the worker; tells "open" before it joins, units done after each commit, and at the end that it is done."""
     logging.basicConfig(
-        filename=job.folder / f"{job.member}.log", level=logging.INFO, format="%(asctime)s %(process)d %(message)s"
+        filename=job.folder / f"{job.member}.log",
+        level=logging.INFO,
+        force=True,
+        format="%(asctime)s %(process)d %(message)s",
     )
     with_log = job.place.open()
     try:

@@ -1,7 +1,7 @@
 """Exactly once on three real brokers, while workers are killed and brokers are killed, restarted and frozen.
 
-The verdict comes from topics alone: what the sources hold, put through an independent naive computation, must be what the
-sinks hold, row for row, for a reader at the end and for one that read all the while; `verify` must agree.
+The verdict comes from topics alone: what the sources hold, put through an independent naive computation, must be what
+the sinks hold, row for row, for a reader at the end and for one that read all the while; `verify` must agree.
 STREAMPROC_SEED, STREAMPROC_SECONDS and STREAMPROC_EVENTS change the long form.
 """
 
