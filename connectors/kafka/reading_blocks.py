@@ -99,10 +99,11 @@ class BlockReader:
             if waiting.blocks:
                 return _cut(waiting, max_records, max_bytes)
             if waiting.broken is not None:
-                at, why = waiting.broken
-                self._drop(partition)
-                why = f"{why}; the batch that holds this offset cannot be handed out"
-                return unreadable_block(partition, max(at, offset), why)
+                first, why = max(offset, waiting.broken[0]), waiting.broken[1]
+                behind = self._behind(partition, first)
+                why = f"{why}; records {first} to {behind - 1} cannot be handed out"
+                # Wherever reading begins in a broken batch, it is the same one record that stands for it.
+                return unreadable_block(partition, behind - 1, why)
             if end < 0:
                 end = self._admin.end_offset(partition)
                 continue  # What had come by then may lie in the queue already.
@@ -165,6 +166,39 @@ class BlockReader:
         rd.consume_stop(waiting.topic, partition.partition)
         rd.queue_destroy(waiting.queue)
         rd.topic_destroy(waiting.topic)
+
+    def _behind(self, partition: TopicPartition, broken: int) -> int:
+        """The first offset behind a batch that cannot be read: nothing tells where it ends, so it is searched for."""
+        self._drop(partition)
+        end = self._admin.end_offset(partition)
+        step, good = 1, end
+        while broken + step < end:
+            if not self._is_broken(partition, broken + step):
+                good = broken + step
+                break
+            broken, step = broken + step, 2 * step
+        while good - broken > 1:
+            middle = (broken + good) // 2
+            if self._is_broken(partition, middle):
+                broken = middle
+            else:
+                good = middle
+        return good
+
+    def _is_broken(self, partition: TopicPartition, offset: int) -> bool:
+        until = time.monotonic() + READ_S
+        while True:
+            waiting = self._at(partition, offset)
+            self._pull(partition, waiting)
+            if waiting.broken is not None:
+                self._drop(partition)
+                return True
+            if waiting.blocks or waiting.reached >= 0:
+                self._drop(partition)
+                return False
+            if time.monotonic() > until:
+                raise self._client.connection.away(f"reading {partition.topic}-{partition.partition} from {offset}")
+            self._sleep(_LOOK_S)
 
     def _sleep(self, seconds: float) -> None:
         """Until a queue has something, or the time is over."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -85,7 +86,9 @@ class KafkaProducer:
         except KafkaException as problem:
             with contextlib.suppress(KafkaException):  # A fatal error is raised here once more.
                 client.poll(0.1)
-            client.close(0)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # That it has nothing to abort.
+                client.close(0)
             self.connection.check()
             raise refusal(error_of(problem), f"opening producer '{self.id}'", self.connection) from problem
         return client

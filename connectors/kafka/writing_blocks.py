@@ -195,8 +195,9 @@ class BlockSender:
         self._bytes -= int(sizes.sum())
         if count == 0:
             return
-        if err.any():
-            self.failed = self.failed or KafkaError(int(err[err != 0][0]))
+        told = err[(err != 0) & (err != KafkaError._PURGE_QUEUE) & (err != KafkaError._PURGE_INFLIGHT)]
+        if told.size:  # What was thrown away with others says nothing of why.
+            self.failed = self.failed or KafkaError(int(told[0]))
         if (offsets[err == 0] < 0).any():
             self.failed = self.failed or KafkaError(KafkaError._FAIL, "a delivery came without its offset")
         # Reports come partition by partition: few runs.
