@@ -94,10 +94,14 @@ def bind(topology: Topology, log: Log, registry: Registry, *, create: bool = Tru
             partitions[sink.topic] = have.partitions if have is not None else tasks[stage.index]
             retention = sink.contract.retention_us
             wanted[sink.topic] = (
-                have if have is not None else TopicSettings(partitions[sink.topic], retention_us=retention, append_time=True)
+                have
+                if have is not None
+                else TopicSettings(partitions[sink.topic], retention_us=retention, append_time=True)
             )
         for edge in stage.edges:
-            wanted[names.edge(edge.name)] = TopicSettings(tasks[edge.from_stage] * tasks[edge.to_stage], append_time=True)
+            wanted[names.edge(edge.name)] = TopicSettings(
+                tasks[edge.from_stage] * tasks[edge.to_stage], append_time=True
+            )
     wanted[names.late] = topics.get(names.late, TopicSettings(1, append_time=True))
     wanted[names.dead_letters] = topics.get(names.dead_letters, TopicSettings(1, append_time=True))
     wanted[names.tasks] = TopicSettings(sum(tasks), append_time=True)
