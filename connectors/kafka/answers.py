@@ -28,7 +28,9 @@ _FENCED: Final = {
     KafkaError.INVALID_PRODUCER_EPOCH,
     KafkaError.PRODUCER_FENCED,
 }
+_TORN: Final = {KafkaError._STATE, KafkaError.INVALID_TXN_STATE, KafkaError.INVALID_PRODUCER_ID_MAPPING}
 _AWAY: Final = {
+    KafkaError._NOENT,  # No leader is known for a partition.
     KafkaError._TRANSPORT,
     KafkaError._ALL_BROKERS_DOWN,
     KafkaError._RESOLVE,
@@ -127,6 +129,11 @@ def is_stale(error: KafkaError) -> bool:
 def is_fenced(error: KafkaError) -> bool:
     """Whether a newer producer has the id, or the transaction took too long: brokers say the same for both."""
     return error.code() in _FENCED
+
+
+def is_torn(error: KafkaError) -> bool:
+    """Whether the brokers do not know of the transaction that the client believes to be open."""
+    return error.code() in _TORN
 
 
 def fenced(transactional_id: str) -> Fenced:

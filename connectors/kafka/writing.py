@@ -20,7 +20,17 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka import TopicPartition as KafkaPlace
 
 from connectors.kafka.admin import Admin
-from connectors.kafka.answers import Connection, error_of, fenced, is_fenced, is_stale, refusal, stale, unknown
+from connectors.kafka.answers import (
+    Connection,
+    error_of,
+    fenced,
+    is_fenced,
+    is_stale,
+    is_torn,
+    refusal,
+    stale,
+    unknown,
+)
 from connectors.kafka.membership import KafkaMembership
 from connectors.kafka.profile import RECONNECT_MS, TRANSACTION_TIMEOUT_S, Profile
 from streamproc.errors import LogError
@@ -253,6 +263,9 @@ class KafkaTransaction:
             self._break(fenced(producer.id))
         if is_stale(error):
             raise _Moved(error) from problem
+        if is_torn(error):
+            # Something else ended the transaction, perhaps an end of the one before that was late: who can say how.
+            self._break(unknown(f"the transaction of '{producer.id}'", error))
         if not error.fatal() and (certain or error.txn_requires_abort()):
             error = self._failure() or error  # A commit says that deliveries failed, a delivery says why.
             self._abort()

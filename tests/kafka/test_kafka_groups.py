@@ -53,7 +53,7 @@ class Members:
 
 @pytest.fixture(params=PROTOCOLS)
 def group(request: pytest.FixtureRequest) -> Iterator[Members]:
-    KafkaAdapter().close()
+    KafkaAdapter(blocks=True).close()
     members = Members(request.param)
     log = members.log()
     log.create_topic("tasks", TopicSettings(partitions=7))
