@@ -80,7 +80,7 @@ class DirectoryCheckpoints:
 
     def put_manifest(self, manifest: CheckpointManifest) -> None:
         """Publishes a checkpoint, durably and atomically; its blocks must be stored before."""
-        body = _body(manifest)
+        body = manifest_body(manifest)
         directory = self._manifest_directory(manifest.task)
         touched = _make_directory(directory)
         path = directory / f"{manifest.step:020d}-{content_id(body)}"
@@ -199,7 +199,8 @@ class DirectoryCheckpoints:
         return named
 
 
-def _body(manifest: CheckpointManifest) -> bytes:
+def manifest_body(manifest: CheckpointManifest) -> bytes:
+    """A manifest as JSON."""
     return orjson.dumps(
         {
             "task": manifest.task,
@@ -220,10 +221,14 @@ def _read_manifest(path: Path) -> CheckpointManifest | None:
         return None
     if content_id(body) != path.name.partition("-")[2]:
         return None
+    manifest = manifest_of(body)
+    return manifest if manifest.step == _step(path) else None
+
+
+def manifest_of(body: bytes) -> CheckpointManifest:
+    """The manifest that `manifest_body` wrote."""
     parts = orjson.loads(body)
     arrays = {name: (dtype, tuple(shape), tuple(blocks)) for name, (dtype, shape, blocks) in parts["arrays"].items()}
-    if parts["step"] != _step(path):
-        return None
     return CheckpointManifest(parts["task"], parts["step"], parts["chain"], parts["fingerprint"], parts["head"], arrays)
 
 

@@ -262,7 +262,7 @@ def load_value(text: str, kind: type[V], noun: str, example: str) -> V:
         value = vars(module)[name]
         if not isinstance(value, kind):
             raise InputError(
-                f"'{text}' is a {type(value).__name__}, not a {kind.__name__}", hint=did_you_mean(name, found)
+                f"'{text}' is a {type(value).__name__}, not a {noun}", hint=did_you_mean(name, found)
             )
         return value
     distinct = {id(value): value for value in found.values()}

@@ -96,7 +96,12 @@ ADAPTERS: Mapping[str, Callable[[Path], Adapter]] = {
 }
 
 
-@pytest.fixture(params=sorted(ADAPTERS))
+SLOW = ("kafka, message by message",)
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.long) if name in SLOW else name for name in sorted(ADAPTERS)]
+)
 def adapter(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Adapter]:
     """A log without topics."""
     made = ADAPTERS[request.param](tmp_path)
