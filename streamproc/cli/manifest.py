@@ -6,67 +6,22 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import click
 
+from streamproc.cli.deployment import HOME, Deployment
 from streamproc.cli.render import put_json
 from streamproc.cli.workspace import Workspace, load_topology, workspace_options
 from streamproc.errors import InputError
 from streamproc.event_time import span_us
 from streamproc.planning.topology import Topology
 
-HOME: Final = PurePosixPath("/app")
-"""The project's folder in the image: its topologies, its contracts, and the binding."""
-PORT: Final = 9464
-STATE: Final = "state"
 _SECRET: Final = re.compile(r"password|passwd|secret|token|credential|private", re.IGNORECASE)
 _USERINFO: Final = re.compile(r"//[^/@\s]+:[^/@\s]+@")
 _AMOUNT: Final = re.compile(r"\d+(\.\d+)?(m|[KMGT]i?)?")
 _PLACE: Final = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
-
-
-@dataclass(frozen=True, slots=True)
-class Deployment:
-    """What both forms say.
-
-    name        what everything is called: letters, digits and `-`
-    topology    as `streamproc run` takes it in the image
-    binding     path in the project and text of the binding
-    flags       further flags of `run`
-    state       folders in the image that must outlive a container
-    variables   environment variables that hold secrets
-    files       paths of secret files and certificates
-    on_kafka    workers may run on many machines; else all must share one file
-    """
-
-    name: str
-    topology: str
-    version: int
-    owner: str
-    image: str
-    binding: tuple[PurePosixPath, str] | None
-    flags: tuple[str, ...]
-    state: tuple[PurePosixPath, ...]
-    variables: tuple[str, ...]
-    files: tuple[PurePosixPath, ...]
-    on_kafka: bool
-    workers: int
-    drain_s: int
-    cpu: str
-    memory: str
-
-    def command(self, *, workers: int = 1, member: str = "") -> list[str]:
-        """The command line of one container."""
-        line = ["streamproc", "run", self.topology]
-        if self.binding is not None:
-            line += ["--bind", str(HOME / self.binding[0])]
-        line += [*self.flags, "--http", f"0.0.0.0:{PORT}", "--drain-timeout", f"{self.drain_s}s"]
-        if workers > 1:
-            line += ["--workers", str(workers)]
-        return line + (["--member", member] if member and workers == 1 else [])
 
 
 @click.command()
@@ -150,6 +105,7 @@ def manifest(
 
 
 def _texts(deployment: Deployment, form: str) -> Iterator[tuple[str, str]]:
+    # The library for YAML loads only where it is used.
     from streamproc.cli.manifest_compose import compose_text
     from streamproc.cli.manifest_kubernetes import kubernetes_text
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import yaml
 
-from streamproc.cli.manifest import HOME, PORT, STATE, Deployment
+from streamproc.cli.deployment import HOME, PORT, STATE, Deployment
 
 _PROBE: Final = (
     f"import urllib.request as request; request.urlopen('http://127.0.0.1:{PORT}/health', timeout=5).close()"

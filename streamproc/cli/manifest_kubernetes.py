@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import yaml
 
-from streamproc.cli.manifest import HOME, PORT, STATE, Deployment
+from streamproc.cli.deployment import HOME, PORT, STATE, Deployment
 
 _USER: Final = 10_001
 _CACHE: Final = "/var/cache/streamproc"
