@@ -59,7 +59,8 @@ class KafkaCluster:
     def __init__(self, folder: Path, *, brokers: int, security: str, heap: str, settings: Mapping[str, object]) -> None:
         self.folder, self.security, self.heap = folder, security, heap
         self.libs = jars()
-        self.id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # The fixed first letter: one in 64 ids would begin with "-", which Kafka's tools take for an option.
+        self.id = "k" + urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
         ports = free_ports(4 * brokers)
         names = ("client", "controller", "proxied", "advertised")
         self.ports = [dict(zip(names, ports[4 * n : 4 * n + 4], strict=True)) for n in range(brokers)]
