@@ -30,5 +30,6 @@ def run_head(binding: Binding, stage: CompiledStage) -> dict[str, Any]:
             "polars": pl.__version__,
             "numpy": np.__version__,
             "numba": numba.__version__,
-        },
+        }
+        | {name: text for node in stage.stage.nodes for name, text in getattr(node.origin, "libraries", {}).items()},
     }

@@ -118,6 +118,21 @@ LAWS: dict[str, tuple[Step, tuple[StreamType, ...]]] = {
     "key_by": (sp.key_by("k", "i"), (PLAIN,)),
     "key_by nothing": (sp.key_by(), (PLAIN,)),
     "require": (sp.require(positive=pl.col("i") > 0, finite=pl.col("x").is_finite()), (PLAIN,)),
+    "harmonise": (
+        sp.harmonise(
+            at=sp.canonical.instant("i", epoch="s"), weight=sp.canonical.quantity("x", unit="[lb_av]", to="kg"),
+            label=sp.canonical.text("s", case="upper", ascii=True, pattern="[A-Z ]*"),
+        ),
+        (KEYED,),
+    ),
+    "harmonise with defaults": (
+        sp.harmonise(
+            at=sp.canonical.instant("s", formats=("iso", "%Y%m%d"), zone="Europe/Berlin", otherwise="null"),
+            size=sp.canonical.quantity("d", unit="m", to="cm"),
+            weight=sp.canonical.quantity("x", to="kg", unit_column="s", units={"a": "g", "hot": "t"}, default=1.5),
+        ),
+        (PLAIN,),
+    ),
     "stateless": (sp.stateless(squares, reads=("i",)), (KEYED,)),
     "stateless of all columns": (sp.stateless(squares), (PLAIN,)),
     "custom": (sp.custom(RunningNumber(), key=("k",)), (KEYED,)),
