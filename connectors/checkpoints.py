@@ -42,13 +42,14 @@ class DirectoryCheckpoints:
     damaged  manifest files that the last `manifests` call left out
     """
 
-    __slots__ = ("_clock", "_directory", "_seen_whole", "_swept", "damaged")
+    __slots__ = ("_clock", "_directory", "_listed", "_seen_whole", "_swept", "damaged")
 
     def __init__(self, directory: str | Path, *, clock: Callable[[], float] = time.time) -> None:
         self._directory = Path(directory)
         self._clock = clock
         self._swept = float("-inf")
         self._seen_whole: set[str] = set()
+        self._listed: dict[str, list[Path]] = {}
         self.damaged: tuple[Path, ...] = ()
         if self._directory.exists() and not self._directory.is_dir():
             raise InputError(f"'{directory}' is not a directory", hint="name a directory for checkpoints")
@@ -93,7 +94,8 @@ class DirectoryCheckpoints:
     def manifests(self, task: str) -> list[CheckpointManifest]:
         """The task's readable manifests, newest step first; damaged ones are left out and listed in `damaged`."""
         readable, damaged = [], []
-        for path in sorted(_files(self._manifest_directory(task)), reverse=True):
+        self._listed[task] = sorted(_files(self._manifest_directory(task)), reverse=True)
+        for path in self._listed[task]:
             manifest = _read_manifest(path)
             if manifest is None or manifest.task != task:
                 damaged.append(path)
@@ -105,12 +107,18 @@ class DirectoryCheckpoints:
     def discard(self, task: str, *, keep_steps: Iterable[int]) -> None:
         """Deletes the task's other manifests, then blocks that no manifest names and that are older than an hour.
 
-        Blocks are looked at once in five minutes.  A manifest of any task that cannot be read stops the deletion of
+        Of manifests only those go that the last `manifests` call saw: what a new owner published since then is none of
+        a late caller's business.  Blocks are looked at once in five minutes.  A manifest of any task that cannot be read stops the deletion of
         blocks: nobody knows which ones it names.  A damaged manifest of this task is deleted unless its step is kept.
         """
         keep = set(keep_steps)
-        for path in _files(self._manifest_directory(task), temporary=True):
-            if self._is_old(path) if path.name.endswith(".part") else _step(path) not in keep:
+        there = list(_files(self._manifest_directory(task), temporary=True))
+        seen = self._listed.pop(task, None)
+        for path in there if seen is None else seen:
+            if not path.name.endswith(".part") and _step(path) not in keep:
+                path.unlink(missing_ok=True)
+        for path in there:
+            if path.name.endswith(".part") and self._is_old(path):
                 path.unlink(missing_ok=True)
         # To look at every block takes a while where there are many, and an hour is long: not at each checkpoint.
         now = self._clock()

@@ -371,5 +371,9 @@ class CheckpointStore(Protocol):
         ...
 
     def discard(self, task: str, *, keep_steps: Iterable[int]) -> None:
-        """Deletes the task's other manifests, then blocks that no manifest names and that are older than an hour."""
+        """Deletes the task's other manifests, then blocks that no manifest names and that are older than an hour.
+
+        Of manifests only those go that the last `manifests` call of this object saw (all, before there was one): what a
+        new owner published since then is none of a late caller's business.
+        """
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from streamproc.errors import OffsetOutOfRange
 from streamproc.event_time import MAX_TIME
 from streamproc.ports import Log, TopicPartition
 from streamproc.runtime.binding import Binding
@@ -62,7 +63,10 @@ class Ending:
         if position >= end:
             return False
         # Other logs than ours keep marks between records and behind the last one, which nobody consumes.
-        block = self.log.read(place, position, max_records=1)
+        try:
+            block = self.log.read(place, position, max_records=1)
+        except OffsetOutOfRange:
+            return True  # The position is old: its owner went on and trimmed what lies before, so look again later.
         return bool(len(block)) and int(block.offsets[0]) < end
 
     def _in_flight(self, place: TopicPartition, ends: Mapping[TopicPartition, int]) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from streamproc.engine.compiled import TaskState
-from streamproc.errors import CorruptSnapshot, ForeignFingerprint, LogError, ReplayDiverged
+from streamproc.errors import CorruptSnapshot, ForeignFingerprint, LogError, OffsetOutOfRange, ReplayDiverged
 from streamproc.hashing import content_id
 from streamproc.ports import CheckpointManifest, CheckpointStore, Log, TopicPartition
 from streamproc.runtime.binding import Binding
@@ -48,12 +48,18 @@ def journal_entries(log: Log, place: TopicPartition, offset: int, end: int) -> I
 
 def last_entry(log: Log, place: TopicPartition) -> Entry | None:
     """The newest entry of a journal. It may lie some offsets before the end: logs keep marks between records."""
-    start, end = log.start_offset(place), log.end_offset(place)
-    for back in (4, 64, end - start):
-        entries = list(journal_entries(log, place, max(start, end - back), end))
-        if entries:
-            return entries[-1][1]
-    return None
+    while True:
+        start, end = log.start_offset(place), log.end_offset(place)
+        try:
+            for back in (4, 64, end - start):
+                entries = list(journal_entries(log, place, max(start, end - back), end))
+                if entries:
+                    return entries[-1][1]
+        except OffsetOutOfRange:
+            if log.start_offset(place) == start:
+                raise
+            continue  # The task's owner trimmed its journal between two looks: what is newest has grown since.
+        return None
 
 
 def restore_task(
@@ -245,7 +251,10 @@ def journal_mark(log: Log, place: TopicPartition, offset: int) -> tuple[int, str
     """
     if not log.start_offset(place) <= offset < log.end_offset(place):
         return None
-    block = log.read(place, offset, max_records=1)
+    try:
+        block = log.read(place, offset, max_records=1)
+    except OffsetOutOfRange:
+        return None  # Whoever owns the task now trimmed its journal since the line above.
     if not len(block) or int(block.offsets[0]) != offset:
         return None
     ((_, entry),) = entries_of(block)

@@ -18,6 +18,7 @@ class MemoryCheckpoints:
     def __init__(self) -> None:
         self._blocks: dict[str, bytes] = {}
         self._manifests: dict[tuple[str, int], CheckpointManifest] = {}
+        self._listed: dict[str, list[CheckpointManifest]] = {}
 
     def put_blocks(self, blocks: Mapping[str, bytes]) -> int:
         """Stores the blocks that are not there yet."""
@@ -38,10 +39,14 @@ class MemoryCheckpoints:
     def manifests(self, task: str) -> list[CheckpointManifest]:
         """The task's manifests, newest step first."""
         mine = [manifest for (name, _), manifest in self._manifests.items() if name == task]
-        return sorted(mine, key=lambda manifest: -manifest.step)
+        self._listed[task] = sorted(mine, key=lambda manifest: -manifest.step)
+        return list(self._listed[task])
 
     def discard(self, task: str, *, keep_steps: Iterable[int]) -> None:
-        """Deletes the task's other manifests; blocks stay, for a process does not live long."""
+        """Deletes those of the task's other manifests that were listed last; blocks stay, for a process does not live
+        long."""
         keep = set(keep_steps)
-        for key in [key for key in self._manifests if key[0] == task and key[1] not in keep]:
-            del self._manifests[key]
+        seen = self._listed.pop(task, None)
+        for manifest in [m for (name, _), m in self._manifests.items() if name == task] if seen is None else seen:
+            if manifest.step not in keep and self._manifests.get((task, manifest.step)) is manifest:
+                del self._manifests[task, manifest.step]

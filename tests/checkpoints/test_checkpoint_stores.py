@@ -171,6 +171,19 @@ def test_discard_keeps_what_a_kept_manifest_names(copied: Keeper) -> None:
     assert all(map(np.array_equal, load(store, manifest), state_at(7)))
 
 
+def test_a_cleaner_that_comes_late_leaves_what_the_new_owner_published(copied: Keeper) -> None:
+    """It stood still after it had listed: the new owner's checkpoints are not on its list, and not its business."""
+    late = copied.open("late")
+    listed = [found.step for found in late.manifests(TASK)]
+    owner = copied.open("owner")
+    published = [save(owner, TASK, step, state_at(step)) for step in (11, 12)]
+    owner.manifests(TASK)
+    owner.discard(TASK, keep_steps=[11, 12])
+    late.discard(TASK, keep_steps=listed[:2])
+    assert [found.step for found in copied.open("reader").manifests(TASK)] == [12, 11]
+    assert all(np.array_equal(a, b) for a, b in zip(load(owner, published[1]), state_at(12), strict=True))
+
+
 def test_discard_leaves_blocks_of_the_last_hour_and_of_other_tasks(copied: Keeper) -> None:
     other = save(copied.open(), "other", 1, state_at(9))
     before = blocks_in(copied)

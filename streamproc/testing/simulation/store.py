@@ -52,6 +52,7 @@ class SimulatedCheckpoints:
     def __init__(self, shared: SharedStore, link: Carrier) -> None:
         self._shared = shared
         self._link = link
+        self._listed: dict[str, list[CheckpointManifest]] = {}
 
     def put_blocks(self, blocks: Mapping[str, bytes]) -> int:
         """Stores the blocks that are not there yet, in two goes."""
@@ -70,15 +71,18 @@ class SimulatedCheckpoints:
 
     def manifests(self, task: str) -> list[CheckpointManifest]:
         """The task's manifests, newest step first."""
-        return self._link.call(
+        found = self._link.call(
             "store.manifests",
             lambda: sorted(
                 [m for (name, _), m in self._shared.published.items() if name == task], key=lambda m: -m.step
             ),
         )
+        self._listed[task] = found
+        return list(found)
 
     def discard(self, task: str, *, keep_steps: Iterable[int]) -> None:
-        """Deletes the task's other manifests; their blocks go with the next compaction."""
+        """Deletes those of the task's other manifests that were listed last; their blocks go with the next
+        compaction."""
         keep = set(keep_steps)
         self._link.call("store.discard", lambda: self._discard(task, keep))
 
@@ -99,8 +103,11 @@ class SimulatedCheckpoints:
         self._shared.published[manifest.task, manifest.step] = manifest
 
     def _discard(self, task: str, keep: set[int]) -> None:
-        for key in [key for key in self._shared.published if key[0] == task and key[1] not in keep]:
-            del self._shared.published[key]
+        published = self._shared.published
+        seen = self._listed.pop(task, None)
+        for manifest in [m for (name, _), m in published.items() if name == task] if seen is None else seen:
+            if manifest.step not in keep and published.get((task, manifest.step)) is manifest:
+                del published[task, manifest.step]
 
     def _require_room(self) -> None:
         if self._shared.full:
