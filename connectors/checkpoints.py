@@ -107,9 +107,10 @@ class DirectoryCheckpoints:
     def discard(self, task: str, *, keep_steps: Iterable[int]) -> None:
         """Deletes the task's other manifests, then blocks that no manifest names and that are older than an hour.
 
-        Of manifests only those go that the last `manifests` call saw: what a new owner published since then is none of
-        a late caller's business.  Blocks are looked at once in five minutes.  A manifest of any task that cannot be read stops the deletion of
-        blocks: nobody knows which ones it names.  A damaged manifest of this task is deleted unless its step is kept.
+        Of manifests only those go that the last `manifests` call saw: what a new owner published since then is
+        none of a late caller's business. Blocks are looked at once in five minutes. A manifest of any task that
+        cannot be read stops the deletion of blocks: nobody knows which ones it names. A damaged manifest of
+        this task is deleted unless its step is kept.
         """
         keep = set(keep_steps)
         there = list(_files(self._manifest_directory(task), temporary=True))

@@ -110,7 +110,8 @@ def test_a_single_fault_at_any_request_does_no_harm(name: str, part: int) -> Non
 
 def test_a_seed_is_one_run_in_every_process() -> None:
     code = (
-        f"import sys, logging; sys.path[:0] = {[str(HERE), str(HERE.parents[1])]!r}; logging.disable(logging.ERROR); import shop;"
+        f"import sys, logging; sys.path[:0] = {[str(HERE), str(HERE.parents[1])]!r}; "
+        "logging.disable(logging.ERROR); import shop;"
         "from streamproc.testing.simulation.run import simulate;"
         "print(*[simulate(shop.small(1), seed).digest for seed in range(12)])"
     )
