@@ -20,6 +20,7 @@ SUITES = {
     "windows": ([], ["--rows", "200000", "--held", "100000"]),
     "joins": ([], ["--rows", "100000"]),
     "end_to_end": ([], ["--records", "500000"]),
+    "nexmark": ([], ["--events", "50000"]),
 }
 """Arguments of a whole run and of a quick one."""
 

@@ -1,0 +1,1 @@
+"""Nexmark: an auction house's events, twenty-two questions about them, and independent answers."""
