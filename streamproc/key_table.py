@@ -1,7 +1,9 @@
 """Key bytes to dense slots, which index the owner's columns.
 
-A slot has one record of 32 bytes (where its bytes lie, how long they are, their first 8 bytes, their hash) and bytes in
-an arena.  Bytes decide whether keys are equal, never only the hash.
+A slot has one record of 64 bytes, a cache line: where its bytes lie, how long they are, their first 8 bytes, their
+hash, and the next 32 bytes.  All bytes lie in an arena too.  Bytes decide whether keys are equal, never only the hash.
+A hit on a key of up to 40 bytes touches one cell of the index and one record: each is a wait for memory where the table
+is large, and a third one, in the arena, would make the look-up half as dear again.
 
 A freed slot keeps its room in the arena for the next key that gets the slot; a key that is too long for it gets a new
 room of at least twice the size.  So the arena never holds more than twice the largest room of each slot, and nothing
@@ -29,6 +31,11 @@ _START: Final = 0
 _SIZE: Final = 1  # room << 32 | length + 1; a length field of 0 means that the slot is free
 _PREFIX: Final = 2
 _HASH: Final = 3
+_WORDS: Final = 8
+_NEXT: Final = 4
+"""Where the bytes after the first 8 begin in a record, zero behind the key's end."""
+_NEAR: Final = 8 + 8 * (_WORDS - _NEXT)
+"""Bytes of a key that its record holds."""
 _LOW: Final = 0xFFFFFFFF
 
 Flags = npt.NDArray[np.bool_]
@@ -38,7 +45,7 @@ class KeyArrays(NamedTuple):
     """What kernels get of a KeyTable.
 
     cells, old  uint64[*]        the index, see `slot_index`
-    records     int64[slots, 4]  where the bytes lie, room and length, first 8 bytes (big-endian), hash
+    records     int64[slots, 8]  where the bytes lie, room and length, first 8 bytes (big-endian), hash, bytes 8 to 40
     arena       uint8[*]         key bytes
     free        int64[slots]     stack of freed slots
     head        int64[8]         counters, see `slot_index`
@@ -59,13 +66,38 @@ def _same(records: Int64s, arena: Bytes, slot: int, buffer: Bytes, start: int, e
         return False
     if length <= 8:
         return True
-    base = records[slot, _START]
+    if length < 16:
+        tail = load64(buffer, end - 8) >> np.uint64(8 * (16 - length))
+        return np.uint64(records[slot, _NEXT]) == tail
+    # Places in the record are counted in bytes, from where the key's byte 0 would be.
+    base = 8 * (_WORDS * slot + _NEXT) - 8
+    near = min(length, _NEAR)
     at = 8
+    while at + 8 <= near:
+        if load64(records, base + at) != load64(buffer, start + at):
+            return False
+        at += 8
+    if length <= _NEAR:
+        return at == length or load64(records, base + length - 8) == load64(buffer, end - 8)
+    base = records[slot, _START]
     while at + 8 <= length:
         if load64(arena, base + at) != load64(buffer, start + at):
             return False
         at += 8
     return at == length or load64(arena, base + length - 8) == load64(buffer, end - 8)
+
+
+@inlined
+def _keep_near(records: Int64s, slot: int, buffer: Bytes, start: int, end: int) -> None:
+    """Writes bytes 8 to 40 of a key into its record."""
+    for word in range(_WORDS - _NEXT):
+        at = start + 8 + 8 * word
+        if at + 8 <= end:
+            records[slot, _NEXT + word] = np.int64(load64(buffer, at))
+        elif at < end and end - start >= 8:
+            records[slot, _NEXT + word] = np.int64(load64(buffer, end - 8) >> np.uint64(8 * (8 - (end - at))))
+        else:
+            records[slot, _NEXT + word] = 0
 
 
 @inlined
@@ -89,18 +121,16 @@ def _search(
 
 @inlined
 def _look_ahead(
-    index: UInt64s, old: UInt64s, head: Int64s, records: Int64s, arena: Bytes, hashes: UInt64s, slots: Int64s, i: int
+    index: UInt64s, old: UInt64s, head: Int64s, records: Int64s, hashes: UInt64s, slots: Int64s, i: int
 ) -> None:
-    """Fetches what rows some way ahead will need: cells, then records, then bytes.  Their `slots` hold candidates."""
-    far, near, soon = i + 2 * si.AHEAD, i + si.AHEAD, i + si.AHEAD // 2
+    """Fetches what rows some way ahead will need: cells, then records.  Their `slots` hold candidates."""
+    far, near = i + 2 * si.AHEAD, i + si.AHEAD
     if far < hashes.size:
         si.prefetch_home(index, old, head, hashes[far] >> np.uint64(32))
     if near < hashes.size:
         slots[near] = si.candidate(index, old, head, hashes[near] >> np.uint64(32))
         if slots[near] >= 0:
-            si.prefetch(records, 4 * slots[near])
-    if soon < hashes.size and slots[soon] >= 0:
-        si.prefetch(arena, records[slots[soon], _START] + 8)
+            si.prefetch(records, _WORDS * slots[near])
 
 
 @inlined
@@ -139,7 +169,7 @@ def _intern(
     si.move_cells(index, old, head, starts.size - first)
     _look_first(index, old, head, hashes, slots, first)
     for i in range(first, starts.size):
-        _look_ahead(index, old, head, records, arena, hashes, slots, i)
+        _look_ahead(index, old, head, records, hashes, slots, i)
         hash32 = hashes[i] >> np.uint64(32)
         prefix = prefixes[i]
         slot = slots[i]
@@ -159,6 +189,7 @@ def _intern(
             si.take_slot(free, head)
             records[slot, _PREFIX] = prefix
             records[slot, _HASH] = np.int64(hashes[i])
+            _keep_near(records, slot, buffer, starts[i], ends[i])
             si.insert_cell(index, old, head, hash32, slot)
             fresh[i] = True
         slots[i] = slot
@@ -172,7 +203,7 @@ def _find(
     index, old, records, arena, _, head = table
     _look_first(index, old, head, hashes, slots, 0)
     for i in range(starts.size):
-        _look_ahead(index, old, head, records, arena, hashes, slots, i)
+        _look_ahead(index, old, head, records, hashes, slots, i)
         hash32 = hashes[i] >> np.uint64(32)
         prefix = prefixes[i]
         slot = slots[i]
@@ -213,6 +244,7 @@ def _rebuild(table: KeyArrays, hashes: UInt64s) -> None:
             start = records[slot, _START]
             records[slot, _PREFIX] = np.int64(key_prefix(arena, start, start + size - 1))
             records[slot, _HASH] = np.int64(hashes[slot])
+            _keep_near(records, slot, arena, start, start + size - 1)
             si.insert_cell(index, old, head, hashes[slot] >> np.uint64(32), slot)
 
 
@@ -234,7 +266,7 @@ class KeyTable:
     def __init__(self) -> None:
         self._index = si.GrowingIndex()
         self.arrays = KeyArrays(
-            self._index.cells, self._index.old, np.zeros((0, 4), np.int64), np.zeros(0, np.uint8),
+            self._index.cells, self._index.old, np.zeros((0, _WORDS), np.int64), np.zeros(0, np.uint8),
             np.zeros(0, np.int64), np.zeros(si.HEAD, np.int64),
         )  # fmt: skip
 

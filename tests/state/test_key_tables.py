@@ -160,6 +160,22 @@ def test_keys_whose_hashes_collide_are_told_apart_by_their_bytes() -> None:
     assert table.find(keys).tolist() == [0, -1, 2, 3, 0]
 
 
+@pytest.mark.parametrize("length", [*range(1, 19), 24, 25, 31, 32, 33, 39, 40, 41, 47, 48, 49, 57])
+def test_one_byte_anywhere_tells_keys_apart_whatever_their_length(length: int) -> None:
+    """A record holds the first bytes of a key, the arena all of them: no byte may fall between the two."""
+    plain = bytes(range(65, 65 + length))
+    values = [plain, plain[:-1], plain + b"\0", *(plain[:at] + b"\xff" + plain[at + 1 :] for at in range(length))]
+    keys = keys_from(values)
+    keys.hashes[:] = 7
+    table = KeyTable()
+    table.intern(keys_from([b"x" * 60]))
+    table.release(np.array([0]))  # What the slot's next key does not cover must not stay.
+    assert table.intern(keys).tolist() == list(range(len(values)))
+    assert table.find(keys).tolist() == list(range(len(values)))
+    restored = import_state(KeyTable(), export_state(table))
+    assert restored.find(keys_from(values)).tolist() == list(range(len(values)))
+
+
 @pytest.mark.parametrize("crowded", [2**64 - 1, 0])
 def test_runs_of_cells_that_wrap_around_the_end_survive_growth_and_release(crowded: int) -> None:
     values = [b"%d" % n for n in range(400)]
