@@ -44,7 +44,7 @@ class Stream:
 
     origin  the source, or the operator
     inputs  the streams that the operator reads, left first
-    port    "rows", or "late" for the rows that came too late for the operator
+    port    "rows", "late" for the rows that came too late for the operator, or a stream that the step gives beside
     """
 
     origin: Source | Operator
@@ -69,6 +69,15 @@ class Stream:
                 hint="timed steps have one: windows, joins, dedupe, ordered",
             )
         return replace(self, port="late")
+
+    def side(self, name: str) -> Stream:
+        """What the step gives beside its rows, as a stream of its own: `scored.side("metrics")`.
+
+        The step's verb says which names there are; the plan refuses any other.
+        """
+        if isinstance(self.origin, Source):
+            raise DefinitionError(f"source '{self.origin.topic}' gives nothing beside its rows")
+        return replace(self, port=name)
 
 
 def source(

@@ -25,7 +25,7 @@ several at the same due stand in order of key bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -97,12 +97,14 @@ class Output:
     late      input rows (the first input's columns) that the operator could not use any more, or None
     rejected  input rows that broke a rule, each with the rule's name: they go to the dead-letter topic
     late_others  per input from the second on: what `late` is for the first; () where nothing came too late there
+    sides        rows of other columns that leave beside the main ones, by name, as the operator's `sides` promises
     """
 
     rows: Batch
     late: Batch | None = None
     rejected: tuple[tuple[str, Batch], ...] = ()
     late_others: tuple[Batch | None, ...] = ()
+    sides: tuple[tuple[str, Batch], ...] = ()
 
 
 @runtime_checkable
@@ -157,6 +159,15 @@ class StreamType:
                 hint="put sp.key_by(column) before it; sp.key_by() treats all rows as one key",
             )
         return self.keyed_by
+
+
+def sides_of(operator: object, inputs: Sequence[StreamType]) -> Mapping[str, StreamType]:
+    """Streams that an operator gives beside its rows, by name: what its method `sides(*inputs)` says, else none.
+
+    A decision's log and a model's metrics leave so: in the same step as the rows that they speak of.
+    """
+    sides: Mapping[str, StreamType] = operator.sides(*inputs) if hasattr(operator, "sides") else {}
+    return sides
 
 
 def passes_through(needed: frozenset[str], reads: Sequence[str], made: Sequence[str] = ()) -> frozenset[str]:

@@ -13,6 +13,7 @@ import io
 import json
 import types
 import typing
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -37,12 +38,35 @@ from streamproc.key_table import KeyTable
 from streamproc.ports import Bytes, Int64s
 
 __all__ = [
-    "Arrays", "IntArrays", "IntTable", "KeyTable", "export_state", "grow", "import_state", "int_table_find",
-    "int_table_find_or_insert", "int_table_release", "state_keys",
+    "Arrays",
+    "IntArrays",
+    "IntTable",
+    "KeyTable",
+    "Packed",
+    "export_state",
+    "grow",
+    "import_state",
+    "int_table_find",
+    "int_table_find_or_insert",
+    "int_table_release",
+    "state_keys",
 ]  # fmt: skip
 
 Arrays = dict[str, npt.NDArray[Any]]
 """Named arrays, C-contiguous; "" is a JSON text that says how they belong together."""
+
+
+class Packed(ABC):
+    """A part of a state that is no array, and gives itself as bytes: a model.  Equal parts give equal bytes."""
+
+    @abstractmethod
+    def packed(self) -> bytes:
+        """All of it."""
+
+    @classmethod
+    @abstractmethod
+    def unpacked(cls, data: bytes) -> Packed:
+        """It again, from its bytes; raises StateError with the reason where they cannot be trusted."""
 
 
 def export_state(state: Any) -> Arrays:
@@ -111,6 +135,9 @@ def _export(value: Any, path: str, arrays: Arrays) -> Any:
     if isinstance(value, bytes):
         arrays[path] = np.frombuffer(value, np.uint8)
         return {"bytes": path}
+    if isinstance(value, Packed):
+        arrays[path] = np.frombuffer(value.packed(), np.uint8)
+        return {"packed": type(value).__qualname__, "bytes": path}
     if isinstance(value, (KeyTable, IntTable)):
         for name, array in value.export().items():
             arrays[_below(path, name)] = np.ascontiguousarray(array)
@@ -177,6 +204,10 @@ def _import(form: Any, path: str, arrays: Mapping[str, npt.NDArray[Any]], classe
             return float.fromhex(text)
         case {"number": dtype, "bytes": text}:
             return np.frombuffer(bytes.fromhex(text), np.dtype(dtype))[0]
+        case {"packed": kind, "bytes": name}:
+            if not issubclass(classes.get(kind, object), Packed):
+                raise _foreign(path, f"it holds a {kind}, which this operator's state does not know")
+            return typing.cast(type[Packed], classes[kind]).unpacked(_array(arrays, name).tobytes())
         case {"array": name}:
             return np.array(_array(arrays, name), order="C")
         case {"bytes": name}:
@@ -222,7 +253,9 @@ def _foreign(path: str, why: str) -> ForeignFingerprint:
 
 def _collect(value: Any, classes: dict[str, type]) -> None:
     """Every dataclass that such a state can hold, by name: those in the template, and those that fields declare."""
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, Packed):
+        classes[type(value).__qualname__] = type(value)
+    elif isinstance(value, (list, tuple)):
         for part in value:
             _collect(part, classes)
     elif isinstance(value, dict):

@@ -45,5 +45,7 @@ def arriving(stage: Stage) -> tuple[Mapping[Port, StreamType], Mapping[Port, Bat
         came = output.rows.frame.schema
         there = Schema(tuple(replace(node.type.schema[name], dtype=dtype) for name, dtype in came.items()))
         types[rows], nothing[rows] = replace(node.type, schema=there), replace(output.rows, raw=None)
+        for name, batch in output.sides:
+            types[node.rank, name], nothing[node.rank, name] = node.sides[name], batch
         types[late], nothing[late] = replace(kinds[0], ordered=False), batches[0]
     return types, nothing

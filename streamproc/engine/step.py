@@ -229,6 +229,7 @@ class _Step:
                 # Nothing came and time stands still: the operator has nothing to do.
                 outputs[node.rank, "rows"] = self.stage.nothing[node.rank, "rows"]
                 outputs[node.rank, "late"] = inputs[0].take(_NONE)
+                outputs.update({(node.rank, name): self.stage.nothing[node.rank, name] for name in node.sides})
                 continue
             try:
                 self.state.operators[node.name], out = node.operator.process(
@@ -244,6 +245,7 @@ class _Step:
                 ) from error
             outputs[node.rank, "rows"] = out.rows
             outputs[node.rank, "late"] = inputs[0].take(_NONE) if out.late is None else out.late
+            outputs.update({(node.rank, name): batch for name, batch in out.sides})
             for late in (out.late, *out.late_others):
                 if late is not None and len(late):
                     self.fates.late.append(late.meta[:, ACCOUNT])

@@ -12,7 +12,7 @@ lie a different number of cuts deep, the shallower one is forwarded through a to
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from streamproc.contracts.model import Contract
 from streamproc.errors import DefinitionError
@@ -22,7 +22,7 @@ from streamproc.operators.dedupe import Dedupe
 from streamproc.planning.topology import Topology
 
 Port = tuple[int, str]
-"""A node and one of its outputs: "rows" or "late"."""
+"""A node and one of its outputs: "rows", "late", or what the step gives beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ class Node:
     level     how many changes of key lie above it
     moves     of a `key_by`: whether it brings rows to other tasks, so that the graph is cut below it
     columns   of a source: the columns that somebody reads
+    sides     types of what the step gives beside its rows, by name
     state     fingerprint of what shapes its state; `logic` of all that shapes its output, upstream included
     """
 
@@ -48,6 +49,7 @@ class Node:
     stage: int = 0
     contract: Contract | None = None
     columns: frozenset[str] = frozenset()
+    sides: Mapping[str, StreamType] = field(default_factory=dict)
     state: str = ""
     logic: str = ""
 
@@ -173,6 +175,8 @@ class Plan:
 def type_of(nodes: Sequence[Node], port: Port) -> StreamType:
     """Columns and key of the rows at a port; late rows are those of the step's first input."""
     rank, name = port
+    if name in nodes[rank].sides:
+        return nodes[rank].sides[name]
     late = name == "late"
     while name == "late":
         rank, name = nodes[rank].inputs[0]

@@ -14,7 +14,7 @@ from dataclasses import replace
 from streamproc.contracts.model import Contract, Schema
 from streamproc.errors import ContractError, DefinitionError, DuplicateName, TypeMismatch, UnknownColumn, did_you_mean
 from streamproc.graph import Source, Stream
-from streamproc.operator import Operator, StreamType
+from streamproc.operator import Operator, StreamType, sides_of
 from streamproc.operators.columns import Rename
 from streamproc.operators.dedupe import Dedupe
 from streamproc.operators.key_by import KeyBy
@@ -70,7 +70,13 @@ class Walk:
             identity = replace(stream.origin, contract=contract if isinstance(contract, str) else f"{id(contract)}")
         if identity not in self._ranks:
             self._ranks[identity] = self._planned(stream, inputs)
-        return self._ranks[identity], stream.port
+        rank, port = self._ranks[identity], stream.port
+        if port not in ("rows", "late", *self.nodes[rank].sides):
+            there = ", ".join(self.nodes[rank].sides) or "nothing"
+            raise DefinitionError(
+                f"step '{self.nodes[rank].name}' has no side '{port}'", hint=f"beside its rows it gives {there}"
+            )
+        return rank, port
 
     def _planned(self, stream: Stream, inputs: tuple[Port, ...]) -> int:
         if isinstance(stream.origin, Source):
@@ -80,6 +86,10 @@ class Walk:
         if isinstance(stream.origin, Dedupe) and stream.origin.per == "key":
             self._typed(stream.origin, name, [type_of(self.nodes, port) for port in inputs])
             inputs = self._brought_together(stream.origin, inputs)
+        wanted = getattr(stream.origin, "keys_wanted", None)
+        if wanted is not None:
+            self._typed(stream.origin, name, [type_of(self.nodes, port) for port in inputs])
+            inputs = tuple(self._keyed(columns, port) for columns, port in zip(wanted, inputs, strict=True))
         level = max(self._level_below(port) for port in inputs)
         if not isinstance(stream.origin, Ordered):
             inputs = tuple(self._in_order_again(port, level) for port in inputs)
@@ -94,6 +104,14 @@ class Walk:
         level = self._level_below(inputs[0])
         inputs = (self._in_order_again(inputs[0], level),)
         return ((self._append(KeyBy(origin.columns), self._name("key_by", chosen=False), inputs, level), "rows"),)
+
+    def _keyed(self, columns: tuple[str, ...], port: Port) -> Port:
+        """The port, keyed by these columns: an operator that names `keys_wanted` meets its rows under that key."""
+        level = self._level_below(port)
+        if self._read(port, level).keyed_by == columns:
+            return port
+        inputs = (self._in_order_again(port, level),)
+        return self._append(KeyBy(columns), self._name("key_by", chosen=False), inputs, level), "rows"
 
     def _level_below(self, port: Port) -> int:
         """How deep a step lies that reads only this port."""
@@ -148,7 +166,8 @@ class Walk:
         out = self._typed(operator, name, types)
         # A key that the rows have already, or that placed them, moves none of them.
         moves = isinstance(operator, KeyBy) and out.keyed_by not in (types[0].keyed_by, types[0].placed_by)
-        self.nodes.append(Node(len(self.nodes), name, operator, inputs, out, level, moves))
+        sides = sides_of(operator, types)
+        self.nodes.append(Node(len(self.nodes), name, operator, inputs, out, level, moves, sides=sides))
         return len(self.nodes) - 1
 
     def _typed(self, operator: Operator, name: str, types: list[StreamType]) -> StreamType:

@@ -137,7 +137,9 @@ def outlets(output: Output) -> dict[str, Batch]:
     rejected: dict[str, Batch] = {}
     for rule, batch in output.rejected:
         rejected[f"rows that break '{rule}'"] = batch
-    return {"rows": output.rows, **{name: batch for name, batch in late.items() if batch is not None}, **rejected}
+    sides = {f"side '{name}'": batch for name, batch in output.sides}
+    there = {name: batch for name, batch in late.items() if batch is not None}
+    return {"rows": output.rows, **sides, **there, **rejected}
 
 
 def table(batch: Batch, begin: int = 0) -> Table:

@@ -130,4 +130,18 @@ def wide(commit: str = "10ms") -> Topology:
     )
 
 
-TOPOLOGIES = {"narrow": narrow, "wide": wide}
+def learned(commit: str = "10ms") -> Topology:
+    """A model in a stage of its own: is a bid followed by a floor price of its auction within 100 ms?"""
+    from river import linear_model, preprocessing
+
+    model = preprocessing.StandardScaler() | linear_model.LogisticRegression()
+    rows = sp.source("bids", contract="bid.v1", lateness="20ms") | sp.ordered(by=("id", "auction", "who"))
+    floors = sp.source("prices", contract="price.v1", lateness="20ms") | sp.ordered(by=("id", "auction"))
+    silence = sp.outcome(floors, within="100ms")
+    scored = rows | sp.learn(
+        model, inputs=("price", "id"), labels=silence, on="auction", into="chance", every=3, report=50
+    )
+    return sp.Topology("learned", commit=commit, sinks={"scored": scored, "metrics": scored.side("metrics")})
+
+
+TOPOLOGIES = {"narrow": narrow, "wide": wide, "learned": learned}

@@ -1,0 +1,1 @@
+"""What is done about a row: rules, thresholds, routing, the log of decisions, and alerts."""

@@ -1,0 +1,1 @@
+"""Whether a stream has changed: tests that may be looked at after every row, with a stated rate of false alarms."""

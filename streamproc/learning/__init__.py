@@ -1,0 +1,1 @@
+"""Models that learn from the stream as managed state, and what they are worth."""

@@ -1,0 +1,181 @@
+"""A River model in the state of a task: how it is asked, how it learns, and what it is told.
+
+A model is told of a row by a dictionary of its inputs. Values that would poison it (null, NaN, infinite, too large to
+be squared) and categories that it has not learned are left out of that dictionary: River's models take an absent input
+as unknown. A row that still makes the model raise gives no score, or is not learned, and is counted.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from streamproc.errors import DefinitionError
+from streamproc.hashing import frozen, kernel
+from streamproc.learning.snapshot import read_snapshot, write_snapshot
+from streamproc.state import Packed
+
+Floats = npt.NDArray[np.float64]
+Kind = Literal["binary", "number", "anomaly"]
+
+LARGEST: Final = 1e150
+"""Numbers from here on count as infinite: their squares overflow."""
+BY_MANY_FROM: Final = 32
+"""Below so many rows a block is learned row by row: frames cost more than they save."""
+
+
+class KeptModel(Packed):
+    """The model of one task."""
+
+    def __init__(self, model: Any, snapshot: bytes | None = None) -> None:
+        self.model = model
+        self.kind = kind_of(model)
+        self.by_many = by_many(model)
+        self._snapshot = snapshot
+
+    def packed(self) -> bytes:
+        if self._snapshot is None:
+            self._snapshot = write_snapshot(self.model)
+        return self._snapshot
+
+    @classmethod
+    def unpacked(cls, data: bytes) -> KeptModel:
+        return cls(read_snapshot(data), data)
+
+    def use(self) -> KeptModel:
+        """The model for a step's work.  Asking changes some models too (a scaler notes inputs that it had not seen)."""
+        self._snapshot = None
+        return self
+
+    def score(self, example: dict[str, Any]) -> float:
+        """What the model says of one row: the chance of True, the number, or how strange it is; NaN if it cannot."""
+        try:
+            if self.kind == "binary":
+                chances = self.model.predict_proba_one(example)
+                return float(chances.get(True, 0.0)) if chances else math.nan
+            said = self.model.predict_one(example) if self.kind == "number" else self.model.score_one(example)
+            return math.nan if said is None else float(said)
+        except NotImplementedError:  # a classifier without chances: it is sure of what it says
+            said = self.model.predict_one(example)
+            return math.nan if said is None else float(said is True)
+        except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError):
+            return math.nan
+
+    def learn(self, example: dict[str, Any], label: float) -> bool:
+        """Lets the model learn one row; gives whether it did."""
+        try:
+            if self.kind == "binary":
+                self.model.learn_one(example, label != 0)
+            elif self.kind == "number":
+                self.model.learn_one(example, label)
+            else:
+                self.model.learn_one(example)
+        except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError):
+            return False
+        return True
+
+    def score_many(self, rows: Floats, names: tuple[str, ...]) -> Floats:
+        """`score` for rows without missing values, of a model that `by_many` allows; each row's bits are its own."""
+        frame: Any = _frame(rows, names)
+        steps = _steps(self.model)
+        for step in steps[:-1]:
+            frame = step.transform_many(frame)
+        weights = dict(steps[-1].weights)
+        matrix = np.ascontiguousarray(frame.select(names).to_numpy(), np.float64)
+        weight = np.array([weights.get(name, 0.0) for name in names], np.float64)
+        return _linear(frozen(matrix), weight, float(steps[-1].intercept), self.kind == "binary")
+
+    def learn_many(self, rows: Floats, names: tuple[str, ...], labels: Floats) -> None:
+        """Lets the model learn a block at once, as River's `learn_many` does."""
+        given = pl.Series("label", labels != 0 if self.kind == "binary" else labels)
+        self.model.learn_many(_frame(rows, names), given)
+
+
+def kind_of(model: Any) -> Kind:
+    """What a model says: a chance, a number, or a strangeness.  Raises DefinitionError for other models."""
+    from river import base
+
+    last = _steps(model)[-1]
+    while hasattr(last, "classifier") or hasattr(last, "regressor"):
+        last = getattr(last, "classifier", None) or last.regressor
+    if hasattr(last, "score_one") and not isinstance(last, base.Classifier | base.Regressor):
+        return "anomaly"
+    if isinstance(last, base.Classifier):
+        return "binary"
+    if isinstance(last, base.Regressor):
+        return "number"
+    raise DefinitionError(
+        f"a {type(last).__name__} gives no score",
+        hint="end the model in a classifier, a regressor or an anomaly detector of River",
+    )
+
+
+def by_many(model: Any) -> bool:
+    """Whether a model learns blocks: a linear one, behind scalers, all of which River lets learn many rows at once."""
+    from river import linear_model, preprocessing
+
+    steps = _steps(model)
+    scalers = preprocessing.StandardScaler | preprocessing.MinMaxScaler | preprocessing.MaxAbsScaler
+    linear = isinstance(steps[-1], linear_model.LogisticRegression | linear_model.LinearRegression)
+    able = all(hasattr(step, "transform_many") and hasattr(step, "learn_many") for step in steps[:-1])
+    return linear and able and all(isinstance(step, scalers) for step in steps[:-1])
+
+
+def _steps(model: Any) -> list[Any]:
+    steps = getattr(model, "steps", None)
+    return list(steps.values()) if isinstance(steps, dict) else [model]
+
+
+def _frame(rows: Floats, names: tuple[str, ...]) -> pl.DataFrame:
+    return pl.DataFrame([pl.Series(name, np.ascontiguousarray(rows[:, i])) for i, name in enumerate(names)])
+
+
+@kernel
+def _linear(rows: Floats, weights: Floats, intercept: float, as_chance: bool) -> Floats:
+    """A linear model's answer, each row summed in one order: a product of matrices depends on how many rows it has."""
+    out = np.empty(rows.shape[0], np.float64)
+    for i in range(rows.shape[0]):
+        z = 0.0
+        for j in range(rows.shape[1]):
+            z += rows[i, j] * weights[j]
+        z += intercept
+        if as_chance:
+            z = 1.0 / (1.0 + math.exp(-z)) if z >= 0.0 else math.exp(z) / (1.0 + math.exp(z))
+        out[i] = z
+    return out
+
+
+@dataclass(slots=True)
+class Categories:
+    """The texts of one input: their numbers by order of arrival, and which of them the model has learned.
+
+    No more than `most` are told apart; further ones count as unknown.
+    """
+
+    names: list[str]
+    learned: list[bool]
+    most: int
+
+    def codes(self, column: pl.Series, numbers: dict[str, int]) -> Floats:
+        """The number of each text, NaN for null and for texts beyond the limit."""
+        texts = column.cast(pl.String)
+        for text in texts.drop_nulls().unique(maintain_order=True).to_list():
+            if text not in numbers and len(self.names) < self.most:
+                numbers[text] = len(self.names)
+                self.names.append(text)
+                self.learned.append(False)
+        if not numbers:
+            return np.full(len(column), math.nan)
+        found = texts.replace_strict(list(numbers), [float(n) for n in numbers.values()], default=None)
+        return found.cast(pl.Float64).fill_null(math.nan).to_numpy()
+
+
+def numbers_of(column: pl.Series) -> Floats:
+    """A column as numbers, NaN where it is null, NaN, infinite, or too large for a model to square."""
+    values = column.cast(pl.Float64).fill_null(math.nan).to_numpy()
+    return np.where(np.abs(values) < LARGEST, values, math.nan)

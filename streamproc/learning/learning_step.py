@@ -1,0 +1,180 @@
+"""One step of a learner: rows are scored and learned in the order in which they came and their labels became known."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from streamproc.learning.evaluation import Evaluation
+from streamproc.learning.kept_model import BY_MANY_FROM, Categories, KeptModel
+from streamproc.learning.pending import LEARN, PREDICT, Events
+from streamproc.ports import Int64s
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(slots=True)
+class Block:
+    """Rows whose labels are known, until there are enough of them to learn: inputs, then the label."""
+
+    rows: Floats
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """What `run` works with: inputs' names, and per input its categories or None for a number."""
+
+    model: KeptModel
+    names: tuple[str, ...]
+    categories: tuple[Categories | None, ...]
+    block: Block
+    evaluation: Evaluation
+
+    @property
+    def every(self) -> int:
+        """Rows in a block."""
+        return int(self.block.rows.shape[0])
+
+    def run(self, events: Events, inputs: Floats, kept: Floats) -> tuple[Floats, Floats]:
+        """Scores per row of the batch, and per LEARN event what the model says just before it learns that row.
+
+        inputs  float64[rows, k]: NaN where a value is missing, the number of a category
+        kept    float64[places, >= k]: inputs of the rows that wait, those of this batch included
+        """
+        self.model.use()
+        if self.model.by_many and self.every >= BY_MANY_FROM and not any(self.categories):
+            return self._by_blocks(events, inputs, kept)
+        return self._by_row(events, inputs, kept)
+
+    # ── row by row ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _by_row(self, events: Events, inputs: Floats, kept: Floats) -> tuple[Floats, Floats]:
+        k = len(self.names)
+        scores = [math.nan] * inputs.shape[0]
+        zero = [math.nan] * events.kinds.size
+        plain = not any(self.categories) and not np.isnan(inputs).any()
+        learns = np.flatnonzero(events.kinds == LEARN)
+        known = kept[events.places[learns], :k]
+        plain = plain and not np.isnan(known).any()
+        rows, waited = inputs.tolist(), iter(known.tolist())
+        names, model, every = self.names, self.model, self.every
+        score, learn = model.score, model.learn
+        kinds, lefts, labels = events.kinds.tolist(), events.lefts.tolist(), events.labels.tolist()
+        for e, kind in enumerate(kinds):
+            if kind == PREDICT:
+                row = rows[lefts[e]]
+                scores[lefts[e]] = score(dict(zip(names, row, strict=True)) if plain else self.example(row))
+            elif kind == LEARN:
+                row = next(waited)
+                zero[e] = score(dict(zip(names, row, strict=True)) if plain else self.example(row))
+                if every == 1:
+                    if not plain:
+                        self.remember(row)
+                    if not learn(dict(zip(names, row, strict=True)) if plain else self.example(row), labels[e]):
+                        self.evaluation.fail(1)
+                else:
+                    self._add(row, labels[e])
+        return np.array(scores), np.array(zero)
+
+    def example(self, row: list[float]) -> dict[str, Any]:
+        """What the model is told of a row: values that are there, categories that it has learned."""
+        told: dict[str, Any] = {}
+        for name, value, category in zip(self.names, row, self.categories, strict=True):
+            if math.isnan(value):
+                continue
+            if category is None:
+                told[name] = value
+            elif category.learned[int(value)]:
+                told[name] = category.names[int(value)]
+        return told
+
+    def remember(self, row: list[float]) -> None:
+        """From now on the categories of this row are known to the model."""
+        for value, category in zip(row, self.categories, strict=True):
+            if category is not None and not math.isnan(value):
+                category.learned[int(value)] = True
+
+    def _add(self, row: list[float], label: float) -> None:
+        block = self.block
+        block.rows[block.count, :-1] = row
+        block.rows[block.count, -1] = label
+        block.count += 1
+        if block.count == self.every:
+            self._learn_block()
+
+    # ── block by block ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _by_blocks(self, events: Events, inputs: Floats, kept: Floats) -> tuple[Floats, Floats]:
+        """As row by row, but between two blocks the model stands still: all that is asked of it is asked at once."""
+        k = len(self.names)
+        scores = np.full(inputs.shape[0], math.nan)
+        zero = np.full(events.kinds.size, math.nan)
+        learns = np.flatnonzero(events.kinds == LEARN)
+        ends = learns[self.every - self.block.count - 1 :: self.every] + 1
+        start = 0
+        for stop in [*ends.tolist(), events.kinds.size]:
+            kinds = events.kinds[start:stop]
+            asked = start + np.flatnonzero(kinds == PREDICT)
+            known = start + np.flatnonzero(kinds == LEARN)
+            learned = kept[events.places[known], :k]
+            answers = self._answers(np.concatenate((inputs[events.lefts[asked]], learned)))
+            scores[events.lefts[asked]] = answers[: asked.size]
+            zero[known] = answers[asked.size :]
+            block = self.block
+            block.rows[block.count : block.count + known.size, :-1] = learned
+            block.rows[block.count : block.count + known.size, -1] = events.labels[known]
+            block.count += known.size
+            if block.count == self.every:
+                self._learn_block()
+            start = stop
+        return scores, zero
+
+    def _answers(self, rows: Floats) -> Floats:
+        missing = np.isnan(rows).any(axis=1)
+        if not rows.shape[0] or not missing.any():
+            return self.model.score_many(rows, self.names) if rows.shape[0] else np.empty(0)
+        answers = np.empty(rows.shape[0])
+        whole = np.flatnonzero(~missing)
+        if whole.size:
+            answers[whole] = self.model.score_many(rows[whole], self.names)
+        for i in np.flatnonzero(missing).tolist():
+            answers[i] = self.model.score(self.example(rows[i].tolist()))
+        return answers
+
+    def _learn_block(self) -> None:
+        """Rows without gaps are learned at once where the model can, then the others one by one."""
+        block = self.block
+        rows, labels = block.rows[: block.count, :-1], block.rows[: block.count, -1]
+        many = self.model.by_many and self.every >= BY_MANY_FROM and not any(self.categories)
+        missing = np.isnan(rows).any(axis=1) if many else np.ones(block.count, np.bool_)
+        whole = np.flatnonzero(~missing)
+        if whole.size:
+            self.model.learn_many(rows[whole], self.names, labels[whole])
+        failed = 0
+        for i in np.flatnonzero(missing).tolist():
+            row = rows[i].tolist()
+            self.remember(row)
+            failed += not self.model.learn(self.example(row), float(labels[i]))
+        self.evaluation.fail(failed)
+        block.count = 0
+        block.rows[:] = 0.0
+
+
+def in_row_events(labels: Floats, *, unlabelled: bool) -> Events:
+    """Events where each row brings its own label: it is scored, then learned if the label is there.
+
+    unlabelled  rows are learned without any label (a detector of anomalies)
+    """
+    rows = np.arange(labels.size, dtype=np.int64)
+    learned = np.ones(labels.size, np.bool_) if unlabelled else ~np.isnan(labels)
+    at: Int64s = np.repeat(rows, 1 + learned)
+    second = np.zeros(at.size, np.bool_)
+    second[1:] = at[1:] == at[:-1]
+    kinds = np.where(second, LEARN, PREDICT).astype(np.int64)
+    moments = np.zeros(at.size, np.int64)
+    return Events(kinds, np.where(second, -1, at), at, at, moments, np.where(second, labels[at], math.nan))

@@ -1,0 +1,53 @@
+"""Learners, drift tests, decisions and alerts as the laws of operators try them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+from river import anomaly, linear_model, preprocessing, tree
+
+import streamproc as sp
+from streamproc.contracts.model import Field, Schema
+from streamproc.graph import Step, Stream
+from streamproc.operator import StreamType
+from streamproc.operators.key_by import KeyBy
+
+ROW = Schema((
+    Field("k", pl.String(), nullable=True), Field("x", pl.Float64(), nullable=True), Field("i", pl.Int64()),
+    Field("s", pl.String(), nullable=True), Field("b", pl.Boolean(), nullable=True),
+))  # fmt: skip
+LABEL = Schema((Field("k", pl.String(), nullable=True), Field("y", pl.Boolean(), nullable=True)))
+ROWS, KEYED = StreamType(ROW), StreamType(ROW, ("k",))
+LABELS = StreamType(LABEL, ("k",))
+IN_ORDER, LABELS_IN_ORDER = StreamType(ROW, ("k",), ordered=True), StreamType(LABEL, ("k",), ordered=True)
+STREAM = Stream(KeyBy(("k",)))
+
+
+def linear() -> Any:
+    return preprocessing.StandardScaler() | linear_model.LogisticRegression()
+
+
+BY_LABEL = {"labels": STREAM, "on": "k", "label": "y", "horizon": "4s", "into": "p", "report": 3}
+BY_SILENCE = {"labels": sp.outcome(STREAM, within="4s"), "on": "k", "into": "p", "report": 3}
+SHARED = ("key",)
+"""One model for all keys of a task: how keys interleave is part of what it learns from."""
+
+LEARNING_LAWS: dict[str, tuple[Step, tuple[StreamType, ...], tuple[str, ...]]] = {
+    "learn": (sp.learn(linear(), inputs=("x", "i"), every=2, **BY_LABEL), (KEYED, LABELS), SHARED),
+    "learn in the row": (sp.learn(linear(), inputs=("x", "i"), label="b", into="p", report=3), (ROWS,), SHARED),
+    "learn from silence": (
+        sp.learn(linear(), inputs=("x", "i"), segment="s", **BY_SILENCE), (KEYED, LABELS), SHARED,
+    ),
+    "learn in order": (sp.learn(linear(), inputs=("x", "i"), **BY_SILENCE), (IN_ORDER, LABELS_IN_ORDER), SHARED),
+    "learn categories": (
+        sp.learn(tree.HoeffdingTreeClassifier(grace_period=5), inputs=("x", "i", "s"), most_categories=3, **BY_LABEL),
+        (KEYED, LABELS), SHARED,
+    ),
+    "learn without labels": (
+        sp.learn(anomaly.HalfSpaceTrees(seed=1, n_trees=2, height=3), inputs=("x", "i"), into="p"), (ROWS,), SHARED,
+    ),
+    "learn by blocks": (
+        sp.learn(linear(), inputs=("i", "x"), label="b", into="p", report=7, every=32), (ROWS,), SHARED,
+    ),
+}  # fmt: skip
