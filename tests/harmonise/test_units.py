@@ -80,9 +80,9 @@ def test_units_of_their_own_stand_in_a_column_and_an_undeclared_one_is_a_dead_le
 def test_numbers_are_read_in_the_declared_forms_only() -> None:
     frame = pl.DataFrame({"x": ["1.5", " 1,5 ", "1.234,5", "1,234.5", "12 kg", "inf", "", "1e3", "1,23,456"]})
     output = harmonised(frame, y=sp.canonical.quantity("x", unit="kg", to="kg", decimal=(".", ","), thousands="."))
-    assert output.rows.frame["y"].to_list() == [1.5, 1.5, 1234.5, 1000.0]
-    assert output.rows.frame["y_status"].to_list() == ["CAST", "OTHER", "OTHER", "CAST"]
-    assert reasons(output) == {"y: no number of a declared form": [3, 4, 5, 6, 8]}
+    assert output.rows.frame["y"].to_list() == [1.5, 1.5, 1234.5, None, 1000.0]
+    assert output.rows.frame["y_status"].to_list() == ["CAST", "OTHER", "OTHER", "MISSING", "CAST"]
+    assert reasons(output) == {"y: no number of a declared form": [3, 4, 5, 8]}
 
 
 def test_not_a_number_is_no_quantity() -> None:

@@ -92,6 +92,7 @@ def squares(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.select((pl.col("i") * pl.col("i")).alias("square"), pl.col("i").cast(pl.String).alias("text"))
 
 
+RATES = sp.canonical.ecb_rates(b"Date,USD,\n1970-01-02,1.5,\n1969-12-30,1.25,\n1969-06-30,1.75,\n")
 AGGREGATES = {
     "count": sp.count(), "count of a column": sp.count("x"), "total of floats": sp.total("x"),
     "total of integers": sp.total("i"), "total of decimals": sp.total("d"), "mean": sp.mean("x"), "var": sp.var("x"),
@@ -133,6 +134,17 @@ LAWS: dict[str, tuple[Step, tuple[StreamType, ...]]] = {
             weight=sp.canonical.quantity("x", to="kg", unit_column="s", units={"a": "g", "hot": "t"}, default=1.5),
         ),
         (PLAIN,),
+    ),
+    "harmonise people and money": (
+        sp.harmonise(
+            paid=sp.canonical.money("d", currency="USD", to="EUR", rates=RATES, max_age="400d"),
+            kept=sp.canonical.money("x", currency_column="s", default=0),
+            tel=sp.canonical.phone("s", region="DE", default=""),
+            who=sp.canonical.person_name("s"), land=sp.canonical.country("k", otherwise="null"),
+            mail=sp.canonical.email("s", otherwise="null"),
+            home=sp.canonical.address(city="s", country="DE", otherwise="null"),
+        ),
+        (KEYED,),
     ),
     "stateless": (sp.stateless(squares, reads=("i",)), (KEYED,)),
     "stateless of all columns": (sp.stateless(squares), (PLAIN,)),

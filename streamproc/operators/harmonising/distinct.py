@@ -15,8 +15,10 @@ import numpy as np
 import polars as pl
 import pyarrow.compute as pc
 
+from streamproc.operators.harmonising.ladder import CAST, FAILED, MISSING, Codes
 from streamproc.ports import Int64s
 
+SEPARATOR: Final = "\x1f"
 REMEMBERED: Final = 1 << 16
 """Values whose results are kept; beyond twice as many, those that were not used since are forgotten."""
 
@@ -78,3 +80,27 @@ class Remembered:
                 self._young[value] = result
             found.append(result)
         return found
+
+
+def by_value(keys: pl.Series, function: Remembered, width: int) -> tuple[list[pl.Series], Codes, Codes]:
+    """Columns of text that a function makes of each value, with rungs and causes.
+
+    function  gives `width` texts (or None) for a value, or the number of the cause why it gives none
+    """
+    values, codes = encoded(keys)
+    found = function.of(values.to_list())
+    made = [one if isinstance(one, tuple) else (None,) * width for one in found]
+    failed = np.array([not isinstance(one, tuple) for one in found] + [False], np.bool_)[codes]
+    causes = np.array([0 if isinstance(one, tuple) else one for one in found] + [0], np.uint8)[codes]
+    rungs = np.where(failed, FAILED, np.where(codes < 0, MISSING, CAST)).astype(np.uint8)
+    columns = [gathered(pl.Series([one[part] for one in made], dtype=pl.String), codes) for part in range(width)]
+    return columns, rungs, causes
+
+
+def joined(columns: Sequence[pl.Series]) -> pl.Series:
+    """Several text columns as one of keys, null where the first is; parts apart by a character that none holds."""
+    first, *others = columns
+    key = first
+    for other in others:
+        key = key + SEPARATOR + other.fill_null("")
+    return key

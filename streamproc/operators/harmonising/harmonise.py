@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from streamproc.batch import Batch
@@ -18,6 +19,7 @@ from streamproc.operator import Output, StepTime, StreamType, passes_through
 from streamproc.operators.harmonising.ladder import (
     DEFAULT,
     FAILED,
+    MISSING,
     NULL,
     STATUS,
     Canonical,
@@ -25,6 +27,8 @@ from streamproc.operators.harmonising.ladder import (
     Converter,
 )
 from streamproc.ports import Int64s
+
+Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,7 @@ class Harmonise:
         for place, (name, convert) in enumerate(_code(self.declared, tuple(batch.frame.schema.items()))):
             canonical = self.declared[place][1]
             converted = convert(batch.frame, times)
-            failed = converted.rungs == FAILED
+            failed = _without_blanks(batch.frame, canonical, converted)
             if failed.any():
                 if canonical.default is None and canonical.otherwise == "quarantine":
                     first = failed & (refused < 0)
@@ -115,6 +119,8 @@ def harmonise(*, name: str | Canonical = "", **fields: Canonical) -> Step:
     MISSING (there was no value), NULL or DEFAULT (none fitted, and what the field declares for that stands there). A
     field that declares neither sends the row to the dead-letter topic, with field and cause as the reason.
 
+    A text that is null or blank is no value.
+
     A value depends on its row alone: on the columns that the field reads and, for rates, on event time. At plan time
     raises DefinitionError (UnknownColumn, TypeMismatch, DuplicateName) for fields that cannot work.
 
@@ -147,8 +153,9 @@ def _fields(name: str, canonical: Canonical, schema: Schema) -> list[Field]:
     tags = sorted({column.pii for column in read if column.pii})
     pii = tags[0] if tags else ""  # "direct" sorts before every other tag
     origins: frozenset[str] = frozenset().union(*(column.origins for column in read))
-    # Nothing is null that cannot be missing, is not quarantined, and has no default.
-    nullable = any(column.nullable for column in read) or canonical.otherwise == "null" or value.nullable
+    # Null stands for what is missing, a blank text too, and where the policy says so.
+    blank = any(isinstance(column.dtype, pl.String) for column in read)
+    nullable = any(column.nullable for column in read) or blank or canonical.otherwise == "null" or value.nullable
     status = Field(f"{name}_status", STATUS)
     made = [replace(value, nullable=nullable), *(replace(field, nullable=True) for field in beside)]
     return [*(replace(field, pii=pii, origins=origins) for field in made), replace(status, origins=origins)]
@@ -161,6 +168,23 @@ def _code(
     """The column code of all fields, made once for columns of these types."""
     by_name: Mapping[str, pl.DataType] = dict(types)
     return tuple((name, canonical.converter(by_name)) for name, canonical in declared)
+
+
+def _without_blanks(frame: pl.DataFrame, canonical: Canonical, converted: Converted) -> Flags:
+    """The rows that no form fitted; of texts that are blank it is said that there was no value."""
+    failed: Flags = converted.rungs == FAILED
+    if not failed.any():
+        return failed
+    columns = [frame.get_column(name) for name in getattr(canonical, "given", canonical.reads[:1])]
+    if not all(isinstance(column.dtype, pl.String) for column in columns):
+        return failed
+    rows = np.flatnonzero(failed)
+    blank = np.ones(rows.size, np.bool_)
+    for column in columns:
+        blank &= (column.gather(rows).fill_null("").str.strip_chars() == "").to_numpy()
+    converted.rungs[rows[blank]] = MISSING
+    failed[rows[blank]] = False
+    return failed
 
 
 def _replaced(converted: Converted, canonical: Canonical) -> Converted:
