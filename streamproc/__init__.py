@@ -45,6 +45,7 @@ _HOMES: Final = {
     "custom": "streamproc.operators.custom",
     "dedupe": "streamproc.operators.dedupe",
     "distinct": "streamproc.operators.aggregates",
+    "drift": "streamproc.drifting.drift",
     "drop": "streamproc.operators.columns",
     "explode": "streamproc.operators.explode",
     "first": "streamproc.operators.aggregates",

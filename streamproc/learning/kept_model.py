@@ -17,7 +17,7 @@ import polars as pl
 
 from streamproc.errors import DefinitionError
 from streamproc.hashing import frozen, kernel
-from streamproc.learning.snapshot import read_snapshot, write_snapshot
+from streamproc.models.snapshot import read_snapshot, write_snapshot
 from streamproc.state import Packed
 
 Floats = npt.NDArray[np.float64]

@@ -26,7 +26,7 @@ from streamproc.learning.kept_model import Categories, KeptModel, Kind, kind_of,
 from streamproc.learning.learning_step import Block, Learner, in_row_events
 from streamproc.learning.outcome import Outcome
 from streamproc.learning.pending import Events, Pending, no_pending, run_pending
-from streamproc.learning.snapshot import read_snapshot, unseeded_part, write_snapshot
+from streamproc.models.snapshot import read_snapshot, unseeded_part, write_snapshot
 from streamproc.operator import Output, StepTime, StreamType, passes_through
 from streamproc.operators.event_order import absorb, as_released, pass_in_order
 from streamproc.operators.key_runs import merge_by_position

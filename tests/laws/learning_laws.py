@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import polars as pl
-from river import anomaly, linear_model, preprocessing, tree
+from river import anomaly, drift, linear_model, preprocessing, tree
 
 import streamproc as sp
 from streamproc.contracts.model import Field, Schema
@@ -50,4 +50,14 @@ LEARNING_LAWS: dict[str, tuple[Step, tuple[StreamType, ...], tuple[str, ...]]] =
     "learn by blocks": (
         sp.learn(linear(), inputs=("i", "x"), label="b", into="p", report=7, every=32), (ROWS,), SHARED,
     ),
+    "drift": (sp.drift("x", "i", "s", run_length=10, warm=20, report=7), (ROWS,), SHARED),
+    "drift whitened": (sp.drift("x", "i", run_length=10, warm=20, report=9, serial="whiten"), (ROWS,), SHARED),
+    "drift thinned": (sp.drift("i", run_length=10, warm=20, reference=30, serial="thin"), (ROWS,), SHARED),
+    "drift by ADWIN": (sp.drift("i", "x", test=drift.ADWIN(delta=0.5, clock=1, grace_period=3)), (ROWS,), SHARED),
+    "drift by KSWIN": (
+        sp.drift("i", test=drift.KSWIN(alpha=0.3, window_size=20, stat_size=5, seed=1)), (ROWS,), SHARED,
+    ),
+    **{f"drift by {test}": (
+        sp.drift("i", "x", "s", test=test, window=10, reference=20, run_length=20), (ROWS,), SHARED
+    ) for test in ("ks", "psi", "chi2", "wasserstein")},
 }  # fmt: skip

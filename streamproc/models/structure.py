@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from streamproc.errors import StateError
-from streamproc.learning.allowed import PLAIN, found_at, is_allowed, path_of
+from streamproc.models.allowed import PLAIN, found_at, is_allowed, path_of
 
 Table = list[list[Any]]
 _NEW: Final = getattr(copyreg, "__newobj__")  # noqa: B009 (the name is mangled inside a class otherwise)

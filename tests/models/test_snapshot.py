@@ -27,8 +27,8 @@ from river import (
 )
 
 from streamproc.errors import StateError
-from streamproc.learning.allowed import is_allowed
-from streamproc.learning.snapshot import describe, read_snapshot, river_version, version_of, write_snapshot
+from streamproc.models.allowed import is_allowed
+from streamproc.models.snapshot import describe, read_snapshot, river_version, version_of, write_snapshot
 
 CLASSIFIERS: dict[str, Any] = {
     "scaled logistic": lambda: preprocessing.StandardScaler() | linear_model.LogisticRegression(),

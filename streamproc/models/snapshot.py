@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from streamproc.errors import StateError
-from streamproc.learning.structure import model_of, table_of
+from streamproc.models.structure import model_of, table_of
 
 FORMAT: Final = "streamproc.model.1"
 
