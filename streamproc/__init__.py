@@ -61,6 +61,8 @@ _HOMES: Final = {
     "outcome": "streamproc.learning.outcome",
     "rename": "streamproc.operators.columns",
     "require": "streamproc.operators.require",
+    "rule": "streamproc.operators.quality",
+    "rules": "streamproc.operators.quality.rules",
     "select": "streamproc.operators.columns",
     "session": "streamproc.operators.sessions",
     "sink": "streamproc.planning.topology",

@@ -11,6 +11,7 @@
     │  ├─ InvalidSchema         not Avro, or refused by the lint
     │  ├─ IncompatibleEvolution a new version that cannot read, or be read by, an old one
     │  └─ RegistryUnavailable   the schema registry does not answer
+    ├─ RuleBroken               a row breaks a rule whose action is to stop
     ├─ InputError               a file, flag or binding that cannot be used
     ├─ LogError                 the log
     │  ├─ UnknownTopic
@@ -70,6 +71,10 @@ class NotElementWise(DefinitionError):
 
 class StepFailed(StreamprocError):
     """A function of the topology raised while a step ran; names the step and the function's line."""
+
+
+class RuleBroken(StreamprocError):
+    """A row breaks a rule whose action is to stop: nothing of the step is committed."""
 
 
 class ContractError(StreamprocError):

@@ -79,6 +79,18 @@ class Stream:
             raise DefinitionError(f"source '{self.origin.topic}' gives nothing beside its rows")
         return replace(self, port=name)
 
+    @property
+    def alerts(self) -> Stream:
+        """The alerts that the rules of this step raise, as a stream of their own (`sp.rules`)."""
+        raise_them = getattr(self.origin, "alerts", None)
+        if isinstance(self.origin, Source) or raise_them is None:
+            raise DefinitionError(
+                f"'{self.name or getattr(self.origin, 'verb', 'a source')}' raises no alerts",
+                hint="sp.rules does: checked = stream | sp.rules(...), then checked.alerts",
+            )
+        made: Stream = raise_them(self.inputs[0])
+        return made
+
 
 def source(
     topic: str,

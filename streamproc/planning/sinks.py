@@ -17,7 +17,7 @@ from streamproc.errors import (
 from streamproc.graph import Source
 from streamproc.keys import key_kinds
 from streamproc.operators.columns import Where
-from streamproc.operators.require import Require
+from streamproc.operators.quality.rules import Rules
 from streamproc.planning.plan import Node, PlannedSink, Port, type_of
 from streamproc.planning.topology import Sink, Topology
 
@@ -68,7 +68,7 @@ def forwarded_source(nodes: list[Node], sink: str, leaf: Sink, port: Port, contr
             if leaf.contract is None:
                 return node
             return node if _named(sink, leaf.contract, contract).avro == node.contract.avro else None
-        if not isinstance(node.origin, Where | Require):
+        if not isinstance(node.origin, Where | Rules) or (isinstance(node.origin, Rules) and node.origin.tag):
             return None
         rank, name = node.inputs[0]
     return None

@@ -93,6 +93,12 @@ def squares(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 RATES = sp.canonical.ecb_rates(b"Date,USD,\n1970-01-02,1.5,\n1969-12-30,1.25,\n1969-06-30,1.75,\n")
+COUNTING: Any = sp.rules(
+    window="4s", positive=pl.col("i") > 0, nulls=sp.rule.null_rate("x", at_most=0.2), many=sp.rule.volume(at_most=2),
+    again=sp.rule.duplicates("i"), both=sp.rule.duplicates("s", "k", at_most=0.5), newest=sp.rule.fresh(within="1s"),
+)  # fmt: skip
+VERDICTS: Any = sp.rules(window="2s", remind="5s", hot=pl.col("i") > 0, a=sp.rule.volume(at_least=2)).operator.watch[3]  # type: ignore[attr-defined]
+COUNTED = Schema((Field("rule", pl.String(), nullable=True), Field("rows", pl.Int64()), Field("broken", pl.Int64())))
 AGGREGATES = {
     "count": sp.count(), "count of a column": sp.count("x"), "total of floats": sp.total("x"),
     "total of integers": sp.total("i"), "total of decimals": sp.total("d"), "mean": sp.mean("x"), "var": sp.var("x"),
@@ -119,6 +125,18 @@ LAWS: dict[str, tuple[Step, tuple[StreamType, ...]]] = {
     "union of sources": (sp.union(STREAM), (PLAIN, PLAIN)),
     "key_by": (sp.key_by("k", "i"), (PLAIN,)),
     "key_by nothing": (sp.key_by(), (PLAIN,)),
+    "rules": (
+        sp.rules(
+            positive=pl.col("i") > 0, known=sp.rule.one_of("s", ["a", "hot"], action="tag"),
+            finite=sp.rule.row(pl.col("x").is_finite(), action="tag"),
+            size=sp.rule.between("i", -3, 50, action="dead_letter"),
+        ),
+        (KEYED,),
+    ),
+    "rules that only alert": (sp.rules(positive=pl.col("i") > 0), (PLAIN,)),
+    "rules' counts": (COUNTING.operator.watch[0], (PLAIN,)),
+    "rules' verdicts": (VERDICTS, (StreamType(COUNTED, ("rule",)),)),
+    "rules' freshness": (COUNTING.operator.fresh[0], (PLAIN,)),
     "require": (sp.require(positive=pl.col("i") > 0, finite=pl.col("x").is_finite()), (PLAIN,)),
     "harmonise": (
         sp.harmonise(
