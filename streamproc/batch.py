@@ -118,8 +118,12 @@ class Batch:
 
     def take(self, index: Int64s) -> Batch:
         """The rows at these indices; the caller keeps them in position order."""
+        frame = self.frame
+        if frame.width:
+            # A gather hands its work to another thread: for no row at all that would be most of a small step.
+            frame = frame[index] if index.size else frame.clear()
         return Batch(
-            self.frame[index] if self.frame.width else self.frame,
+            frame,
             self.meta[index],
             None if self.keys is None else self.keys.take(index),
             None if self.raw is None else self.raw.take(index),

@@ -16,7 +16,7 @@ import typing
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -165,6 +165,17 @@ def _export(value: Any, path: str, arrays: Arrays) -> Any:
 
 
 def _frame_bytes(frame: pl.DataFrame) -> Bytes:
+    if not frame.height:
+        return np.frombuffer(_bytes_without_rows(tuple(frame.schema.items())), np.uint8)
+    return _written(frame)
+
+
+@lru_cache(maxsize=256)
+def _bytes_without_rows(columns: tuple[tuple[str, pl.DataType], ...]) -> bytes:
+    return _written(pl.DataFrame(schema=dict(columns))).tobytes()
+
+
+def _written(frame: pl.DataFrame) -> Bytes:
     # The oldest Arrow layout copies strings together, so that bytes do not depend on which rows the frame once had.
     stream = io.BytesIO()
     frame.rechunk().write_ipc(stream, compat_level=pl.CompatLevel.oldest())
@@ -217,7 +228,7 @@ def _import(form: Any, path: str, arrays: Mapping[str, npt.NDArray[Any]], classe
         case {"IntTable": base, "capacity": capacity}:
             return IntTable.restored({n: _array(arrays, _below(base, n)) for n in IntTable.EXPORTED}, capacity)
         case {"DataFrame": name, "height": height}:
-            frame = pl.read_ipc(io.BytesIO(_array(arrays, name).tobytes()))
+            frame = (_read if height else _without_rows)(_array(arrays, name).tobytes())
             return frame if frame.width else pl.DataFrame(height=height)
         case {"Series": name}:
             return pl.read_ipc(io.BytesIO(_array(arrays, name).tobytes())).to_series()
@@ -236,6 +247,14 @@ def _import(form: Any, path: str, arrays: Mapping[str, npt.NDArray[Any]], classe
             made = {key: _import(part, _below(path, key), arrays, classes) for key, part in parts.items()}
             return classes[name](**made)
     raise _foreign(path, "its description is of a newer version")
+
+
+def _read(stored: bytes) -> pl.DataFrame:
+    return pl.read_ipc(io.BytesIO(stored))
+
+
+_without_rows = lru_cache(maxsize=256)(_read)
+"""Frames are never changed in place, so one without rows may serve many states."""
 
 
 def _array(arrays: Mapping[str, npt.NDArray[Any]], name: str) -> npt.NDArray[Any]:

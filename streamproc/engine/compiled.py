@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import polars as pl
 
 from streamproc.batch import Batch
 from streamproc.engine.arriving import arriving
@@ -86,12 +87,13 @@ class Names:
 
 @dataclass(frozen=True, slots=True)
 class SinkWriter:
-    """A sink with its codec."""
+    """A sink with its codec, and the columns that it writes."""
 
     sink: PlannedSink
     encoder: Encoder
     schema_id: int
     partitions: int
+    columns: pl.Schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +216,8 @@ def compile_stage(
     types = tuple(tuple(kinds[port] for port in node.inputs) for node in stage.nodes)
     sinks = []
     for sink in stage.sinks:
-        sinks.append(SinkWriter(sink, Encoder(sink.contract.avro), schema_id(sink.contract), partitions[sink.topic]))
+        contract, count = sink.contract, partitions[sink.topic]
+        sinks.append(SinkWriter(sink, Encoder(contract.avro), schema_id(contract), count, contract.schema.polars()))
     edges = []
     for edge in stage.edges:
         columns = carriage(edge.type.schema)

@@ -148,7 +148,8 @@ class SourceIntake:
         bounds = (block.value_starts, block.value_ends, block.key_starts, block.key_ends)
         records = np.stack(bounds, axis=1)
         raw = Raw(block.buffer, *(bounds if rows.size == n else (bound[rows] for bound in bounds)))
-        return Units(units, frame.select(self._wanted), meta, raw, block.buffer, records, tuple(reasons))
+        frame = frame if frame.columns == self._wanted else frame[self._wanted]
+        return Units(units, frame, meta, raw, block.buffer, records, tuple(reasons))
 
 
 @nb.njit(cache=True)
@@ -308,11 +309,14 @@ def joined_units(parts: Sequence[Units]) -> Units:
 
 def no_units() -> Units:
     """Nothing of a channel."""
-    return Units(
-        np.empty((0, UNIT_WIDTH), np.int64),
-        pl.DataFrame(),
-        np.empty((0, WIDTH), np.int64),
-        None,
-        np.empty(0, np.uint8),
-        np.empty((0, 4), np.int64),
-    )
+    return _NO_UNITS
+
+
+_NO_UNITS: Final = Units(
+    np.empty((0, UNIT_WIDTH), np.int64),
+    pl.DataFrame(),
+    np.empty((0, WIDTH), np.int64),
+    None,
+    np.empty(0, np.uint8),
+    np.empty((0, 4), np.int64),
+)

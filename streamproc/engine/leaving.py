@@ -26,6 +26,17 @@ HEADER: Final = "sp"
 _ID: Final = 16
 _HEADER: Final = 32
 _NONE: Final = np.empty(0, np.int64)
+_UNHASHED: Final = {
+    column.name: column
+    for column in (
+        pl.Series("step", [""]),
+        pl.Series("partition", [0], pl.Int32),
+        pl.Series("offset", [0], pl.Int64),
+        pl.Series("recorded_at", [None], pl.Datetime("us", "UTC")),
+        pl.Series("key", [None], pl.Binary),
+    )
+}
+"""What stands in the digest of a refused row for what differs between runs."""
 
 
 class Hashed(NamedTuple):
@@ -45,9 +56,7 @@ def sink_blocks(
     if raw is not None and sink.forwards:
         buffer, starts, ends = raw.buffer, raw.starts, raw.ends
     else:
-        encoded = writer.encoder.encode(
-            _conformed(batch.frame, sink.contract.schema.polars()), schema_id=writer.schema_id
-        )
+        encoded = writer.encoder.encode(_conformed(batch.frame, writer.columns), schema_id=writer.schema_id)
         buffer, starts, ends = encoded.buffer, encoded.starts, encoded.ends
     hashed = Hashed(buffer, starts + 5, ends)
     keys = keys_of(batch.frame, sink.key) if sink.key is not None else batch.keys
@@ -148,17 +157,12 @@ def edge_blocks(
 def reject_block(stage: CompiledStage, topic: str, frame: pl.DataFrame) -> tuple[Hashed, Block]:
     """Refused rows as a block of their topic; hashed are source, payload and reason: the rest differs between runs."""
     encoded = stage.rejected.encode(frame, schema_id=stage.rejected_id)
+    n = frame.height
     hashed = stage.rejected.encode(
-        frame.with_columns(
-            step=pl.lit(""),
-            partition=pl.lit(0, pl.Int32),
-            offset=pl.lit(0, pl.Int64),
-            recorded_at=pl.lit(None, pl.Datetime("us", "UTC")),
-            key=pl.lit(None, pl.Binary),
-        ),
+        pl.DataFrame([_UNHASHED[c.name].new_from_index(0, n) if c.name in _UNHASHED else c for c in frame]),
         schema_id=None,
     )
-    null = np.full(frame.height, -1, np.int64)
+    null = np.full(n, -1, np.int64)
     return (
         Hashed(hashed.buffer, hashed.starts, hashed.ends),
         Block(topic, 0, _NONE, _NONE, encoded.buffer, encoded.starts, encoded.ends, null, null),

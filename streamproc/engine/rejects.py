@@ -34,6 +34,8 @@ REJECTED: Final[Contract] = parse_contract("""{
   {"name": "encoding", "type": "string", "doc": "record: payload is the record's value; json: the row as JSON"}
  ]}""")
 
+_COLUMNS: Final = tuple(REJECTED.schema.polars().items())
+
 
 @dataclass(slots=True)
 class Rejects:
@@ -83,10 +85,17 @@ class Rejects:
         return len(self.positions)
 
     def frames(self) -> dict[str, pl.DataFrame]:
-        """The rows by fate: "late" and "dead_lettered"."""
+        """The rows by fate, "late" and "dead_lettered"; a fate that no row has is left out."""
         order = sorted(range(len(self)), key=self.positions.__getitem__)
-        frame = pl.DataFrame(self.rows, schema=REJECTED.schema.polars())[order]
-        return {fate: frame.filter(pl.col("fate") == fate) for fate in ("late", "dead_lettered")}
+        fates = self.rows["fate"]
+        out: dict[str, pl.DataFrame] = {}
+        for fate in ("late", "dead_lettered"):
+            mine = [row for row in order if fates[row] == fate]
+            if mine:
+                out[fate] = pl.DataFrame(
+                    [pl.Series(name, [self.rows[name][row] for row in mine], dtype) for name, dtype in _COLUMNS]
+                )
+        return out
 
 
 def row_json(frame: pl.DataFrame) -> list[bytes]:

@@ -286,13 +286,12 @@ class _Step:
         if not len(self.rejects):
             return
         for fate, frame in self.rejects.frames().items():
-            if frame.height:
-                topic = self.stage.names.late if fate == "late" else self.stage.names.dead_letters
-                hashed, block = reject_block(self.stage, topic, frame)
-                self._digest(topic, hashed)
-                self.blocks.append(block)
-                if frames is not None:
-                    frames[fate] = frame
+            topic = self.stage.names.late if fate == "late" else self.stage.names.dead_letters
+            hashed, block = reject_block(self.stage, topic, frame)
+            self._digest(topic, hashed)
+            self.blocks.append(block)
+            if frames is not None:
+                frames[fate] = frame
 
     def _digest(self, topic: str, hashed: Hashed) -> None:
         hashes = row_hashes(*hashed)

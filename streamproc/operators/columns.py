@@ -120,7 +120,7 @@ class Select:
         made = [(name, expr) for name, expr in self.columns if expr is not None]
         frame = evaluate(batch.frame, made, len(batch)) if made else batch.frame
         there = set(frame.columns)
-        return None, Output(batch.with_frame(frame.select([name for name, _ in self.columns if name in there])))
+        return None, Output(batch.with_frame(frame[[name for name, _ in self.columns if name in there]]))
 
 
 @dataclass(frozen=True, slots=True)

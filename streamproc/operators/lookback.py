@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final, TypeVar
 
 import numpy as np
@@ -164,6 +165,14 @@ def plan_lookback(aggregates: Mapping[str, Aggregate], schema: Schema, *, step: 
     return LookbackPlan(wanted.wants(), tuple(wanted.values), bool(wanted.edges), tuple(columns))
 
 
+@lru_cache(maxsize=256)
+def _planned(
+    columns: tuple[tuple[str, pl.DataType], ...], aggregates: tuple[tuple[str, Aggregate], ...], step: str
+) -> LookbackPlan:
+    schema = Schema(tuple(Field(name, dtype, True) for name, dtype in columns))
+    return plan_lookback(dict(aggregates), schema, step=step)
+
+
 @dataclass(slots=True)
 class LookbackState:
     """Events that a later row may still look back on.
@@ -222,8 +231,7 @@ class Lookback:
         )  # fmt: skip
 
     def _plan(self, columns: pl.DataFrame) -> LookbackPlan:
-        schema = Schema(tuple(Field(name, dtype, True) for name, dtype in columns.schema.items()))
-        return plan_lookback(dict(self.aggregates), schema, step=self.verb)
+        return _planned(tuple(columns.schema.items()), self.aggregates, self.verb)
 
     def process(self, state: LookbackState, inputs: tuple[Batch, ...], time: StepTime) -> tuple[LookbackState, Output]:
         """Gives each row in time its aggregates; late rows go to the late stream."""

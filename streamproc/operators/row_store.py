@@ -11,6 +11,7 @@ is moved to the old one when its size passes the geometric mean of the old one's
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -172,7 +173,7 @@ class RowStore:
 
 def row_store(schema: pl.Schema, *, keyed: bool) -> RowStore:
     """An empty store for rows of these columns, with or without the bytes of their keys."""
-    empty = pl.DataFrame(schema=schema)
+    empty = _frame_without_rows(tuple(schema.items()))
     none = np.empty(0, np.int64)
     no_bytes = np.empty(0, np.uint8)
     return RowStore(
@@ -180,6 +181,12 @@ def row_store(schema: pl.Schema, *, keyed: bool) -> RowStore:
         owners=none.copy(), marks=no_bytes, alive=no_bytes.copy(), key_bytes=no_bytes.copy(), key_starts=none.copy(),
         key_ends=none.copy(), key_hashes=np.empty(0, np.uint64), keyed=int(keyed),
     )  # fmt: skip
+
+
+@lru_cache(maxsize=256)
+def _frame_without_rows(columns: tuple[tuple[str, pl.DataType], ...]) -> pl.DataFrame:
+    """Frames are never changed in place, so all stores of these columns may begin with the same one."""
+    return pl.DataFrame(schema=dict(columns))
 
 
 @kernel

@@ -10,7 +10,7 @@ A record's value is "SPJ1", the length of a JSON head (uint32, little-endian), t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -122,15 +122,15 @@ def decode_entry(value: bytes | None, where: str) -> Entry:
     )
 
 
-def entries_of(block: Block) -> list[tuple[int, Entry]]:
-    """Offset and entry of each record of a block of a task topic."""
-    return [
-        (
-            int(block.offsets[row]),
-            decode_entry(block.value(row), f"{block.topic}-{block.partition}@{int(block.offsets[row])}"),
-        )
-        for row in range(len(block))
-    ]
+def entries_of(block: Block) -> Iterator[tuple[int, Entry]]:
+    """Offset and entry of each record of a block of a task topic, each decoded when it is asked for."""
+    for row in range(len(block)):
+        yield int(block.offsets[row]), entry_at(block, row)
+
+
+def entry_at(block: Block, row: int) -> Entry:
+    """The entry in one record of a block of a task topic."""
+    return decode_entry(block.value(row), f"{block.topic}-{block.partition}@{int(block.offsets[row])}")
 
 
 def entry_block(topic: str, partition: int, entries: Sequence[Entry]) -> Block:

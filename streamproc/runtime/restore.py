@@ -6,15 +6,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
+
 from streamproc.engine.compiled import TaskState
 from streamproc.errors import CorruptSnapshot, ForeignFingerprint, LogError, OffsetOutOfRange, ReplayDiverged
 from streamproc.hashing import content_id
-from streamproc.ports import CheckpointManifest, CheckpointStore, Log, TopicPartition
+from streamproc.ports import Block, CheckpointManifest, CheckpointStore, Log, TopicPartition
 from streamproc.runtime.binding import Binding
 from streamproc.runtime.checkpoint import load_state
 from streamproc.runtime.clock import Clock, SystemClock
 from streamproc.runtime.fingerprints import run_head
-from streamproc.runtime.journal import Entry, entries_of
+from streamproc.runtime.journal import Entry, entries_of, entry_at
 from streamproc.runtime.seeds import opened_state
 from streamproc.runtime.task import TakenStep, Task
 
@@ -38,11 +40,19 @@ class Restored:
 
 def journal_entries(log: Log, place: TopicPartition, offset: int, end: int) -> Iterator[tuple[int, Entry]]:
     """Offsets and entries of a journal from an offset on."""
+    for block in _journal_blocks(log, place, offset, end):
+        for at, entry in entries_of(block):
+            if at >= end:
+                return
+            yield at, entry
+
+
+def _journal_blocks(log: Log, place: TopicPartition, offset: int, end: int) -> Iterator[Block]:
     while offset < end:
         block = log.read(place, offset, max_records=256)
         if not len(block):
             return
-        yield from ((at, entry) for at, entry in entries_of(block) if at < end)
+        yield block
         offset = int(block.offsets[-1]) + 1
 
 
@@ -52,9 +62,13 @@ def last_entry(log: Log, place: TopicPartition) -> Entry | None:
         start, end = log.start_offset(place), log.end_offset(place)
         try:
             for back in (4, 64, end - start):
-                entries = list(journal_entries(log, place, max(start, end - back), end))
-                if entries:
-                    return entries[-1][1]
+                newest = None
+                for block in _journal_blocks(log, place, max(start, end - back), end):
+                    # A block may reach past the end: what was written since then is not looked at.
+                    inside = int(np.searchsorted(block.offsets, end))
+                    newest = (block, inside - 1) if inside else newest
+                if newest is not None:
+                    return entry_at(*newest)
         except OffsetOutOfRange:
             if log.start_offset(place) == start:
                 raise
@@ -257,7 +271,7 @@ def journal_mark(log: Log, place: TopicPartition, offset: int) -> tuple[int, str
         return None  # Whoever owns the task now trimmed its journal since the line above.
     if not len(block) or int(block.offsets[0]) != offset:
         return None
-    ((_, entry),) = entries_of(block)
+    entry = entry_at(block, 0)
     return entry.step, f"{content_id(block.value(0) or b'')}@{int(block.timestamps[0])}"
 
 

@@ -25,20 +25,18 @@ class Fate:
 
 @dataclass(slots=True)
 class Batch:
-    """Records that were appended together. `fate` None: written outside any transaction."""
+    """Records that were appended together. `fate` None: written outside any transaction.
+
+    first, last  offsets of the first and the last record
+    """
 
     block: Block
     fate: Fate | None
+    first: int = field(init=False)
+    last: int = field(init=False)
 
-    @property
-    def first(self) -> int:
-        """The first record's offset."""
-        return int(self.block.offsets[0])
-
-    @property
-    def last(self) -> int:
-        """The last record's offset."""
-        return int(self.block.offsets[-1])
+    def __post_init__(self) -> None:
+        self.first, self.last = int(self.block.offsets[0]), int(self.block.offsets[-1])
 
     @property
     def counts(self) -> bool:
@@ -104,6 +102,12 @@ class Partition:
             if not batch.counts or batch.last < offset:
                 continue
             block = batch.block
+            if batch.first >= offset and len(block) <= left and block.buffer.size <= max_bytes:
+                # All of it fits, whichever pieces of its buffer the records are.
+                parts.append(block)
+                left -= len(block)
+                max_bytes -= block.buffer.size
+                continue
             first = int(np.searchsorted(block.offsets, offset)) if batch.first < offset else 0
             stop = min(len(block), first + left)
             sizes = np.maximum(block.value_ends[first:stop] - block.value_starts[first:stop], 0) + np.maximum(
