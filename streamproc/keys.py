@@ -106,11 +106,11 @@ def _part(column: pl.Series) -> Part:
         words = words[decimal.offset : decimal.offset + len(decimal)]
         buffer, width = np.ascontiguousarray(words[:, ::-1]).reshape(-1), 16
     else:
-        if kind in ("moment", "span"):
+        if kind in ("moment", "span") and column.dtype.time_unit != "us":  # type: ignore[attr-defined]  # both have one
             column = column.dt.cast_time_unit("us")
         numbers = column.to_physical()
         numbers = numbers if numbers.dtype == pl.UInt64 else numbers.cast(pl.Int64)
-        plain = numbers.fill_null(0).to_numpy()
+        plain = (numbers if nulls is None else numbers.fill_null(0)).to_numpy()
         buffer, width = plain.astype(plain.dtype.newbyteorder(">")).view(np.uint8), 8
     starts = np.arange(len(column), dtype=np.int64) * width
     return buffer, starts, starts + width, nulls

@@ -123,8 +123,9 @@ class SourceIntake:
             reasons.append(f"unreadable: {why}")
         frame = decoded.frame
         times = event_times(frame[self._source.event_time])
-        event_time = times.fill_null(0).to_numpy()
-        missing = times.is_null().to_numpy()
+        nulls = times.null_count() > 0
+        event_time = (times.fill_null(0) if nulls else times).to_numpy()
+        missing = times.is_null().to_numpy() if nulls else np.zeros(len(times), np.bool_)
         future = event_time > block.timestamps[rows] + self._source.max_future_skew_us
         # Lateness is subtracted from event time, and spans are added: neither may leave 64 bits.
         past = event_time < MIN_TIME + self._source.lateness_us
@@ -262,7 +263,12 @@ def event_times(column: pl.Series) -> pl.Series:
             factor = 86_400_000_000
         case _:
             factor = 1
-    return column.to_physical().cast(pl.Int64).clip(MIN_TIME // factor, MAX_TIME // factor) * factor
+    moments = column.to_physical().cast(pl.Int64)
+    least, most = MIN_TIME // factor, MAX_TIME // factor
+    # Nearly always all moments are inside: to ask costs less than to make another column.
+    if int(moments.min() or 0) < least or int(moments.max() or 0) > most:  # type: ignore[arg-type]  # of integers
+        moments = moments.clip(least, most)
+    return moments if factor == 1 else moments * factor
 
 
 def joined_units(parts: Sequence[Units]) -> Units:

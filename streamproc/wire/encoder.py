@@ -79,11 +79,12 @@ class Encoder:
         root, n = self._layout.root, frame.height
         slots = len(self._paths)
         source = Source(np.full(slots, -1, np.int64), np.full(slots, -1, np.int64))
+        given = {series.name: series for series in frame.get_columns()}
         for column, slot in zip(root.avro.fields, root.children, strict=True):
-            if column.name not in frame.columns:
+            if column.name not in given:
                 hint = did_you_mean(column.name, frame.columns)
                 raise UnknownColumn(f"the frame to encode has no column '{column.name}'", hint=hint)
-            source.add(slot, self._numbers, conformed(frame[column.name], column.dtype))
+            source.add(slot, self._numbers, conformed(given[column.name], column.dtype))
         code = self._code.copy()
         code[:, op.BASE] = source.bases[code[:, op.BASE]]
         code[:, op.VALID] = source.valids[code[:, op.VALID]]

@@ -18,6 +18,9 @@ from tests.services.kafka import KafkaCluster, kafka_cluster
 # Only what lies in older segments is cleaned: of these topics each batch gets one of its own.
 CLEANED = {"segment.ms": "1", "segment.index.bytes": "4096", "delete.retention.ms": "4000"}
 
+_MARK_S = 60.0
+"""A broker that has much to do, or a topic that was just made again, may let the mark of a commit wait for seconds."""
+
 
 class SeenLog(KafkaLog):
     """A log whose commits return when they can be read: brokers write the marks of a commit after they answered it."""
@@ -43,9 +46,9 @@ class SeenLog(KafkaLog):
 
             def committed() -> dict[TopicPartition, tuple[int, int]]:
                 ranges = commit()
-                until = time.monotonic() + 1.0  # What another transaction holds back is not waited for.
+                until = time.monotonic() + _MARK_S
                 for place, (_, end) in ranges.items():
-                    while self.end_offset(place) < end and time.monotonic() < until:
+                    while not self._marked(place, end) and time.monotonic() < until:
                         time.sleep(0.002)
                 return ranges
 
@@ -54,6 +57,11 @@ class SeenLog(KafkaLog):
 
         producer.begin = seen
         return producer
+
+    def _marked(self, place: TopicPartition, end: int) -> bool:
+        """Whether what was committed up to an offset can be read, or its mark lies there and another transaction holds
+        it back."""
+        return self.end_offset(place) >= end or self.end_offset(place, isolation="read_uncommitted") > end
 
 
 @functools.cache

@@ -540,7 +540,7 @@ PLANTED: Final[Mapping[str, Bug]] = {
     "works on what it gave back, no generation check": Bug(
         together(attribute(Worker, "_take_over", works_on_what_it_gave_back), NO_MEMBERSHIP)
     ),
-    "releases before it is done, no generation check": Bug(
+    "no abort on revoke: releases before it is done, no generation check": Bug(
         together(
             wrapped(Worker, "_turn", releases_before_it_is_done),
             attribute(Worker, "_turns_taken", 0),
