@@ -159,7 +159,8 @@ class Faults:
         # While brokers are away nobody may answer: the one that had the role last has it, for all that is known.
         with suppress(KafkaException, KeyError):
             partitions = self._admin.list_topics(topic, timeout=3).topics[topic].partitions
-            leader = partitions[abs(java_hash(name)) % len(partitions)].leader
+            # A broker that has just come back may know the topic and none of its partitions.
+            leader = partitions[abs(java_hash(name)) % len(partitions)].leader if partitions else -1
             if leader > 0:
                 self._roles[role] = leader
         return self._roles.get(role, 1)

@@ -1,0 +1,24 @@
+"""What brokers answer while one of them changes its place is no end of the work: it is met by asking again."""
+
+from __future__ import annotations
+
+import pytest
+from confluent_kafka import KafkaError
+
+from connectors.kafka.answers import Connection, refusal
+from streamproc.errors import LogUnavailable
+
+RETRIABLE = (
+    "LEADER_NOT_AVAILABLE NOT_LEADER_FOR_PARTITION REQUEST_TIMED_OUT REPLICA_NOT_AVAILABLE NETWORK_EXCEPTION "
+    "COORDINATOR_LOAD_IN_PROGRESS COORDINATOR_NOT_AVAILABLE NOT_COORDINATOR NOT_ENOUGH_REPLICAS "
+    "NOT_ENOUGH_REPLICAS_AFTER_APPEND NOT_CONTROLLER CONCURRENT_TRANSACTIONS KAFKA_STORAGE_ERROR LISTENER_NOT_FOUND "
+    "FENCED_LEADER_EPOCH UNKNOWN_LEADER_EPOCH OFFSET_NOT_AVAILABLE PREFERRED_LEADER_NOT_AVAILABLE "
+    "ELIGIBLE_LEADERS_NOT_AVAILABLE UNSTABLE_OFFSET_COMMIT THROTTLING_QUOTA_EXCEEDED"
+).split()
+"""The errors that Kafka's protocol guide calls retriable, as far as an answer about offsets or a transaction has them."""
+
+
+@pytest.mark.parametrize("name", RETRIABLE)
+def test_an_answer_that_the_protocol_calls_retriable_is_waited_out(name: str) -> None:
+    problem = refusal(KafkaError(getattr(KafkaError, name)), "offsets of t-0", Connection("here:9092"))
+    assert isinstance(problem, LogUnavailable)
