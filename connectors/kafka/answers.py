@@ -93,11 +93,6 @@ class Connection:
                 hint="look at [kafka] in the binding: user, password, ca",
             )
 
-    def troubled_since(self, moment: float) -> bool:
-        """Whether a connection was reported broken after a moment of the monotonic clock."""
-        with self._lock:
-            return self._trouble is not None and self._trouble[0] >= moment
-
     def away(self, what: str) -> LogUnavailable:
         """The error for brokers that did not answer, with the last thing that was heard of them."""
         with self._lock:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, cimpl
@@ -34,6 +34,8 @@ _SIGNATURES: Final[Mapping[str, tuple[Any, ...]]] = {
     "conf_destroy": (None, _P),
     "conf_set": (_I, _P, _S, _S, _S, _Z),
     "conf_set_events": (None, _P, _I),
+    "conf_interceptor_add_on_new": (_I, _P, _S, _P, _P),
+    "interceptor_add_on_request_sent": (_I, _P, _S, _P, _P),
     "new": (_P, _I, _P, _S, _Z),
     "destroy_flags": (None, _P, _I),
     "purge": (_I, _P, _I),
@@ -160,11 +162,15 @@ class PartitionList:
 
 
 class Client:
-    """One librdkafka client and its queue of events; what it says of brokers goes to a `Connection`."""
+    """One librdkafka client and its queue of events; what it says of brokers goes to a `Connection`.
+
+    `watch` gets the configuration before the client is made of it.
+    """
 
     def __init__(
-        self, kind: int, settings: Mapping[str, Any], connection: Connection, *, deliveries: bool = False
-    ) -> None:
+        self, kind: int, settings: Mapping[str, Any], connection: Connection, *, deliveries: bool = False,
+        watch: Callable[[int], None] | None = None,
+    ) -> None:  # fmt: skip
         configuration = rd.conf_new()
         text = ctypes.create_string_buffer(_TEXT)
         for key, value in settings.items():
@@ -173,6 +179,8 @@ class Client:
                 rd.conf_destroy(configuration)
                 raise LogError(f"Kafka client: {text.value.decode()}", hint="look at [kafka] in the binding")
         rd.conf_set_events(configuration, EVENT_ERROR | (EVENT_DELIVERIES if deliveries else 0))
+        if watch is not None:
+            watch(configuration)
         handle = rd.new(kind, configuration, text, _TEXT)
         if not handle:
             rd.conf_destroy(configuration)

@@ -14,8 +14,6 @@ from connectors.kafka.binding import KafkaSettings
 
 TRANSACTION_TIMEOUT_S: Final = 20.0
 """A dead worker's open transaction hides what came after it from readers for so long."""
-RECONNECT_MS: Final = 200
-"""How long a producer waits at first, more or less, before it opens a connection again that broke."""
 LARGEST_RECORD: Final = 16 << 20
 """Bytes of the largest record that is written: a journal entry of a large step takes some megabytes."""
 
@@ -103,8 +101,6 @@ class Profile:
         """A transactional producer."""
         return {
             **self.common(),
-            # A request that is sent again mostly takes that long, by which it is noticed.
-            "reconnect.backoff.ms": RECONNECT_MS,
             "linger.ms": 5,
             "batch.size": 1_000_000,
             "retry.backoff.ms": 10,

@@ -3,9 +3,9 @@
 The path for installations whose librdkafka cannot be called directly; `connectors.kafka.writing_blocks` does the same
 without an object per record. Both follow one rule: after any time-out or unknown outcome of a transaction its producer
 is never used again, because a delayed end of that transaction could hit the next one; opened anew under the same id, it
-has a newer epoch, and whatever is late is refused. librdkafka sends a request again by itself when its connection
-breaks, and says nothing of it: the first one may still be on its way. So an answer that was not quick is doubted too,
-and the next transaction begins with a new producer. That is no proof: one that was sent again can be quick.
+has a newer epoch, and whatever is late is refused. librdkafka also sends requests again by itself and says nothing of
+it, though the first one may still be on its way: a transaction that succeeded while a request of it stayed without an
+answer is followed by a new producer as well.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from connectors.kafka.answers import (
     stale,
     unknown,
 )
+from connectors.kafka.losses import STATISTICS_MS, Losses
 from connectors.kafka.membership import KafkaMembership
-from connectors.kafka.profile import RECONNECT_MS, TRANSACTION_TIMEOUT_S, Profile
+from connectors.kafka.profile import TRANSACTION_TIMEOUT_S, Profile
 from streamproc.errors import LogError
 from streamproc.ports import Block, Membership, TopicPartition
 
@@ -40,7 +41,6 @@ _CALL_S: Final = 15.0
 _INIT_S: Final = 30.0
 _ABORT_S: Final = 10.0
 _COMMIT_S: Final = TRANSACTION_TIMEOUT_S
-_QUICK_S: Final = 0.7 * RECONNECT_MS / 1_000
 _AGAIN: Final = 20
 """How often a transaction is run again because the group's generation moved on while the member kept its partitions."""
 
@@ -56,6 +56,7 @@ class KafkaProducer:
         self._open: KafkaTransaction | None = None
         self._plain: dict[str, bytes] = {}
         self.doubted = False
+        self._settled_at: float | None = None
         self.client = self._opened()
 
     def begin(self) -> KafkaTransaction:
@@ -70,7 +71,8 @@ class KafkaProducer:
         """Aborts an open transaction and lets go."""
         if self._open is not None and not self._open.over:
             self._open.abort()
-        self.client.close(0 if self.broken is not None else 1.0)
+        with contextlib.suppress(KafkaException):  # Why it is broken was told already.
+            self.client.close(0 if self.broken is not None else 1.0)
 
     def usable(self) -> None:
         """Raises what made the producer unusable."""
@@ -78,16 +80,21 @@ class KafkaProducer:
             raise self.broken
 
     def renew(self) -> None:
-        """Opens the client anew if a request of the last transaction may still be on its way."""
-        if not self.doubted:
+        """Opens the client anew if a request of an earlier transaction may still be on its way."""
+        if not (self.doubted or self._lost()):
             return
         before, self.client = self.client, self._opened()
-        before.close(0)
+        with contextlib.suppress(KafkaException):
+            before.close(0)
         self.doubted = False
 
-    def doubt(self, since: float, asked: float) -> None:
-        """Notes whether a request may have been sent twice: when the transaction began, and its slowest answer (s)."""
-        self.doubted = self.doubted or asked > _QUICK_S or self.connection.troubled_since(since)
+    def settled(self) -> None:
+        """Notes that a transaction is committed."""
+        self._settled_at = time.monotonic()
+
+    def _lost(self) -> bool:
+        """Whether a request of a transaction that is over may have been sent twice, and answered once."""
+        return self._settled_at is not None and self._losses.since(self.client, self._settled_at)
 
     def _opened(self) -> Any:
         client = self._client(self.profile)
@@ -101,10 +108,13 @@ class KafkaProducer:
                 client.close(0)
             self.connection.check()
             raise refusal(error_of(problem), f"opening producer '{self.id}'", self.connection) from problem
+        self._settled_at = None
         return client
 
     def _client(self, profile: Profile) -> Any:
-        return Producer({**profile.writer(self.id), "error_cb": self.connection})
+        self._losses = Losses()
+        settings = {**profile.writer(self.id), "statistics.interval.ms": STATISTICS_MS}
+        return Producer({**settings, "error_cb": self.connection, "stats_cb": self._losses})
 
     def _transaction(self) -> KafkaTransaction:
         return KafkaTransaction(self)
@@ -213,7 +223,6 @@ class KafkaTransaction:
     # ── the steps of a commit ────────────────────────────────────────────────────────────────────────────────────────
 
     def _finish(self) -> None:
-        slowest = 0.0
         try:
             self._begin()
             client = self._producer.client
@@ -223,17 +232,13 @@ class KafkaTransaction:
                 offsets = self._offsets[group]
                 places = [KafkaPlace(*place, offset) for place, offset in offsets.items()]
                 if places:
-                    began = time.monotonic()
                     client.send_offsets_to_transaction(places, self._metadata(group), _CALL_S)
-                    slowest = max(slowest, time.monotonic() - began)
             self._delivered()
-            began = time.monotonic()
             client.commit_transaction(_COMMIT_S)
-            slowest = max(slowest, time.monotonic() - began)
         except KafkaException as problem:
             self._answer(problem)
         self._deliveries()
-        self._producer.doubt(self._since, slowest)
+        self._producer.settled()
 
     def _metadata(self, group: str) -> bytes:
         for membership, _ in self._standing:

@@ -30,6 +30,7 @@ from connectors.kafka.native import (
     rd,
 )
 from connectors.kafka.profile import Profile
+from connectors.kafka.requests import TransactionRequests
 from connectors.kafka.writing import KafkaProducer, KafkaTransaction
 from streamproc.ports import Block, Int64s, TopicPartition
 
@@ -46,7 +47,8 @@ class BlockSender:
 
     def __init__(self, settings: Mapping[str, Any], connection: Connection, *, most_bytes: int) -> None:
         kernels.prepare()
-        self._client = Client(PRODUCER, settings, connection, deliveries=True)
+        self._requests = TransactionRequests()
+        self._client = Client(PRODUCER, settings, connection, deliveries=True, watch=self._requests.watch)
         self._most_bytes = most_bytes
         self._topics: dict[str, int] = {}
         self._outstanding = self._bytes = 0
@@ -56,6 +58,11 @@ class BlockSender:
     def __len__(self) -> int:
         return self._outstanding
 
+    @property
+    def sent_again(self) -> bool:
+        """Whether a copy of a request of the last transaction may still be under way."""
+        return self._requests.sent_again
+
     def init_transactions(self, timeout_s: float) -> None:
         """Fences older producers of the id."""
         check(rd.init_transactions(self._client.at, _ms(timeout_s)))
@@ -63,10 +70,12 @@ class BlockSender:
     def begin_transaction(self) -> None:
         """Begins; the brokers hear of it with the first record."""
         self.ranges, self.failed = {}, None
+        self._requests.begin()
         check(rd.begin_transaction(self._client.at))
 
     def send_offsets_to_transaction(self, places: list[KafkaPlace], metadata: bytes, timeout_s: float) -> None:
         """Adds a group's offsets; the metadata is as a consumer gives it."""
+        self._requests.offsets_called()
         found = ctypes.c_void_p()
         check(rd.consumer_group_metadata_read(ctypes.byref(found), metadata, len(metadata)))
         try:
@@ -219,6 +228,9 @@ class BlockProducer(KafkaProducer):
     def _client(self, profile: Profile) -> BlockSender:
         settings = profile.writer(self.id)
         return BlockSender(settings, self.connection, most_bytes=profile.settings.sizes.outstanding_bytes)
+
+    def _lost(self) -> bool:
+        return self.client.sent_again
 
     def _transaction(self) -> BlockTransaction:
         return BlockTransaction(self)

@@ -147,7 +147,7 @@ class Worker:
         gc.freeze()
         sound = False
         try:
-            self.open()
+            self._open_patiently()
             while not self._stop and (pause := self.turn()) is not None:
                 if pause > 0:
                     self._rest(pause)
@@ -168,6 +168,16 @@ class Worker:
         every = checkpoint_every_us(self.binding.plan, self.log.topics())
         self._most_unsaved_s = float("inf") if every is None else every / 1e6
         self._enter()
+
+    def _open_patiently(self) -> None:
+        """Opens; a log that was there when the topology was bound may be away for a moment here as at any later one."""
+        while not self._stop:
+            try:
+                self.open()
+                return
+            except LogUnavailable as error:
+                self.observer.troubled(error)
+                self.clock.sleep(self._recover(error))
 
     def turn(self) -> float | None:
         """One turn: looks at the group, runs a step of each task that has something to do, commits.

@@ -13,8 +13,9 @@ from typing import Any
 from kafka_chaos_topology import TOPOLOGIES, registry
 
 from connectors.checkpoints import DirectoryCheckpoints
+from streamproc.errors import LogUnavailable
 from streamproc.ports import Log
-from streamproc.runtime.binding import bind
+from streamproc.runtime.binding import Binding, bind
 from streamproc.runtime.replay import source_ends
 from streamproc.runtime.worker import Worker
 
@@ -58,6 +59,19 @@ class Job:
     patience_s: float = 300.0
 
 
+def _bound(job: Job, log: Log) -> Binding:
+    """The topology on its log; while that does not answer, again and again, as one that starts workers would."""
+    until = time.monotonic() + job.patience_s
+    while True:
+        try:
+            return bind(TOPOLOGIES[job.topology](), log, registry(), create=False)
+        except LogUnavailable:
+            if time.monotonic() > until:
+                raise
+            logging.info("the log does not answer yet")
+            time.sleep(0.5)
+
+
 def work(job: Job, told: Connection) -> None:
     """Runs the worker; tells "open" before it joins, units done after each commit, and at the end that it is done."""
     logging.basicConfig(
@@ -68,7 +82,7 @@ def work(job: Job, told: Connection) -> None:
     )
     with_log = job.place.open()
     try:
-        binding = bind(TOPOLOGIES[job.topology](), with_log, registry(), create=False)
+        binding = _bound(job, with_log)
 
         def on_commit(progress: Any) -> None:
             told.send(progress.units)
