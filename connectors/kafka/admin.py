@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as KafkaPlace
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
-from connectors.kafka.answers import Connection, error_of, refusal
+from connectors.kafka.answers import Connection, error_of, is_unknown, refusal
 from connectors.kafka.profile import LARGEST_RECORD, Profile
 from streamproc.errors import LogError, LogUnavailable, OffsetOutOfRange, UnknownTopic, did_you_mean
 from streamproc.ports import Isolation, TopicPartition, TopicSettings
@@ -139,18 +139,20 @@ class Admin:
         Asked through a consumer of the group that never joins it: the administrator's own call ends the process when
         the group's coordinator is being elected.
         """
-        places = [KafkaPlace(topic, p) for topic, count in self._counts().items() for p in range(count)]
+        # A broker that has just come back may not know every topic yet, and what is not asked for seems uncommitted.
+        counts = {**self._partitions, **self._counts()}
+        places = [KafkaPlace(topic, p) for topic, count in counts.items() for p in range(count)]
         if group not in self._askers:
             self._askers[group] = Consumer(
                 {**self._profile.common(), "group.id": group, "enable.auto.commit": False, "error_cb": self._connection}
             )
         with self._asking(f"offsets of group '{group}'"):
             answer = self._askers[group].committed(places, timeout=_STABLE_S) if places else []
-        return {
-            TopicPartition(place.topic, place.partition): place.offset
-            for place in answer
-            if place.offset >= 0 and place.error is None
-        }
+        for place in answer:
+            if place.error is not None and not is_unknown(place.error):
+                what = f"offsets of group '{group}' in {place.topic}-{place.partition}"
+                raise refusal(place.error, what, self._connection)
+        return {TopicPartition(place.topic, place.partition): place.offset for place in answer if place.offset >= 0}
 
     def close(self) -> None:
         """Lets go of the connections."""
@@ -170,6 +172,11 @@ class Admin:
     def _counts(self, *, leading: bool = False) -> dict[str, int]:
         with self._asking("list topics"):
             answer = self._client.list_topics(timeout=_REQUEST_S)
+        for name, topic in answer.topics.items():
+            if topic.error is not None and not name.startswith("__"):
+                problem = refusal(topic.error, f"describe '{name}'", self._connection)
+                if isinstance(problem, LogUnavailable):  # It is there, and nobody knows yet who leads it.
+                    raise problem
         return {
             name: len(topic.partitions)
             for name, topic in answer.topics.items()
@@ -186,6 +193,9 @@ class Admin:
         with self._asking(f"offsets of {partition.topic}-{partition.partition}"):
             asked = self._client.list_offsets({place: spec}, isolation_level=level, request_timeout=_REQUEST_S)
             answer: int = asked[place].result(_REQUEST_S).offset
+        # Below -1, which says that no record is that young, no broker has said anything.
+        if answer < -1:
+            raise self._connection.away(f"offsets of {partition.topic}-{partition.partition}")
         return answer
 
     def _settle(self, done: Callable[[], bool], what: str) -> None:

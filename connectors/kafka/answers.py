@@ -116,7 +116,7 @@ def refusal(error: KafkaError, what: str, connection: Connection) -> LogError:
     code = error.code()
     if code in _AWAY:
         return connection.away(what)
-    if code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION):
+    if is_unknown(error):
         return UnknownTopic(f"{what}: Kafka has no such topic or partition", hint="see 'streamproc topics'")
     if code in (
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
@@ -128,6 +128,11 @@ def refusal(error: KafkaError, what: str, connection: Connection) -> LogError:
     if code == KafkaError.MSG_SIZE_TOO_LARGE:
         return LogError(f"{what}: a record is larger than the topic takes", hint="raise the topic's max.message.bytes")
     return LogError(f"{what}: {error.str()} ({error.name()})", hint="see the brokers' log")
+
+
+def is_unknown(error: KafkaError) -> bool:
+    """Whether there is no such topic or partition."""
+    return error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
 
 
 def is_stale(error: KafkaError) -> bool:

@@ -14,6 +14,7 @@ import contextlib
 import time
 import warnings
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
@@ -31,6 +32,7 @@ from connectors.kafka.answers import (
     stale,
     unknown,
 )
+from connectors.kafka.calls import Calls
 from connectors.kafka.losses import STATISTICS_MS, Losses
 from connectors.kafka.membership import KafkaMembership
 from connectors.kafka.profile import TRANSACTION_TIMEOUT_S, Profile
@@ -48,6 +50,9 @@ _AGAIN: Final = 20
 class KafkaProducer:
     """Writes under a transactional id; opening it fences every older one, and settles what that one left open."""
 
+    meanwhile_s: float | None = None
+    """How often an abort needs its client to be polled."""
+
     def __init__(self, profile: Profile, admin: Admin, transactional_id: str) -> None:
         self.id = transactional_id
         self.profile, self.admin = profile, admin
@@ -57,6 +62,7 @@ class KafkaProducer:
         self._plain: dict[str, bytes] = {}
         self.doubted = False
         self._settled_at: float | None = None
+        self.calls: Calls
         self.client = self._opened()
 
     def begin(self) -> KafkaTransaction:
@@ -71,8 +77,7 @@ class KafkaProducer:
         """Aborts an open transaction and lets go."""
         if self._open is not None and not self._open.over:
             self._open.abort()
-        with contextlib.suppress(KafkaException):  # Why it is broken was told already.
-            self.client.close(0 if self.broken is not None else 1.0)
+        _let_go(self.client, self.calls, 0 if self.broken is not None else 1.0)
 
     def usable(self) -> None:
         """Raises what made the producer unusable."""
@@ -83,9 +88,9 @@ class KafkaProducer:
         """Opens the client anew if a request of an earlier transaction may still be on its way."""
         if not (self.doubted or self._lost()):
             return
-        before, self.client = self.client, self._opened()
-        with contextlib.suppress(KafkaException):
-            before.close(0)
+        client, calls = self.client, self.calls
+        self.client = self._opened()
+        _let_go(client, calls, 0)
         self.doubted = False
 
     def settled(self) -> None:
@@ -98,17 +103,16 @@ class KafkaProducer:
 
     def _opened(self) -> Any:
         client = self._client(self.profile)
+        calls = Calls(client)
         try:
-            client.init_transactions(_INIT_S)
+            calls(client.init_transactions, _INIT_S)
         except KafkaException as problem:
             with contextlib.suppress(KafkaException):  # A fatal error is raised here once more.
                 client.poll(0.1)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)  # That it has nothing to abort.
-                client.close(0)
+            _let_go(client, calls, 0)
             self.connection.check()
             raise refusal(error_of(problem), f"opening producer '{self.id}'", self.connection) from problem
-        self._settled_at = None
+        self._settled_at, self.calls = None, calls
         return client
 
     def _client(self, profile: Profile) -> Any:
@@ -225,16 +229,16 @@ class KafkaTransaction:
     def _finish(self) -> None:
         try:
             self._begin()
-            client = self._producer.client
+            client, calls = self._producer.client, self._producer.calls
             # A member's own group comes last: what it proves then covers offsets that already hold others back.
             members = {membership.group for membership, _ in self._standing}
             for group in sorted(self._offsets, key=lambda name: (name in members, name)):
                 offsets = self._offsets[group]
                 places = [KafkaPlace(*place, offset) for place, offset in offsets.items()]
                 if places:
-                    client.send_offsets_to_transaction(places, self._metadata(group), _CALL_S)
+                    calls(partial(client.send_offsets_to_transaction, places, self._metadata(group)), _CALL_S)
             self._delivered()
-            client.commit_transaction(_COMMIT_S)
+            calls(client.commit_transaction, _COMMIT_S)
         except KafkaException as problem:
             self._answer(problem)
         self._deliveries()
@@ -300,7 +304,7 @@ class KafkaTransaction:
         producer = self._producer
         producer.doubted = True  # An abort is rare: what led to it may still be on its way.
         try:
-            producer.client.abort_transaction(_ABORT_S)
+            producer.calls(producer.client.abort_transaction, _ABORT_S, meanwhile=producer.meanwhile_s)
         except KafkaException as problem:
             error = error_of(problem)
             producer.broken = (
@@ -313,7 +317,8 @@ class KafkaTransaction:
             return
         self._producer.renew()
         try:
-            self._producer.client.begin_transaction()
+            client = self._producer.client
+            self._producer.calls(lambda _: client.begin_transaction(), _CALL_S)
         except KafkaException as problem:
             self._answer(problem)
         self._begun, self._ranges, self._failed = True, {}, None
@@ -369,6 +374,17 @@ class KafkaTransaction:
         if self.over:
             raise LogError("the transaction is over", hint="begin another one")
         self._producer.usable()
+
+
+def _let_go(client: Any, calls: Calls, timeout_s: float) -> None:
+    """Frees a client, unless a call is still inside it."""
+    calls.close()
+    if calls.stuck:
+        return
+    # Why it is broken was told already, and that it has nothing to abort is no news.
+    with contextlib.suppress(KafkaException), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        client.close(timeout_s)
 
 
 class _Moved(Exception):

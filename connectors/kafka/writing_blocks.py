@@ -7,7 +7,6 @@ offsets come back.
 from __future__ import annotations
 
 import ctypes
-import threading
 import time
 from collections.abc import Mapping
 from typing import Any, Final
@@ -89,21 +88,8 @@ class BlockSender:
         check(rd.commit_transaction(self._client.at, _ms(timeout_s)))
 
     def abort_transaction(self, timeout_s: float) -> None:
-        """Aborts; what was not sent yet is thrown away.
-
-        The library waits inside this call until every report was taken up, so it gets a thread of its own.
-        """
-        answers: list[int | None] = []
-        call = threading.Thread(
-            target=lambda: answers.append(rd.abort_transaction(self._client.at, _ms(timeout_s))), name="kafka-abort"
-        )
-        call.start()
-        while call.is_alive():
-            self.poll(0.005)
-        call.join()
-        self.poll(0.0)
-        check(answers[0])
-        self.ranges, self.failed = {}, None
+        """Aborts; what was not sent yet is thrown away. Comes back only if every report is taken up meanwhile."""
+        check(rd.abort_transaction(self._client.at, _ms(timeout_s)))
 
     def poll(self, timeout_s: float) -> None:
         """Takes up delivery reports."""
@@ -224,6 +210,7 @@ class BlockProducer(KafkaProducer):
     """A producer whose records go out in blocks."""
 
     client: BlockSender
+    meanwhile_s = 0.005
 
     def _client(self, profile: Profile) -> BlockSender:
         settings = profile.writer(self.id)

@@ -1,7 +1,8 @@
 """Faults that a seed chooses: of workers, and of the brokers that lead, or coordinate groups or transactions.
 
-Three lanes run at once: workers are killed; brokers are killed or restarted, one by one; brokers are frozen.
-Each fault is noted with its second.
+Three lanes run at once: workers are killed; brokers are killed or restarted, one by one; brokers are frozen. The lanes
+of brokers draw from shuffled decks, and go on past their time until what lies on top has struck. Each fault is noted
+with its second.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from confluent_kafka.admin import AdminClient
 from kafka_chaos_crew import Crew
 
 from tests.services.kafka import KafkaCluster
+
+ROLES = ("leader", "group coordinator", "transaction coordinator")
 
 
 def java_hash(text: str) -> int:
@@ -40,6 +43,11 @@ class Faults:
         self._cluster, self._crew = cluster, crew
         self._group, self._topic, self._transactional_id = group, topic, transactional_id
         self._dice = {lane: random.Random(f"{seed} {lane}") for lane in ("workers", "bounces", "pauses")}
+        # What is drawn first, the last one before the others: so even a short run has every kind and every role.
+        self._decks = {
+            "bounces": [("restart", "group coordinator"), ("kill", "leader")],
+            "pauses": [("pause", "transaction coordinator")],
+        }
         self._began = time.monotonic()
         self._busy: set[int] = set()
         self._lock = threading.Lock()
@@ -93,11 +101,11 @@ class Faults:
             self.counts["kills"] += 1
 
     def _bounces(self, until: float, every_s: float) -> None:
-        dice = self._dice["bounces"]
-        while (at := time.monotonic() + dice.uniform(0.5, 1.5) * every_s) < until:
+        dice, struck = self._dice["bounces"], 0
+        while (at := time.monotonic() + dice.uniform(0.5, 1.5) * every_s) < until or struck < 2:
             self._sleep(at)
-            role, kind, away = self._draw(dice), dice.choice(("kill", "restart")), dice.uniform(0.5, 6.0)
-            node = self._take(role)
+            (kind, role), away = self._draw("bounces", ("kill", "restart")), dice.uniform(0.5, 6.0)
+            node = self._take("bounces", kind, role)
             if node is None:
                 continue
             self.note(f"{kind} of broker {node} ({role}), away for {away:.1f} s")
@@ -109,16 +117,16 @@ class Faults:
             self._cluster.start(node)
             self.note(f"broker {node} serves again")
             self._give(node)
-            self.counts["bounces"] += 1
-            self.counts[f"{kind} of {role}"] += 1
+            self._count(kind, role)
+            struck += 1
         self._sleep(until)
 
     def _pauses(self, until: float, every_s: float, bounds: tuple[float, float]) -> None:
-        dice = self._dice["pauses"]
-        while (at := time.monotonic() + dice.uniform(0.5, 1.5) * every_s) < until:
+        dice, struck = self._dice["pauses"], 0
+        while (at := time.monotonic() + dice.uniform(0.5, 1.5) * every_s) < until or struck < 1:
             self._sleep(at)
-            role, span = self._draw(dice), dice.uniform(*bounds)
-            node = self._take(role)
+            (kind, role), span = self._draw("pauses", ("pause",)), dice.uniform(*bounds)
+            node = self._take("pauses", kind, role)
             if node is None:
                 continue
             self.note(f"broker {node} ({role}) stands still for {span:.1f} s")
@@ -127,21 +135,30 @@ class Faults:
             self._cluster.resume(node)
             self.note(f"broker {node} goes on")
             self._give(node)
-            self.counts["bounces"] += 1
-            self.counts[f"pause of {role}"] += 1
+            self._count(kind, role)
+            struck += 1
+
+    def _count(self, kind: str, role: str) -> None:
+        with self._lock:
+            self.counts.update(("bounces", kind, role))
 
     def _sleep(self, until: float) -> None:
         while (left := until - time.monotonic()) > 0:
             time.sleep(min(left, 0.5))
 
-    def _draw(self, dice: random.Random) -> str:
-        return dice.choice(("leader", "group coordinator", "transaction coordinator"))
+    def _draw(self, lane: str, kinds: tuple[str, ...]) -> tuple[str, str]:
+        deck = self._decks[lane]
+        if not deck:
+            deck += [(kind, role) for kind in kinds for role in ROLES]
+            self._dice[lane].shuffle(deck)
+        return deck.pop()
 
-    def _take(self, role: str) -> int | None:
-        """The broker that has this role now; None if it, or all others, are already away."""
+    def _take(self, lane: str, kind: str, role: str) -> int | None:
+        """The broker that has this role now; None if it is away already, and the fault is to be drawn again."""
         node = self._broker_of(role)
         with self._lock:
             if node in self._busy:
+                self._decks[lane].append((kind, role))
                 return None
             self._busy.add(node)
             return node

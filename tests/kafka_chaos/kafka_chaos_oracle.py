@@ -68,16 +68,16 @@ def chain(
     checked = joined(deduped(bids, dedupe_us), floors, max_age_us)
     good = [row for row in checked if row["floor"] is not None and row["price"] >= row["floor"]]
     return {
-        "chain.checked": Counter(bid(row, "floor") for row in checked),
-        "chain.spend": windows(good, "who", window_us),
+        "checked": Counter(bid(row, "floor") for row in checked),
+        "spend": windows(good, "who", window_us),
     }
 
 
 def flat(bids: Sequence[Row], *, window_us: int) -> dict[str, Multiset]:
     """The sinks of `flat` that no order of arrival changes."""
     return {
-        "flat.passed": Counter(bid(row) for row in bids if row["price"] >= 10.0),
-        "flat.counted": windows(bids, "auction", window_us),
+        "passed": Counter(bid(row) for row in bids if row["price"] >= 10.0),
+        "counted": windows(bids, "auction", window_us),
     }
 
 

@@ -1,7 +1,8 @@
-"""Bids and floor prices, and the two topologies that brokers and workers are killed under.
+"""Bids and floor prices, and the topologies that brokers and workers are killed under.
 
 `chain` stands below `ordered` and takes dedupe, an as-of join, changes of key and windows, so each row of its output is
-known beforehand. `flat` works in order of arrival: only what does not depend on that order is known of it.
+known beforehand. `flat` works in order of arrival: only what does not depend on that order is known of it. `both` has
+the sinks of the two.
 """
 
 from __future__ import annotations
@@ -85,42 +86,51 @@ def rows(seed: int, bids: int) -> Iterator[tuple[str, Row]]:
             )
 
 
-def chain(commit: str = "200ms") -> Topology:
-    """Dedupe by id, join with the auction's floor price, windows per bidder: four stages, all below `ordered`."""
+def _chained() -> dict[str, Any]:
     bids = sp.source("bids", contract="bid.v1", lateness=LATENESS)
     floors = sp.source("floors", contract="floor.v1", lateness=LATENESS) | sp.key_by("auction")
     once = bids | sp.ordered(by="seq") | sp.dedupe("id", within=f"{DEDUPE_US}us")
     by_auction = once | sp.key_by("auction") | sp.ordered(by="seq")
     checked = by_auction | sp.as_of(floors | sp.ordered(by="seq"), max_age=f"{MAX_AGE_US}us", columns=("floor",))
     good = checked | sp.where(pl.col("price") >= pl.col("floor"))
-    return sp.Topology(
-        "chain",
-        commit=commit,
-        sinks={
-            "checked": checked,
-            "spend": good
-            | sp.key_by("who")
-            | sp.ordered(by="seq")
-            | sp.tumbling(f"{WINDOW_US}us", n=sp.count(), spend=sp.total("price"), top=sp.max("price")),
-        },
-    )
+    return {
+        "checked": checked,
+        "spend": good
+        | sp.key_by("who")
+        | sp.ordered(by="seq")
+        | sp.tumbling(f"{WINDOW_US}us", n=sp.count(), spend=sp.total("price"), top=sp.max("price")),
+    }
+
+
+def _flat() -> dict[str, Any]:
+    bids = sp.source("bids", contract="bid.v1", lateness=LATENESS)
+    return {
+        "passed": bids | sp.where(pl.col("price") >= 10.0),
+        "once": bids | sp.dedupe("id", within=f"{DEDUPE_US}us"),
+        "counted": bids
+        | sp.key_by("auction")
+        | sp.tumbling(f"{WINDOW_US}us", n=sp.count(), spend=sp.total("price"), top=sp.max("price")),
+    }
+
+
+def chain(commit: str = "200ms") -> Topology:
+    """Dedupe by id, join with the auction's floor price, windows per bidder: four stages, all below `ordered`."""
+    return sp.Topology("chain", commit=commit, sinks=_chained())
 
 
 def flat(commit: str = "200ms") -> Topology:
     """The same bids in order of arrival: passed on, counted per auction and window, and once per id."""
-    bids = sp.source("bids", contract="bid.v1", lateness=LATENESS)
-    return sp.Topology(
-        "flat",
-        commit=commit,
-        sinks={
-            "passed": bids | sp.where(pl.col("price") >= 10.0),
-            "once": bids | sp.dedupe("id", within=f"{DEDUPE_US}us"),
-            "counted": bids
-            | sp.key_by("auction")
-            | sp.tumbling(f"{WINDOW_US}us", n=sp.count(), spend=sp.total("price"), top=sp.max("price")),
-        },
-    )
+    return sp.Topology("flat", commit=commit, sinks=_flat())
 
 
-TOPOLOGIES = {"chain": chain, "flat": flat}
-SINKS = {"chain": ("chain.checked", "chain.spend"), "flat": ("flat.passed", "flat.once", "flat.counted")}
+def both(commit: str = "200ms") -> Topology:
+    """Both at once, reading the same bids."""
+    return sp.Topology("both", commit=commit, sinks=_chained() | _flat())
+
+
+TOPOLOGIES = {"chain": chain, "flat": flat, "both": both}
+ORDERED, UNORDERED = ("checked", "spend"), ("passed", "once", "counted")
+SINKS = {
+    name: tuple(f"{name}.{sink}" for sink in sinks)
+    for name, sinks in {"chain": ORDERED, "flat": UNORDERED, "both": ORDERED + UNORDERED}.items()
+}

@@ -45,6 +45,7 @@ def meet(cluster: KafkaCluster, *, kind: int, blocks: bool, rounds: int) -> tupl
         place = TopicPartition(topic, 0)
         for name in {"inputs", topic} - log.topics().keys():
             log.create_topic(name, TopicSettings())
+        assert log.committed(topic) == {}  # The group has its coordinator.
         producer = log.producer(topic)
         for number in range(rounds):
             proxy.keep = kind
