@@ -6,6 +6,7 @@ offsets come back.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import time
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ from connectors.kafka.native import (
 from connectors.kafka.profile import Profile
 from connectors.kafka.requests import TransactionRequests
 from connectors.kafka.writing import KafkaProducer, KafkaTransaction
+from streamproc.errors import LogError
 from streamproc.ports import Block, Int64s, TopicPartition
 
 _COPY: Final = 0x2
@@ -215,6 +217,14 @@ class BlockProducer(KafkaProducer):
     def _client(self, profile: Profile) -> BlockSender:
         settings = profile.writer(self.id)
         return BlockSender(settings, self.connection, most_bytes=profile.settings.sizes.outstanding_bytes)
+
+    def settled(self) -> None:
+        """Opens the client anew at once if a request may have been sent twice: nothing of the old epoch outlives this.
+
+        Where the brokers do not answer, the next transaction does it.
+        """
+        with contextlib.suppress(LogError):
+            self.renew()
 
     def _lost(self) -> bool:
         return self.client.sent_again
