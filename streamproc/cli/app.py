@@ -22,6 +22,7 @@ _VERBS: Final = {
     "diff": ("streamproc.cli.diff:diff", "Compare two topics or files, row by row."),
     "dlq": ("streamproc.cli.dlq:dlq", "List, show and replay dead letters."),
     "drain": ("streamproc.cli.control:drain", "End a version of a topology at one place, with nothing half done."),
+    "explain": ("streamproc.cli.explain:explain", "Make a decision again from its log, and say why it is so."),
     "manifest": ("streamproc.cli.manifest:manifest", "Write a compose file and Kubernetes manifests."),
     "pause": ("streamproc.cli.control:pause", "Let the workers of a topology rest."),
     "produce": ("streamproc.cli.produce:produce", "Write a file's rows to a topic."),

@@ -30,6 +30,7 @@ def linear() -> Any:
 
 BY_LABEL = {"labels": STREAM, "on": "k", "label": "y", "horizon": "4s", "into": "p", "report": 3}
 BY_SILENCE = {"labels": sp.outcome(STREAM, within="4s"), "on": "k", "into": "p", "report": 3}
+RULES = (sp.when(pl.col("x") > 1, then="block"), sp.when(pl.col("i") < 0, then="review", name="negative"))
 SHARED = ("key",)
 """One model for all keys of a task: how keys interleave is part of what it learns from."""
 
@@ -57,6 +58,16 @@ LEARNING_LAWS: dict[str, tuple[Step, tuple[StreamType, ...], tuple[str, ...]]] =
     "drift by KSWIN": (
         sp.drift("i", test=drift.KSWIN(alpha=0.3, window_size=20, stat_size=5, seed=1)), (ROWS,), SHARED,
     ),
+    "decide": (sp.decide(*RULES, otherwise="allow", log=("s",)), (KEYED,), SHARED),
+    "decide uniquely": (sp.decide(*RULES, otherwise="allow", hit="unique"), (ROWS,), SHARED),
+    "decide all": (sp.decide(*RULES, otherwise="allow", hit="collect"), (ROWS,), SHARED),
+    "decide by cost": (sp.decide(sp.cheapest("x", a=(0, 9), b=(2, 1)), otherwise="c"), (ROWS,), SHARED),
+    "fallback": (sp.fallback("p", full="x", old=sp.rung("i", age="i", max_age="3s"), prior=0.5), (KEYED,), ()),
+    "route": (sp.route("k", salt="e", weights=[{"a": 0.9, "b": 0.1}, {"a": 0.7, "b": 0.3}]), (KEYED,), ()),
+    "sample_ratio": (sp.sample_ratio("s", weights={"a": 0.5, "b": 0.5}, alpha=0.5), (ROWS,), SHARED),
+    "alert": (sp.alert("x", title="x", above=0.5, clear=-0.5, hold="1s", calm="1s"), (KEYED,), ()),
+    "alert where": (sp.alert(pl.col("i") > 0, title="i", severity="high", runbook="r"), (KEYED,), ()),
+    "alert in storms": (sp.alert("x", title="x", above=0.0, storm=1, fold="5s"), (KEYED,), SHARED),
     **{f"drift by {test}": (
         sp.drift("i", "x", "s", test=test, window=10, reference=20, run_length=20), (ROWS,), SHARED
     ) for test in ("ks", "psi", "chi2", "wasserstein")},

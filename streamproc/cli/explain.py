@@ -1,0 +1,110 @@
+"""`explain`: why a decision is as it is, from its line in the log, by making it again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import polars as pl
+
+from streamproc.cli.render import put_json, put_table
+from streamproc.cli.workspace import Workspace, load_topology, workspace_options
+from streamproc.decisions.decide import Decide
+from streamproc.decisions.decision_log import strays
+from streamproc.decisions.explain import Explanation, explain_line
+from streamproc.errors import InputError, VerificationError
+from streamproc.planning.plan import Node, Plan, PlannedSink, type_of
+from streamproc.ports import Log
+from streamproc.runtime.binding import plan_topology
+from streamproc.runtime.reading import read_topic
+
+
+@click.command()
+@click.argument("topology")
+@click.argument("decision", type=int, required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.  [default: text]")
+@workspace_options
+def explain(topology: str, decision: int | None, as_json: bool, workspace: Workspace) -> None:
+    """Make DECISION (its id) of TOPOLOGY again from the decision log, and say what it rested on.
+
+    Without DECISION every logged decision is made again and the log's hash chain is checked. Exit 1 if anything is not
+    as it was logged.
+    """
+    with workspace.log() as log:
+        plan = plan_topology(load_topology(topology), workspace.registry())
+        found = [(sink, node, _lines(log, workspace, sink)) for sink, node in _logs(plan)]
+        if not found:
+            raise InputError(
+                f"'{plan.topology.name}' keeps no decision log", hint='give it a sink: decided.side("log")'
+            )
+        if decision is None:
+            _check_all(plan, found, as_json=as_json)
+            return
+        for _, node, lines in found:
+            step: Any = node.operator
+            mine = lines.filter(pl.col(step.made[0]) == decision)
+            if mine.height:
+                schema = type_of(plan.nodes, node.inputs[0]).schema
+                _tell(step, mine.head(1), explain_line(step, schema, mine.head(1)), as_json=as_json)
+                return
+    raise InputError(f"no log of '{plan.topology.name}' has a decision {decision}")
+
+
+def _logs(plan: Plan) -> list[tuple[PlannedSink, Node]]:
+    """Sinks that hold decision logs, with the steps that decide."""
+    return [
+        (sink, plan.nodes[sink.port[0]])
+        for sink in plan.sinks
+        if sink.port[1] == "log" and isinstance(plan.nodes[sink.port[0]].origin, Decide)
+    ]
+
+
+def _lines(log: Log, workspace: Workspace, sink: PlannedSink) -> pl.DataFrame:
+    return read_topic(log, workspace.reading_registry(), sink.topic, sink.contract.schema.polars())
+
+
+def _check_all(plan: Plan, found: list[tuple[PlannedSink, Node, pl.DataFrame]], *, as_json: bool) -> None:
+    checked = 0
+    for sink, node, lines in found:
+        step: Any = node.operator
+        schema = type_of(plan.nodes, node.inputs[0]).schema
+        for start in range(lines.height):
+            explain_line(step, schema, lines[start : start + 1])
+            checked += 1
+        broken = strays(step.form(schema), lines)
+        if broken:
+            line = lines.row(broken[0], named=True)
+            raise VerificationError(
+                f"the decision log '{sink.topic}' was changed at decision {line[step.made[0]]} (number "
+                f"{line['number']} of its task): its hash does not follow from the line before it"
+            )
+    if as_json:
+        put_json({"decisions": checked, "sound": True})
+    else:
+        click.echo(f"sound: {checked:,} decisions made again, equal to the log")
+
+
+def _tell(step: Decide, line: pl.DataFrame, why: Explanation, *, as_json: bool) -> None:
+    row = line.row(0, named=True)
+    inputs = {name: row[name] for name in step.logged}
+    if as_json:
+        put_json({
+            "decision": why.decision, "rule": why.rule, "inputs": {name: str(value) for name, value in inputs.items()},
+            "rules": [{"name": n, "condition": c, "held": h} for n, c, h in why.rules],
+            "costs": dict(why.costs), "matters": dict(why.matters),
+            "counterfactual": None if why.counterfactual is None else dict(
+                zip(("column", "value", "decision"), why.counterfactual, strict=True)
+            ),
+        })  # fmt: skip
+        return
+    click.echo(f"{why.decision}, by {why.rule}; made again: equal")
+    put_table("inputs", ("column", "value"), [(name, str(value)) for name, value in inputs.items()])
+    if why.rules:
+        put_table("rules", ("rule", "condition", "held"), [(n, c, "yes" if h else "no") for n, c, h in why.rules])
+    if why.costs:
+        put_table("expected costs", ("decision", "cost"), [(n, f"{c:.4g}") for n, c in why.costs])
+    for name, other in why.matters:
+        click.echo(f"without {name}: {other}")
+    if why.counterfactual is not None:
+        column, value, other = why.counterfactual
+        click.echo(f"nearest other decision: {other}, were {column} {value:.6g}")

@@ -1,0 +1,37 @@
+"""`explain` makes decisions again from their log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+from command_line import CommandLine
+
+TOPOLOGY = """
+import polars as pl
+import streamproc as sp
+
+payments = sp.source("payments", contract="payment", lateness="1m")
+decided = payments | sp.decide(
+    sp.when(pl.col("amount") > 500, then="review", name="large"), otherwise="pay", log=("payment_id",))
+decisions = sp.Topology("decisions", sinks={"decided": decided, "decision_log": decided.side("log")})
+"""
+
+
+def test_a_decision_is_made_again_with_reason_and_nearest_other_one(project: Path, command: CommandLine) -> None:
+    (project / "decisions.py").write_text(TOPOLOGY)
+    command.fine("produce", "payments.csv", "payments", "--contract", "payment")
+    command.fine("run", "decisions.py", "--until-end")
+    lines = command.fine("subscribe", "decisions.decision_log").out.splitlines()
+    assert len(lines) == 200
+    large = next(line for line in map(orjson.loads, lines) if line["decision"] == "review")
+    told = command.fine("explain", "decisions.py", large["decision_id"], "--json").json
+    assert (told["decision"], told["rule"]) == ("review", "large")
+    assert told["rules"][0]["held"] and told["inputs"]["payment_id"] == large["payment_id"]
+    assert told["counterfactual"]["decision"] == "pay" and 499 < told["counterfactual"]["value"] <= 500
+    assert "nearest other decision: pay" in command.fine("explain", "decisions.py", large["decision_id"]).out
+    assert command.fine("explain", "decisions.py").out == "sound: 200 decisions made again, equal to the log\n"
+    assert command("explain", "decisions.py", 12345).code == 2
+    (project / "decisions.py").write_text(TOPOLOGY.replace("> 500", "> 600"))
+    other = command("explain", "decisions.py", large["decision_id"])
+    assert other.code == 1 and "version" in other.err
