@@ -35,6 +35,7 @@ _VERBS: Final = {
     "topics": ("streamproc.cli.topics:topics", "List the topics of the log."),
     "upgrade": ("streamproc.cli.upgrade:upgrade", "Let a new version take over where an older one was drained."),
     "verify": ("streamproc.cli.verify:verify", "Hold the log against the journal."),
+    "why": ("streamproc.cli.why:why", "Name the source records behind one record of a sink."),
 }
 
 

@@ -212,7 +212,12 @@ class Task:
         return channel, IDLE
 
     def rerun(self, entry: Entry, *, keep: bool = False) -> TakenStep:
-        """Runs a recorded step again on the recorded input.
+        """Runs a recorded step again on the recorded input; raises as `recorded`."""
+        given = self.recorded(entry)
+        return self.run(given.units, given.runs, marks=given.marks, clock=given.clock, keep=keep)
+
+    def recorded(self, entry: Entry) -> StepInput:
+        """What a recorded step consumed.
 
         Raises InputGone if the input is no longer in the log, InputChanged if it is not what the journal saw.
         """
@@ -220,7 +225,7 @@ class Task:
             self._recorded(channel, taken, entry) for channel, taken in zip(self.channels, entry.ranges, strict=True)
         )
         _check_input(self.channels, units, entry)
-        return self.run(units, entry.runs, marks=entry.marks, clock=entry.clock, keep=keep)
+        return StepInput(units, entry.runs, entry.marks, entry.clock)
 
     def _recorded(self, channel: Channel, taken: ConsumedRange, entry: Entry) -> Units:
         if taken.units == 0:

@@ -192,3 +192,26 @@ def test_a_binding_says_where_everything_is(project: Path, command: CommandLine)
     assert (project / "data" / "my.db").exists()
     command.fine("run", "card_risk.py", "--until-end", "--bind", "local.toml")
     assert command.fine("topics", "--bind", "local.toml", "--json").json[-1]["records"] == 200
+
+
+def test_why_names_the_records_behind_a_row_and_what_they_say(ran: Path, command: CommandLine) -> None:
+    rows = [orjson.loads(line) for line in command.fine("subscribe", "card_risk.daily", "--limit", 1).out.splitlines()]
+    answer = command.fine("why", "card_risk.py", "card_risk.daily", 0, 0, "--json").json
+    assert {name: answer["row"][name] for name in ("card_id", "payments", "spend")} == {
+        name: rows[0][name] for name in ("card_id", "payments", "spend")
+    }
+    records = [c["record"] for c in answer["contributors"]]
+    assert len(records) == rows[0]["payments"]
+    assert sum(record["amount"] for record in records) == rows[0]["spend"]
+    assert {record["card_id"] for record in records} == {rows[0]["card_id"]}
+    told = command.fine("why", "card_risk.py", "card_risk.daily", 0, 0).out
+    assert told.startswith("card_risk.daily-0@0, made by step ")
+    assert "payments-" in told
+
+
+def test_why_of_what_is_not_there_is_one_line(ran: Path, command: CommandLine) -> None:
+    for topic, offset, said in (("payments", 0, "no sink"), ("card_risk.daily", 10_000, "card_risk.daily-0@10000")):
+        answer = command("why", "card_risk.py", topic, 0, offset)
+        assert answer.code == 2
+        assert said in answer.err
+        assert len(answer.err.strip().splitlines()) <= 2

@@ -1,0 +1,430 @@
+"""Why a row of a sink is as it is: the source records behind it, column by column, found by running its step again.
+
+A record is a *contributor* of a column if, with the record taken away and time passing as it did, the row is not there
+or has another value in that column (a counterfactual cause: Meliou, Gatterbauer, Halpern, Koch, Moore, Suciu 2010).
+Nothing is asked of the operators: the recorded steps run again without the record, and the two rows are compared. So it
+holds for a user's own operators too.
+
+**Which records are tried.** Rows of one key do not see those of another (law 4), so only rows of the row's own key are
+tried, provided that they alone give the same row; where they do not, because a step keeps something for all keys, all
+rows of the task are. From an input that is an internal topic the search goes on in the task that wrote it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import numpy as np
+
+from streamproc.batch import C0, C1, C3, ROW, WIDTH, Batch, Meta
+from streamproc.engine import intake as unit
+from streamproc.engine.ablation import Mask, RecordedTask, few, standing_of
+from streamproc.engine.compiled import Channel, SinkWriter
+from streamproc.engine.leaving import sink_blocks
+from streamproc.engine.timeline import ROW as IS_ROW
+from streamproc.errors import InputError, InputGone, OffsetOutOfRange, ReplayDiverged, did_you_mean
+from streamproc.keys import keys_of
+from streamproc.planning.plan import Port
+from streamproc.ports import Int64s, Log, TopicPartition
+from streamproc.runtime.binding import Binding
+from streamproc.runtime.journal import Entry
+from streamproc.runtime.restore import journal_entries
+from streamproc.runtime.task import Task
+from streamproc.wire import Decoder, split_frames
+
+MOST: Final = 2_000
+"""So many rows are tried one by one; of more, first blocks of some dozens."""
+_BLOCK: Final = 64
+
+Coordinate = tuple[int, ...]
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Contributor:
+    """A source record, and the columns of the row that it had a part in."""
+
+    topic: str
+    partition: int
+    offset: int
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """What is known of one row.
+
+    row           its columns
+    task, step    where and in which step it was made
+    logic         fingerprint of all that shapes what the topology writes
+    contributors  in order of topic, partition and offset
+    shared        columns that depend on rows of other keys (a model's score, say): nothing is attributed to them
+    by_blocks     so many rows share the key that blocks without effect were left out as a whole: two rows that cancel
+                  each other out may be missing
+    """
+
+    row: Values
+    task: str
+    step: int
+    logic: str
+    contributors: tuple[Contributor, ...]
+    shared: tuple[str, ...] = ()
+    by_blocks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row that leaves a task: at which port, which one, and its columns."""
+
+    port: Port
+    coordinate: Coordinate
+    values: Values
+
+
+@dataclass(frozen=True, slots=True)
+class _Effect:
+    """A row that a task consumed, and the columns of a row that leaves it which would be others without."""
+
+    stage: int
+    channel: Channel
+    coordinate: Coordinate
+    offset: int
+    columns: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """Every row that a task consumed, in order.
+
+    steps, channels, rows  where it stands: which step, channel, row of the channel's frame
+    units    its number among all units of the step, in the order in which they were consumed
+    hashes   of its key; 0 where the input has none
+    """
+
+    steps: Int64s
+    channels: Int64s
+    rows: Int64s
+    units: Int64s
+    hashes: Int64s
+    meta: Meta
+    offsets: Int64s
+
+    def __len__(self) -> int:
+        return int(self.steps.size)
+
+
+@dataclass(slots=True)
+class _Search:
+    """One question: what was read for it, and what was found."""
+
+    binding: Binding
+    log: Log
+    recorded: dict[int, RecordedTask]
+    outputs: dict[tuple[int, Port], list[Batch]] = field(default_factory=dict)
+    effects: dict[tuple[int, Port, Coordinate], list[_Effect]] = field(default_factory=dict)
+    found: dict[tuple[str, int, int], set[str]] = field(default_factory=dict)
+    shared: set[str] = field(default_factory=set)
+    by_blocks: bool = False
+
+    def task(self, number: int) -> RecordedTask:
+        """A task with all that it consumed so far."""
+        if number not in self.recorded:
+            task, entries = _journal(self.binding, self.log, number)
+            steps = few(task.recorded(entry) for entry in entries)
+            self.recorded[number] = RecordedTask(task.stage, task.index, task.channels, steps)
+        return self.recorded[number]
+
+    def made(self, number: int, port: Port) -> list[Batch]:
+        """What left a task at a port, step by step."""
+        if (number, port) not in self.outputs:
+            self.outputs[number, port] = list(self.task(number).outputs(port))
+        return self.outputs[number, port]
+
+
+def why(binding: Binding, log: Log, place: TopicPartition, offset: int) -> Why:
+    """The source records behind one record of a sink, by column.
+
+    Reads the journal of the tasks that had a part in it and all that they consumed; writes nothing. Cost: the tasks'
+    history once, then the rows of the key as often as there are of them.
+    Raises InputError for a record that is not there or not of a sink of this topology, InputGone where the journal or
+    an input was trimmed, ReplayDiverged if this code makes another row than the recorded one.
+    """
+    writer = _writer(binding, place.topic)
+    value = _value(log, place, offset)
+    for number, entries, begin in _makers(binding, log, writer, place, offset):
+        task = Task(binding, number, log)
+        steps = [task.recorded(entry) for entry in entries]
+        recorded = RecordedTask(task.stage, task.index, task.channels, (*few(steps[:-1]), steps[-1]))
+        search = _Search(binding, log, {number: recorded})
+        made = search.made(number, writer.sink.port)[-1]
+        at = _row_of(made, writer, recorded, value, _repeated(log, place, begin, offset, value))
+        if at is None:
+            continue
+        named = [name for name in writer.sink.contract.schema.names if name in made.frame.columns]
+        row = _Row(writer.sink.port, _coordinate(made.meta, at), made.frame.select(named).row(at, named=True))
+        for effect in _effects(search, number, row):
+            _follow(search, effect, effect.columns)
+        contributors = tuple(
+            Contributor(*where, tuple(name for name in named if name in columns))
+            for where, columns in sorted(search.found.items())
+        )
+        shared = tuple(name for name in named if name in search.shared)
+        step = entries[-1].step
+        return Why(row.values, task.name, step, binding.plan.logic, contributors, shared, search.by_blocks)
+    raise ReplayDiverged(
+        f"{place.topic}-{place.partition}@{offset}: no recorded step of '{binding.names.prefix}' gives this record now",
+        hint="'streamproc replay' names the first difference; another version may have written it",
+    )
+
+
+def decoded(binding: Binding, log: Log, place: TopicPartition, offset: int) -> Values | None:
+    """A record as a row by its writer's schema; None if it cannot be read."""
+    buffer = np.frombuffer(_value(log, place, offset), np.uint8)
+    ids, bodies = split_frames(buffer, np.zeros(1, np.int64), np.array([buffer.size]))
+    if ids[0] < 0:
+        return None
+    rows = Decoder(binding.registry.schema_of(int(ids[0]))).decode(buffer, bodies, np.array([buffer.size]))
+    return rows.frame.row(0, named=True) if rows.rows.size else None
+
+
+# ── the record, and the step that made it ────────────────────────────────────────────────────────────────────────────
+
+
+def _writer(binding: Binding, topic: str) -> SinkWriter:
+    writers = {writer.sink.topic: writer for stage in binding.stages for writer in stage.sinks}
+    if topic not in writers:
+        raise InputError(f"'{topic}' is no sink of '{binding.names.topology}'", hint=did_you_mean(topic, writers))
+    return writers[topic]
+
+
+def _value(log: Log, place: TopicPartition, offset: int) -> bytes:
+    where = f"{place.topic}-{place.partition}@{offset}"
+    known = log.topics().get(place.topic)
+    if known is None or place.partition >= known.partitions:
+        raise InputError(f"{where}: the log has no such partition", hint="'streamproc topics' lists what is there")
+    try:
+        block = log.read(place, offset, max_records=1)
+    except OffsetOutOfRange as gone:
+        raise InputError(f"{where}: {gone.message}", hint=gone.hint) from None
+    if not len(block) or int(block.offsets[0]) != offset:
+        raise InputError(f"{where}: there is no record", hint=f"the topic ends at {log.end_offset(place)}")
+    return block.value(0) or b""
+
+
+def _journal(binding: Binding, log: Log, number: int) -> tuple[Task, list[Entry]]:
+    """A task and the entries of its steps from the first on."""
+    place = TopicPartition(binding.names.tasks, number)
+    entries = [entry for _, entry in journal_entries(log, place, log.start_offset(place), log.end_offset(place))]
+    task = Task(binding, number, log)
+    if entries and (entries[0].kind != "start" or entries[0].head.get("seed")):
+        raise InputGone(
+            f"the journal of {task.name} begins in the middle: what came before it cannot be named",
+            hint='declare settings={"audit": "all"} before the first run, and begin without another run\'s state',
+        )
+    return task, entries[1:]
+
+
+def _makers(
+    binding: Binding, log: Log, writer: SinkWriter, place: TopicPartition, offset: int
+) -> Iterator[tuple[int, list[Entry], int]]:
+    """Tasks that may have made a record, each with its steps up to that one, and where its records of it may begin.
+
+    An entry says where the step before it delivered its rows. Nothing says it of a task's last step.
+    """
+    last: list[tuple[int, list[Entry]]] = []
+    begin = 0
+    for number in range(binding.task_count):
+        stage, _ = binding.task_of(number)
+        if stage.stage.index != writer.sink.stage:
+            continue
+        _, entries = _journal(binding, log, number)
+        for count, entry in enumerate(entries):
+            for topic, partition, first, end in entry.delivered:
+                if (topic, partition) == (place.topic, place.partition):
+                    if first <= offset < end:
+                        yield number, entries[:count], first
+                        return
+                    begin = max(begin, end if end <= offset else 0)
+        if entries and place.topic in entries[-1].outputs:
+            last.append((number, entries))
+    yield from ((number, entries, begin) for number, entries in last)
+
+
+def _repeated(log: Log, place: TopicPartition, begin: int, offset: int, value: bytes) -> int:
+    """How many equal records stand between two offsets."""
+    found = 0
+    while begin < offset:
+        block = log.read(place, begin, max_records=offset - begin)
+        if not len(block):
+            break
+        found += sum(block.value(row) == value for row in range(len(block)) if int(block.offsets[row]) < offset)
+        begin = int(block.offsets[-1]) + 1
+    return found
+
+
+def _row_of(made: Batch, writer: SinkWriter, task: RecordedTask, value: bytes, before: int) -> int | None:
+    """The row that became a record, which is the `before`-th of those that became the same bytes."""
+    if not len(made):
+        return None
+    hashed, _ = sink_blocks(task.stage, writer, made, task=task.task, step=0)
+    body = value[5:]
+    size = np.flatnonzero(hashed.ends - hashed.starts == len(body))
+    same = [row for row in size.tolist() if hashed.buffer[hashed.starts[row] : hashed.ends[row]].tobytes() == body]
+    return same[min(before, len(same) - 1)] if same else None
+
+
+# ── what it depends on ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _follow(search: _Search, effect: _Effect, named: frozenset[str]) -> None:
+    """Notes a source record; goes on in the task that wrote an internal one."""
+    inlet = search.binding.stages[effect.stage].stage.inputs[effect.channel.inlet]
+    if inlet.edge is None:
+        place = effect.channel.place
+        search.found.setdefault((place.topic, place.partition, effect.offset), set()).update(named)
+        return
+    number = search.binding.number_of(inlet.edge.from_stage, effect.channel.upstream)
+    port = inlet.edge.port
+    for batch in search.made(number, port):
+        at = _find(batch.meta, effect.coordinate)
+        if at is not None:
+            row = _Row(port, effect.coordinate, batch.frame.row(at, named=True))
+            for above in _effects(search, number, row):
+                _follow(search, above, named)
+            return
+    raise ReplayDiverged(
+        f"{effect.channel.place.topic}-{effect.channel.place.partition}@{effect.offset} is not what its task gives now",
+        hint="'streamproc replay' names the first difference",
+    )
+
+
+def _effects(search: _Search, number: int, row: _Row) -> list[_Effect]:
+    """The rows that a task consumed without which a row that leaves it would not be, or be another."""
+    where = (number, row.port, row.coordinate)
+    if where in search.effects:
+        return search.effects[where]
+    whole = search.task(number)
+    inputs = _inputs(whole)
+    until = _until(search.made(number, row.port), row.coordinate, inputs)
+    tried = np.flatnonzero(until & _of_its_key(search.made(number, row.port), inputs, row.coordinate))
+    alone = _without(whole, inputs, tried)
+    given = _values(alone, row)
+    if given is None:
+        # A step keeps something for all keys: nothing can be left out beforehand.
+        tried = np.flatnonzero(until)
+        alone, given = _without(whole, inputs, tried), row.values
+    shared = {name for name, value in row.values.items() if not _same(value, given.get(name))}
+    search.shared |= shared
+    compared = {name: value for name, value in row.values.items() if name not in shared}
+    mine = _inputs(alone)
+    found: list[_Effect] = []
+    for at in _tried(search, alone, mine, replace(row, values=compared)):
+        now = _values(_without(alone, mine, np.delete(np.arange(len(mine)), at)), row)
+        changed = {name for name, value in compared.items() if now is None or not _same(value, now.get(name))}
+        if changed:
+            channel = alone.channels[int(mine.channels[at])]
+            stage = alone.stage.stage.index
+            coordinate = _coordinate(mine.meta, at)
+            found.append(_Effect(stage, channel, coordinate, int(mine.offsets[at]), frozenset(changed)))
+    search.effects[where] = found
+    return found
+
+
+def _tried(search: _Search, task: RecordedTask, inputs: _Inputs, row: _Row) -> Iterator[int]:
+    """The rows that are worth to be taken away alone."""
+    if len(inputs) <= MOST:
+        yield from range(len(inputs))
+        return
+    search.by_blocks = True
+    every = np.arange(len(inputs))
+    for start in range(0, len(inputs), _BLOCK):
+        block = every[start : start + _BLOCK]
+        now = _values(_without(task, inputs, np.delete(every, block)), row)
+        if now is None or any(not _same(value, now.get(name)) for name, value in row.values.items()):
+            yield from block.tolist()
+
+
+def _inputs(task: RecordedTask) -> _Inputs:
+    """The rows that a task consumed, in the order in which it did."""
+    parts: list[tuple[Int64s, ...]] = []
+    metas: list[Meta] = [np.empty((0, WIDTH), np.int64)]
+    for number, step in enumerate(task.steps):
+        standing = standing_of(step)
+        for channel, part in enumerate(step.units):
+            if not part.frame.height:
+                continue
+            rows = np.flatnonzero(part.units[:, unit.KIND] == IS_ROW)
+            keyed_by = task.stage.stage.inputs[task.channels[channel].inlet].type.keyed_by
+            hashes = np.zeros(rows.size, np.int64)
+            if keyed_by is not None:
+                hashes = keys_of(part.frame, keyed_by).hashes.view(np.int64)
+            every = np.arange(rows.size)
+            offsets = part.units[rows, unit.OFFSET]
+            parts.append((np.full(rows.size, number), np.full(rows.size, channel), every, standing[channel][rows],
+                          hashes, offsets))  # fmt: skip
+            metas.append(part.meta)
+    columns = [np.concatenate([np.empty(0, np.int64), *column]) for column in zip(*parts, strict=True)]
+    steps, channels, rows, units, hashes, offsets = columns or [np.empty(0, np.int64)] * 6
+    meta = np.concatenate(metas)
+    order = np.lexsort((units, steps))
+    return _Inputs(steps[order], channels[order], rows[order], units[order], hashes[order], meta[order], offsets[order])
+
+
+def _without(task: RecordedTask, inputs: _Inputs, stay: Int64s) -> RecordedTask:
+    """The task with these rows of its input alone."""
+    masks = task.masks(False)
+    for step, channel in {*zip(inputs.steps[stay].tolist(), inputs.channels[stay].tolist(), strict=True)}:
+        mine = stay[(inputs.steps[stay] == step) & (inputs.channels[stay] == channel)]
+        masks[step][channel][inputs.rows[mine]] = True
+    return task.keeping(masks)
+
+
+def _until(made: list[Batch], coordinate: Coordinate, inputs: _Inputs) -> Mask:
+    """Which inputs had come when a row left: no later one had a part in it."""
+    for step, batch in enumerate(made):
+        at = _find(batch.meta, coordinate)
+        if at is not None:
+            # ROW is 2 i + 1 for what input number i gave, and 2 i for what time released before it.
+            last = (int(batch.meta[at, ROW]) - 1) // 2
+            until: Mask = (inputs.steps < step) | ((inputs.steps == step) & (inputs.units <= last))
+            return until
+    return np.ones(len(inputs), np.bool_)
+
+
+def _of_its_key(made: list[Batch], inputs: _Inputs, coordinate: Coordinate) -> Mask:
+    """The inputs that have the key of a row, as far as the row tells it; the input that it is itself, without a key."""
+    own: Mask = (inputs.meta[:, C0] == coordinate[0]) & (inputs.meta[:, C1] == coordinate[1])
+    hashes = set(inputs.hashes[own].tolist())
+    if not own.any():
+        # The coordinate of a window's result holds the hash of its key. Of a pair, its rows hold the key.
+        hashes = {coordinate[1]}
+        for batch in made:
+            at = _find(batch.meta, coordinate)
+            if at is not None and batch.keys is not None:
+                hashes.add(int(batch.keys.hashes[at].view(np.int64)))
+    return own | (np.isin(inputs.hashes, np.array(sorted(hashes - {0}), np.int64)))
+
+
+def _values(task: RecordedTask, row: _Row) -> Values | None:
+    """The row of the same coordinate as a task gives it; None if it gives none."""
+    for batch in task.outputs(row.port):
+        at = _find(batch.meta, row.coordinate)
+        if at is not None:
+            return batch.frame.row(at, named=True)
+    return None
+
+
+def _coordinate(meta: Meta, at: int) -> Coordinate:
+    return tuple(meta[at, C0 : C3 + 1].tolist())
+
+
+def _find(meta: Meta, coordinate: Coordinate) -> int | None:
+    found = np.flatnonzero((meta[:, C0 : C3 + 1] == np.array(coordinate)).all(axis=1))
+    return int(found[0]) if found.size else None
+
+
+def _same(left: Any, right: Any) -> bool:
+    """Equal values; NaN is itself."""
+    return left == right or repr(left) == repr(right)
