@@ -91,6 +91,18 @@ class Stream:
         made: Stream = raise_them(self.inputs[0])
         return made
 
+    @property
+    def disagreements(self) -> Stream:
+        """Who calls so what another does not, by window, as a stream of its own (`sp.definitions`)."""
+        compare = getattr(self.origin, "disagreements", None)
+        if isinstance(self.origin, Source) or compare is None:
+            raise DefinitionError(
+                f"'{self.name or getattr(self.origin, 'verb', 'a source')}' compares no definitions",
+                hint="sp.definitions does: defined = stream | sp.definitions(...), then defined.disagreements",
+            )
+        made: Stream = compare(self)
+        return made
+
 
 def source(
     topic: str,

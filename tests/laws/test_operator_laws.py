@@ -125,6 +125,17 @@ LAWS: dict[str, tuple[Step, tuple[StreamType, ...]]] = {
     "union of sources": (sp.union(STREAM), (PLAIN, PLAIN)),
     "key_by": (sp.key_by("k", "i"), (PLAIN,)),
     "key_by nothing": (sp.key_by(), (PLAIN,)),
+    "definitions": (
+        sp.definitions(
+            "active", canonical={"1970-01-01T00:00:00Z": "sales", "1970-01-01T00:00:10Z": "support"},
+            sales=(
+                sp.meaning(1, bought=pl.col("i") > 0),
+                sp.meaning(2, since="1970-01-01T00:00:20Z", bought=pl.col("i") > 1, known=pl.col("s").is_not_null()),
+            ),
+            support=sp.meaning(1, calm=pl.col("x") < 3, known=pl.col("k").is_not_null()),
+        ),
+        (KEYED,),
+    ),
     "rules": (
         sp.rules(
             positive=pl.col("i") > 0, known=sp.rule.one_of("s", ["a", "hot"], action="tag"),
