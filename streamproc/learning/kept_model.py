@@ -23,6 +23,8 @@ from streamproc.state import Packed
 Floats = npt.NDArray[np.float64]
 Kind = Literal["binary", "number", "anomaly"]
 
+RAISED: Final = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError)
+"""What a model raises at a row that it cannot take; anything else stops the step."""
 LARGEST: Final = 1e150
 """Numbers from here on count as infinite: their squares overflow."""
 BY_MANY_FROM: Final = 32
@@ -63,7 +65,7 @@ class KeptModel(Packed):
         except NotImplementedError:  # a classifier without chances: it is sure of what it says
             said = self.model.predict_one(example)
             return math.nan if said is None else float(said is True)
-        except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError):
+        except RAISED:
             return math.nan
 
     def learn(self, example: dict[str, Any], label: float) -> bool:
@@ -75,20 +77,18 @@ class KeptModel(Packed):
                 self.model.learn_one(example, label)
             else:
                 self.model.learn_one(example)
-        except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError):
+        except RAISED:
             return False
         return True
 
     def score_many(self, rows: Floats, names: tuple[str, ...]) -> Floats:
         """`score` for rows without missing values, of a model that `by_many` allows; each row's bits are its own."""
-        frame: Any = _frame(rows, names)
-        steps = _steps(self.model)
+        steps, scaled = _steps(self.model), rows
         for step in steps[:-1]:
-            frame = step.transform_many(frame)
-        weights = dict(steps[-1].weights)
-        matrix = np.ascontiguousarray(frame.select(names).to_numpy(), np.float64)
+            scaled = _scaled(step, scaled, names)
+        weights = steps[-1].weights
         weight = np.array([weights.get(name, 0.0) for name in names], np.float64)
-        return _linear(frozen(matrix), weight, float(steps[-1].intercept), self.kind == "binary")
+        return _linear(frozen(scaled), weight, float(steps[-1].intercept), self.kind == "binary")
 
     def learn_many(self, rows: Floats, names: tuple[str, ...], labels: Floats) -> None:
         """Lets the model learn a block at once, as River's `learn_many` does."""
@@ -133,6 +133,17 @@ def _steps(model: Any) -> list[Any]:
 
 def _frame(rows: Floats, names: tuple[str, ...]) -> pl.DataFrame:
     return pl.DataFrame([pl.Series(name, np.ascontiguousarray(rows[:, i])) for i, name in enumerate(names)])
+
+
+def _scaled(scaler: Any, rows: Floats, names: tuple[str, ...]) -> Floats:
+    """What a scaler of River makes of rows; of the one that is used most without a frame between."""
+    from river.preprocessing import StandardScaler
+
+    if type(scaler) is StandardScaler and scaler.window_size is None:
+        means = np.array([scaler.means[name] for name in names])
+        spreads = np.array([scaler.vars[name] ** 0.5 if scaler.with_std else 0.0 for name in names])
+        return (rows - means) / np.where(spreads > 0.0, spreads, 1.0)
+    return np.ascontiguousarray(scaler.transform_many(_frame(rows, names)).select(names).to_numpy(), np.float64)
 
 
 @kernel

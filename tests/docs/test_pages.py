@@ -1,0 +1,17 @@
+"""Python on the pages of docs/ runs from top to bottom."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+PAGES = Path(__file__).parents[2] / "docs"
+
+
+@pytest.mark.parametrize("page", ["learning.md", "drift.md", "decisions-and-alerts.md"])
+def test_the_python_of_the_page_runs(page: str) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (PAGES / page).read_text(encoding="utf-8"), re.S)
+    assert blocks
+    exec(compile("\n".join(blocks), page, "exec"), {"__name__": "page"})
