@@ -21,6 +21,7 @@ SUITES = {
     "joins": ([], ["--rows", "100000"]),
     "end_to_end": ([], ["--records", "500000"]),
     "nexmark": ([], ["--events", "50000"]),
+    "learning": ([], ["--rows", "40000"]),
 }
 """Arguments of a whole run and of a quick one."""
 
