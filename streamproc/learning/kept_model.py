@@ -142,7 +142,8 @@ def _scaled(scaler: Any, rows: Floats, names: tuple[str, ...]) -> Floats:
     if type(scaler) is StandardScaler and scaler.window_size is None:
         means = np.array([scaler.means[name] for name in names])
         spreads = np.array([scaler.vars[name] ** 0.5 if scaler.with_std else 0.0 for name in names])
-        return (rows - means) / np.where(spreads > 0.0, spreads, 1.0)
+        scaled: Floats = (rows - means) / np.where(spreads > 0.0, spreads, 1.0)
+        return scaled
     return np.ascontiguousarray(scaler.transform_many(_frame(rows, names)).select(names).to_numpy(), np.float64)
 
 

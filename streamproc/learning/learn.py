@@ -24,13 +24,13 @@ from streamproc.graph import Step, Stream
 from streamproc.learning.evaluation import METRICS, REMEMBERED, Evaluation, judge_until, no_evaluation
 from streamproc.learning.kept_model import Categories, KeptModel, Kind, kind_of, numbers_of
 from streamproc.learning.learning_step import Block, Learner, in_row_events
-from streamproc.learning.outcome import Outcome
-from streamproc.learning.pending import Events, Pending, no_pending, run_pending
 from streamproc.models.snapshot import read_snapshot, unseeded_part, write_snapshot
 from streamproc.operator import Output, StepTime, StreamType, passes_through
 from streamproc.operators.event_order import absorb, as_released, pass_in_order
 from streamproc.operators.key_runs import merge_by_position
 from streamproc.operators.lateness import split_late
+from streamproc.operators.outcome import Outcome
+from streamproc.operators.pending import Events, Pending, no_pending, run_pending
 from streamproc.operators.row_store import RowStore, row_store
 from streamproc.ports import Int64s
 

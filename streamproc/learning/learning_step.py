@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from streamproc.learning.evaluation import Evaluation
 from streamproc.learning.kept_model import BY_MANY_FROM, RAISED, Categories, KeptModel
-from streamproc.learning.pending import LEARN, PREDICT, Events
+from streamproc.operators.pending import LEARN, PREDICT, Events
 from streamproc.ports import Int64s
 
 Floats = npt.NDArray[np.float64]

@@ -26,9 +26,16 @@ def topics(log: Log) -> None:
     log.create_topic("u", TopicSettings())
 
 
-def write(log: Log, partition: TopicPartition, values: Sequence[bytes | None], *, producer: str = "writer",
-          keys: Sequence[bytes | None] | None = None, timestamps: Sequence[int] | None = None,
-          headers: Sequence[Mapping[str, bytes]] | None = None) -> tuple[int, int]:
+def write(
+    log: Log,
+    partition: TopicPartition,
+    values: Sequence[bytes | None],
+    *,
+    producer: str = "writer",
+    keys: Sequence[bytes | None] | None = None,
+    timestamps: Sequence[int] | None = None,
+    headers: Sequence[Mapping[str, bytes]] | None = None,
+) -> tuple[int, int]:
     """Commits the values in a transaction of their own; gives their offsets, half-open."""
     transaction = log.producer(producer).begin()
     transaction.append(block_of(*partition, values, keys=keys, timestamps=timestamps, headers=headers))

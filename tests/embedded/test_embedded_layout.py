@@ -55,6 +55,7 @@ def scattered_blocks(draw: st.DrawFn) -> Block:
 
 def told(block: Block) -> list[tuple[object, ...]]:
     """All that a block says, as Python values."""
+
     def cell(starts: np.ndarray, ends: np.ndarray, row: int) -> bytes | None:
         return None if starts[row] < 0 else block.buffer[starts[row] : ends[row]].tobytes()
 

@@ -83,9 +83,7 @@ def judge(topology: str, found: Values, schema: Mapping[str, Any], *, produced: 
 def same(seen: Values, found: Values) -> list[str]:
     """What one reader saw and another did not, record for record, by topic."""
     return [
-        f"{topic}: {line}"
-        for topic in seen
-        for line in oracle.differences(_bytes(found[topic]), _bytes(seen[topic]))
+        f"{topic}: {line}" for topic in seen for line in oracle.differences(_bytes(found[topic]), _bytes(seen[topic]))
     ]
 
 

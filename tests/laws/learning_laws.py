@@ -58,6 +58,14 @@ LEARNING_LAWS: dict[str, tuple[Step, tuple[StreamType, ...], tuple[str, ...]]] =
     "drift by KSWIN": (
         sp.drift("i", test=drift.KSWIN(alpha=0.3, window_size=20, stat_size=5, seed=1)), (ROWS,), SHARED,
     ),
+    "abstain": (
+        sp.abstain("x", labels=STREAM, label="y", horizon="4s", on="k", target=0.4, window=100, every=2),
+        (KEYED, LABELS), SHARED,
+    ),
+    "abstain from silence": (
+        sp.abstain("x", labels=sp.outcome(STREAM, within="4s"), on="k", target=0.45, window=100, every=1),
+        (KEYED, LABELS), SHARED,
+    ),
     "decide": (sp.decide(*RULES, otherwise="allow", log=("s",)), (KEYED,), SHARED),
     "decide uniquely": (sp.decide(*RULES, otherwise="allow", hit="unique"), (ROWS,), SHARED),
     "decide all": (sp.decide(*RULES, otherwise="allow", hit="collect"), (ROWS,), SHARED),

@@ -104,9 +104,7 @@ class KafkaCluster:
         for node in chosen:
             server = self.servers[node]
             server.wait_until(
-                lambda server=server, node=node: (
-                    b"Kafka Server started" in server.log.read_bytes()[seen[node] :]
-                ),
+                lambda server=server, node=node: b"Kafka Server started" in server.log.read_bytes()[seen[node] :],
                 90,
             )
 

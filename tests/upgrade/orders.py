@@ -69,9 +69,7 @@ def topology(
             "spend": straight
             | sp.key_by("card")
             | sp.tumbling(window, name="spend", n=sp.count(), spend=sp.total("amount")),
-            "shops": straight
-            | sp.key_by("shop")
-            | sp.session("4s", name="shops", n=sp.count(), low=sp.min("amount")),
+            "shops": straight | sp.key_by("shop") | sp.session("4s", name="shops", n=sp.count(), low=sp.min("amount")),
         },
         settings=settings or {},
         commit="5ms",

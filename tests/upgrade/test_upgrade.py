@@ -51,9 +51,7 @@ def end(log: Any, store: DirectoryCheckpoints) -> dict[TopicPartition, int]:
 
 def calm(log: Log, value: sp.Topology, until: dict[TopicPartition, int] | None = None) -> dict[str, pl.DataFrame]:
     """What one run of a version over the source would write, up to offsets and left open, or to the end and closed."""
-    _, own, _ = replay_by_event_time(
-        value, log, registry(), MemoryLog(now=1 << 60), ends=until, close=until is None
-    )
+    _, own, _ = replay_by_event_time(value, log, registry(), MemoryLog(now=1 << 60), ends=until, close=until is None)
     return {sink: rows_of(own, f"shop.{sink}") for sink in SINKS}
 
 
