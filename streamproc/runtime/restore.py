@@ -9,7 +9,14 @@ from typing import Any, Final
 import numpy as np
 
 from streamproc.engine.compiled import TaskState
-from streamproc.errors import CorruptSnapshot, ForeignFingerprint, LogError, OffsetOutOfRange, ReplayDiverged
+from streamproc.errors import (
+    CorruptSnapshot,
+    ForeignFingerprint,
+    LogError,
+    LogUnavailable,
+    OffsetOutOfRange,
+    ReplayDiverged,
+)
 from streamproc.hashing import content_id
 from streamproc.ports import Block, CheckpointManifest, CheckpointStore, Log, TopicPartition
 from streamproc.runtime.binding import Binding
@@ -22,6 +29,8 @@ from streamproc.runtime.task import TakenStep, Task
 
 _SETTLING_S: Final = 120.0
 _SETTLING_LOOK_S: Final = 0.05
+_LOOKS: Final = 5
+_LOOK_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +101,7 @@ def restore_task(
     journal up to there; any other order takes a commit that becomes visible meanwhile for a contradiction. Digests of
     every step that runs again are compared with the journal's. Raises ForeignFingerprint for a journal of another
     build, ReplayDiverged, InputChanged and InputGone where the past cannot be reproduced, LogError where journal and
-    committed offsets disagree.
+    committed offsets disagree, LogUnavailable if somebody commits meanwhile.
     """
     place = TopicPartition(binding.names.tasks, number)
     group = binding.names.group(binding.task_of(number)[0].stage.index)
@@ -102,8 +111,8 @@ def restore_task(
     fresh_task = Task(binding, number, log, stops=stops)
     first, head = next(journal_entries(log, place, start, end), (end, None))
     if head is None:
-        mine = sorted(set(committed) & set(fresh_task.offsets))
-        if mine:
+        if mine := sorted(set(committed) & set(fresh_task.offsets)):
+            _still_so(log, group, {one: committed[one] for one in mine}, place, end, clock)
             raise LogError(
                 f"{fresh_task.name} has committed offsets ({mine[0].topic}-{mine[0].partition}@{committed[mine[0]]}) "
                 "and no journal",
@@ -135,7 +144,10 @@ def restore_task(
         last = entry.step
         if on_step is not None:
             on_step()
-    _check_offsets(task, committed, last or task.state.steps)
+    if (refused := _contradiction(task, committed, last or task.state.steps)) is not None:
+        told = {one: committed[one] for one in task.offsets if one in committed}
+        _still_so(log, group, told, place, end, clock)
+        raise refused
     task.check_reach()
     again = Task(binding, number, log, state=task.state, stops=stops)
     again.head = task.head
@@ -285,11 +297,37 @@ def _journal_offset(manifest: CheckpointManifest) -> int:
     return offset if isinstance(offset, int) else -1
 
 
-def _check_offsets(task: Task, committed: Mapping[TopicPartition, int], step: int) -> None:
+def _contradiction(task: Task, committed: Mapping[TopicPartition, int], step: int) -> LogError | None:
     for place, offset in task.offsets.items():
         if place in committed and committed[place] != offset:
-            raise LogError(
+            return LogError(
                 f"the journal of {task.name} ends after step {step} at {place.topic}-{place.partition}@{offset}, the "
                 f"committed offset is {committed[place]}",
                 hint="two runs wrote this topology's group: run 'streamproc verify'",
+            )
+    return None
+
+
+def _still_so(
+    log: Log,
+    group: str,
+    told: Mapping[TopicPartition, int],
+    place: TopicPartition,
+    end: int,
+    clock: Clock | None,
+) -> None:
+    """Raises LogUnavailable if offsets or journal are other than they were read: then they may agree after all.
+
+    A worker that has lost its task and does not know it reads both while the owner commits; and a broker that stood
+    still answers with what it knew before, for a moment after it goes on.
+    """
+    clock = clock or SystemClock()
+    for _ in range(_LOOKS):
+        clock.sleep(_LOOK_S)
+        now = log.committed(group)
+        moved = any(now.get(one) != offset for one, offset in told.items())
+        if moved or log.end_offset(place, isolation="read_uncommitted") != end:
+            raise LogUnavailable(
+                f"the journal {place.topic}-{place.partition} and the offsets of '{group}' moved while they were read",
+                hint="who owns the task now goes on with it",
             )

@@ -75,5 +75,5 @@ def test_killed_workers_and_brokers_lose_and_double_nothing_in_ten_minutes(topol
         tmp_path, topology, seed=int(os.environ.get("STREAMPROC_SEED", "1")),
         seconds=float(os.environ.get("STREAMPROC_SECONDS", "600")),
         bids=int(os.environ.get("STREAMPROC_EVENTS", "1000000")),
-        kill_every_s=3, bounce_every_s=25, pause_every_s=45, pause_s=(5, 40),
+        kill_every_s=3, bounce_every_s=16, pause_every_s=24, pause_s=(5, 40),
     )  # fmt: skip
