@@ -21,6 +21,7 @@ from streamproc.runtime.worker import Worker
 from streamproc.testing.simulation.case import Case
 from streamproc.testing.simulation.log import SimulatedLog, SimulatedMembership, SimulatedTransaction
 from streamproc.testing.simulation.partition import Batch
+from streamproc.testing.simulation.store import SimulatedCheckpoints
 
 
 @contextmanager
@@ -336,6 +337,13 @@ def cleans_up_when_it_fails(sound: Any) -> Any:
     return recover
 
 
+def deletes_what_it_never_listed(self: SimulatedCheckpoints, task: str, keep: set[int]) -> None:
+    """Who stood still after it had listed deletes also what its successor wrote meanwhile."""
+    published = self._shared.published
+    for key in [key for key in published if key[0] == task and key[1] not in keep]:
+        del published[key]
+
+
 def trims_to_the_newest(sound: Any) -> Any:
     def kept(manifests: Any, audit: Any) -> Any:
         keep, reach = sound(manifests, audit)
@@ -534,6 +542,9 @@ PLANTED: Final[Mapping[str, Bug]] = {
     "state saved before the commit": Bug(wrapped(Worker, "_commit", saves_before_the_commit)),
     "a zombie's checkpoint, believed": Bug(together(wrapped(Worker, "_recover", saves_when_it_fails), BELIEVES)),
     "a zombie's clean-up of checkpoints": Bug(wrapped(Worker, "_recover", cleans_up_when_it_fails)),
+    "a late cleaner deletes what it never listed": Bug(
+        attribute(SimulatedCheckpoints, "_discard", deletes_what_it_never_listed)
+    ),
     "the past trimmed to the newest checkpoint": Bug(wrapped(saving, "kept_checkpoints", trims_to_the_newest)),
     "producer kept after an unknown outcome": Bug(wrapped(Worker, "_recover", keeps_its_producer)),
     "tasks not restored after an abort": Bug(wrapped(Worker, "_recover", keeps_its_tasks)),
