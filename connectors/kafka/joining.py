@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from connectors.kafka.kernels import shift_bounds
 from streamproc.ports import Block, HeaderColumn, Int64s
 
 
@@ -13,10 +14,13 @@ def joined(blocks: Sequence[Block]) -> Block:
     """The records of all blocks, in order; one block is given back as it is, more are copied."""
     if len(blocks) == 1:
         return blocks[0]
-    bases = np.cumsum([0, *(block.buffer.size for block in blocks)])
+    bases = np.cumsum([0, *(block.buffer.size for block in blocks[:-1])])
+    stops = np.cumsum([len(block) for block in blocks])
 
     def moved(parts: Sequence[Int64s]) -> Int64s:
-        return np.concatenate([np.where(part < 0, -1, part + base) for part, base in zip(parts, bases, strict=False)])
+        whole = np.concatenate(parts)
+        shift_bounds(whole, stops, bases)
+        return whole
 
     def column(name: str) -> HeaderColumn:
         parts = []

@@ -1,7 +1,8 @@
 """Numba kernels over librdkafka's message structs: a batch of pointers becomes columns, columns become messages.
 
-`rd_kafka_message_t` is part of the library's public, stable interface; its layout stands in MESSAGE.  Functions of the
-library come in as integer addresses, because Numba does not cache a kernel that holds a ctypes function.
+`rd_kafka_message_t` is part of the library's public, stable interface; where its parts lie stands below.
+Functions of the library come in as integer addresses, because Numba does not cache a kernel that holds a ctypes
+function.
 """
 
 from __future__ import annotations
@@ -12,19 +13,15 @@ import numpy as np
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from streamproc.hashing import kernel
+from streamproc.hashing import frozen, kernel
 from streamproc.ports import Int64s
 
 _ir: Any = vars(cgutils)["ir"]
 _memcpy: Any = cgutils.raw_memcpy
-MESSAGE: Final = np.dtype(
-    [
-        ("err", "i4"), ("_1", "i4"), ("topic", "u8"), ("partition", "i4"), ("_2", "i4"), ("payload", "u8"),
-        ("size", "u8"), ("key", "u8"), ("key_size", "u8"), ("offset", "i8"), ("private", "u8"),
-    ]
-)  # fmt: skip
-"""rd_kafka_message_t."""
 _ERR, _TOPIC, _PARTITION, _PAYLOAD, _SIZE, _KEY, _KEY_SIZE, _OFFSET = 0, 8, 16, 24, 32, 40, 48, 56
+"""Bytes into an rd_kafka_message_t: err int32, topic pointer, partition int32, payload pointer and size, key pointer
+and size, offset int64, a private pointer."""
+AT_OFFSET: Final = _OFFSET
 _VU_WORDS: Final = 9
 _VU_TOPIC, _VU_PARTITION, _VU_VALUE, _VU_KEY, _VU_FLAGS, _VU_TIME, _VU_HEADER = 2, 3, 4, 5, 7, 8, 9
 _COPY_FLAG: Final = 2
@@ -118,52 +115,63 @@ def _type_call5(_typing: Any, function: Any, a: Any, b: Any, c: Any, d: Any, e: 
 _call5: Any = intrinsic(_type_call5)
 
 
+TAKEN_ROWS, TAKEN_BYTES, TAKEN_TROUBLES, TAKEN_HEADERS = 0, 1, 2, 3
+TAKEN: Final = 4
+OFFSET, STAMP, VALUE_START, VALUE_END, KEY_START, KEY_END, HEADERS = 0, 1, 2, 3, 4, 5, 6
+COLUMNS: Final = 7
+
+
 @kernel
-def measure(pointers: Int64s, timestamp: int, headers: int, scratch: Int64s, scratch_at: int, err: Int64s,
-            offsets: Int64s, stamps: Int64s, sizes: Int64s, key_sizes: Int64s, header_lists: Int64s) -> int:
-    """Columns of a batch of messages, sizes -1 for null; gives the bytes of all values and keys.
+def take(pointers: Int64s, begin: int, timestamp: int, headers: int, scratch: Int64s, scratch_at: int, least: int,
+         buffer_at: int, buffer_size: int, taken: Int64s, columns: Int64s, troubles: Int64s) -> int:
+    """Copies messages from number `begin` on, values and keys one after another; gives the first that found no room.
 
     timestamp, headers  addresses of the library's functions; scratch  one word at scratch_at for their results
-    stamps              µs, 0 where the message has none; header_lists  0 where it has none
+    least     messages below this offset are passed over
+    buffer    where bytes go; columns  int64[COLUMNS, rows]: offset, timestamp (µs, 0 for none), bounds in the buffer
+              (-1 for null), address of the headers (0 for none)
+    taken     in and out: rows, bytes, errors so far, and the messages with headers; troubles  numbers of the messages
+              that are errors
     """
-    total = 0
-    for row in range(pointers.size):
-        at = pointers[row]
-        err[row] = _load32(at + _ERR)
-        offsets[row] = _load64(at + _OFFSET)
-        sizes[row] = key_sizes[row] = -1
-        header_lists[row] = stamps[row] = 0
-        if err[row] != 0:
+    rows, used, wrong, more = taken[TAKEN_ROWS], taken[TAKEN_BYTES], taken[TAKEN_TROUBLES], taken[TAKEN_HEADERS]
+    at = begin
+    while at < pointers.size and rows < columns.shape[1]:
+        message = pointers[at]
+        if _load32(message + _ERR) != 0:
+            troubles[wrong] = at
+            wrong += 1
+            at += 1
             continue
-        if _load64(at + _PAYLOAD) != 0:
-            sizes[row] = _load64(at + _SIZE)
-            total += sizes[row]
-        if _load64(at + _KEY) != 0:
-            key_sizes[row] = _load64(at + _KEY_SIZE)
-            total += key_sizes[row]
-        stamps[row] = max(0, _call2(timestamp, at, scratch_at)) * 1_000
-        if np.int32(_call2(headers, at, scratch_at)) == 0:
-            header_lists[row] = scratch[0]
-    return total
-
-
-@kernel
-def gather(pointers: Int64s, sizes: Int64s, key_sizes: Int64s, buffer_at: int, value_starts: Int64s,
-           value_ends: Int64s, key_starts: Int64s, key_ends: Int64s) -> int:
-    """Copies values and keys one after another; gives the bytes written."""
-    at = 0
-    for row in range(pointers.size):
-        value_starts[row] = value_ends[row] = key_starts[row] = key_ends[row] = -1
-        if sizes[row] >= 0:
-            _copy(buffer_at + at, _load64(pointers[row] + _PAYLOAD), sizes[row])
-            value_starts[row] = at
-            at += sizes[row]
-            value_ends[row] = at
-        if key_sizes[row] >= 0:
-            _copy(buffer_at + at, _load64(pointers[row] + _KEY), key_sizes[row])
-            key_starts[row] = at
-            at += key_sizes[row]
-            key_ends[row] = at
+        offset = _load64(message + _OFFSET)
+        if offset < least:
+            at += 1
+            continue
+        value, key = _load64(message + _PAYLOAD), _load64(message + _KEY)
+        size = _load64(message + _SIZE) if value != 0 else 0
+        key_size = _load64(message + _KEY_SIZE) if key != 0 else 0
+        if used + size + key_size > buffer_size:
+            break
+        columns[OFFSET, rows] = offset
+        columns[STAMP, rows] = max(0, _call2(timestamp, message, scratch_at)) * 1_000
+        columns[HEADERS, rows] = 0
+        if np.int32(_call2(headers, message, scratch_at)) == 0:
+            columns[HEADERS, rows] = scratch[0]
+            more += 1
+        columns[VALUE_START, rows] = columns[VALUE_END, rows] = -1
+        columns[KEY_START, rows] = columns[KEY_END, rows] = -1
+        if value != 0:
+            _copy(buffer_at + used, value, size)
+            columns[VALUE_START, rows] = used
+            used += size
+            columns[VALUE_END, rows] = used
+        if key != 0:
+            _copy(buffer_at + used, key, key_size)
+            columns[KEY_START, rows] = used
+            used += key_size
+            columns[KEY_END, rows] = used
+        rows += 1
+        at += 1
+    taken[TAKEN_ROWS], taken[TAKEN_BYTES], taken[TAKEN_TROUBLES], taken[TAKEN_HEADERS] = rows, used, wrong, more
     return at
 
 
@@ -233,23 +241,90 @@ def copy_spans(sources: Int64s, sizes: Int64s, buffer_at: int, starts: Int64s) -
 
 
 @kernel
+def shift_bounds(bounds: Int64s, stops: Int64s, bases: Int64s) -> None:
+    """Adds to the bounds of each part (up to `stops`) where its buffer lies in the joined one; -1 stays null."""
+    row = 0
+    for part in range(stops.size):
+        while row < stops[part]:
+            if bounds[row] >= 0:
+                bounds[row] += bases[part]
+            row += 1
+
+
+@kernel
 def destroy(pointers: Int64s, message_destroy: int) -> None:
     """Frees the messages."""
     for row in range(pointers.size):
         _call1(message_destroy, pointers[row])
 
 
+MESSAGE_WORDS: Final = 9
+_PAYLOAD_WORD, _SIZE_WORD, _KEY_WORD, _KEY_SIZE_WORD = 3, 4, 5, 6
+
+
 @kernel
-def delivered(pointers: Int64s, topics: Int64s, partitions: Int64s, offsets: Int64s, err: Int64s,
-              sizes: Int64s) -> None:
-    """Columns of delivery reports; sizes are those of value and key."""
+def fill_messages(base: int, value_starts: Int64s, value_ends: Int64s, key_starts: Int64s, key_ends: Int64s, begin: int,
+                  most_bytes: int, words: Int64s) -> tuple[int, int]:
+    """Message structs of records from number `begin` on; gives how many fit, at least one, and the bytes of these.
+
+    base   where the bounds' buffer lies; a start of -1 is a null
+    words  int64[messages, MESSAGE_WORDS], the structs' memory
+    """
+    count = 0
+    total = 0
+    for row in range(begin, min(value_starts.size, begin + words.shape[0])):
+        size = value_ends[row] - value_starts[row] if value_starts[row] >= 0 else 0
+        key_size = key_ends[row] - key_starts[row] if key_starts[row] >= 0 else 0
+        if count > 0 and total + size + key_size > most_bytes:
+            break
+        for word in range(MESSAGE_WORDS):
+            words[count, word] = 0
+        if value_starts[row] >= 0:
+            words[count, _PAYLOAD_WORD] = base + value_starts[row]
+            words[count, _SIZE_WORD] = size
+        if key_starts[row] >= 0:
+            words[count, _KEY_WORD] = base + key_starts[row]
+            words[count, _KEY_SIZE_WORD] = key_size
+        total += size + key_size
+        count += 1
+    return count, total
+
+
+RUN_TOPIC, RUN_PARTITION, RUN_LOW, RUN_HIGH = 0, 1, 2, 3
+RUN_WORDS: Final = 4
+
+
+@kernel
+def delivered(pointers: Int64s, purged: int, purged_in_flight: int, runs: Int64s, told: Int64s) -> tuple[int, int]:
+    """What delivery reports say: how many runs of one partition each were written, and the bytes of values and keys.
+
+    purged, purged_in_flight  codes that say nothing: the message was thrown away with others
+    runs  int64[messages, RUN_WORDS], out: topic, partition, least offset, one past the greatest, of what arrived
+    told  int64[2], out: the first error (0: none), and how many arrived without an offset
+    """
+    count = 0
+    total = 0
+    topic = partition = np.int64(-1)
     for row in range(pointers.size):
         at = pointers[row]
-        err[row] = _load32(at + _ERR)
-        topics[row] = _load64(at + _TOPIC)
-        partitions[row] = _load32(at + _PARTITION)
-        offsets[row] = _load64(at + _OFFSET)
-        sizes[row] = _load64(at + _SIZE) + _load64(at + _KEY_SIZE)
+        total += _load64(at + _SIZE) + _load64(at + _KEY_SIZE)
+        err = np.int64(_load32(at + _ERR))
+        if err != 0:
+            if told[0] == 0 and err not in (purged, purged_in_flight):
+                told[0] = err
+            continue
+        offset = _load64(at + _OFFSET)
+        if offset < 0:
+            told[1] += 1
+        if count == 0 or _load64(at + _TOPIC) != topic or np.int64(_load32(at + _PARTITION)) != partition:
+            topic, partition = _load64(at + _TOPIC), np.int64(_load32(at + _PARTITION))
+            runs[count, RUN_TOPIC], runs[count, RUN_PARTITION] = topic, partition
+            runs[count, RUN_LOW], runs[count, RUN_HIGH] = offset, offset + 1
+            count += 1
+        else:
+            runs[count - 1, RUN_LOW] = min(runs[count - 1, RUN_LOW], offset)
+            runs[count - 1, RUN_HIGH] = max(runs[count - 1, RUN_HIGH], offset + 1)
+    return count, total
 
 
 @kernel
@@ -302,12 +377,14 @@ def produce_each(produceva: int, client: int, topic: int, partition: int, payloa
 def prepare() -> None:
     """Compiles every kernel, or loads it: the first time takes seconds, and no transaction may wait for it."""
     none, cells = np.empty(0, np.int64), np.empty((0, 0), np.int64)
-    measure(none, 0, 0, none, 0, none, none, none, none, none, none)
-    gather(none, none, none, 0, none, none, none, none)
+    reading = frozen(none)
+    take(none, 0, 0, 0, none, 0, 0, 0, 0, np.zeros(TAKEN, np.int64), cells, none)
     count_headers(none, 0)
     list_headers(none, 0, 0, none, 0, none, none, none, none, none)
     number_names(none, none, none, none)
     copy_spans(none, none, 0, none)
+    shift_bounds(none, none, none)
     destroy(none, 0)
-    delivered(none, none, none, none, none, none)
+    fill_messages(0, reading, reading, reading, reading, 0, 0, cells)
+    delivered(none, 0, 0, cells, np.zeros(2, np.int64))
     produce_each(0, 0, 0, 0, none, none, none, none, none, none, cells, cells, none, 0)

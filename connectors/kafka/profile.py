@@ -58,7 +58,7 @@ class Profile:
         sizes = self.settings.sizes
         return {
             **self.common(),
-            "fetch.wait.max.ms": 20,
+            "fetch.wait.max.ms": 5,
             "fetch.queue.backoff.ms": 5,
             "fetch.error.backoff.ms": 50,
             "fetch.max.bytes": max(50 << 20, sizes.fetch_bytes),
@@ -101,9 +101,11 @@ class Profile:
         """A transactional producer."""
         return {
             **self.common(),
-            "linger.ms": 5,
+            # Records come in whole blocks, and a commit waits for all of them: there is nothing to wait for.
+            "linger.ms": 1,
             "batch.size": 1_000_000,
-            "retry.backoff.ms": 10,
+            # The transaction before is often still being closed when the next one begins: it is asked again soon.
+            "retry.backoff.ms": 2,
             "queue.buffering.max.messages": 2_000_000,
             "queue.buffering.max.kbytes": 1 << 20,
             "batch.num.messages": 50_000,

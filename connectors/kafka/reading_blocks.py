@@ -24,10 +24,12 @@ from connectors.kafka.joining import joined
 from connectors.kafka.native import CONSUMER, Client, check_code, rd
 from connectors.kafka.profile import Profile
 from connectors.kafka.reading import POISON, READ_S, UNUSED_S, unreadable_block
-from streamproc.ports import Block, HeaderColumn, Int64s, TopicPartition, block_of
+from streamproc.ports import Block, Bytes, HeaderColumn, Int64s, TopicPartition, block_of
 
-_TAKEN: Final = 65_536
-"""Messages that are taken from a queue at once."""
+_TAKEN: Final = 4_096
+"""Messages that are taken from a queue at once: so many stay in the processor's cache until they are freed."""
+_LEAST_BUFFER: Final = 4_096
+_LOOK_ROUND_S: Final = 1.0
 _LOOK_S: Final = 0.02
 _TIMESTAMP, _HEADERS = rd.address("message_timestamp"), rd.address("message_headers")
 _COUNT, _GET, _DESTROY = rd.address("header_cnt"), rd.address("header_get_all"), rd.address("message_destroy")
@@ -35,7 +37,10 @@ _COUNT, _GET, _DESTROY = rd.address("header_cnt"), rd.address("header_get_all"),
 
 @dataclass(slots=True)
 class _Waiting:
-    """What came of a partition: blocks from `position` on; `reached`: the log's end when all before it had come."""
+    """What came of a partition: blocks from `position` on; `reached`: the log's end when all before it had come.
+
+    record_bytes  what a record of the last blocks took, by which the next one's buffer is made
+    """
 
     topic: int
     queue: int
@@ -43,6 +48,7 @@ class _Waiting:
     blocks: list[Block] = field(default_factory=list)
     reached: int = -1
     asked: float = 0.0
+    record_bytes: float = 128.0
     broken: tuple[int, str] | None = None
 
     @property
@@ -62,8 +68,11 @@ class BlockReader:
         self._most = max(1 << 20, profile.waiting_bytes)
         self._client = Client(CONSUMER, settings, Connection(profile.brokers))
         self._waiting: dict[TopicPartition, _Waiting] = {}
+        self._looked_round = 0.0
         self._pointers = np.empty(_TAKEN, np.int64)
         self._scratch = np.zeros(3, np.int64)
+        self._taken = np.zeros(kernels.TAKEN, np.int64)
+        self._troubles = np.empty(_TAKEN, np.int64)
         # librdkafka writes a byte here when a queue is no longer empty.
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._woken, False)
@@ -209,8 +218,10 @@ class BlockReader:
         """Takes over what the client has fetched of a partition, up to the bound on what waits."""
         self._client.serve()
         now = time.monotonic()
-        for place in [place for place, other in self._waiting.items() if now - other.asked > UNUSED_S]:
-            self._drop(place)
+        if now - self._looked_round >= _LOOK_ROUND_S:
+            self._looked_round = now
+            for place in [place for place, other in self._waiting.items() if now - other.asked > UNUSED_S]:
+                self._drop(place)
         held = sum(block.buffer.size for block in waiting.blocks)
         while held < self._most and waiting.broken is None:
             count = rd.consume_batch_queue(waiting.queue, 0, self._pointers.ctypes.data, _TAKEN)
@@ -221,43 +232,35 @@ class BlockReader:
                 return
 
     def _take(self, partition: TopicPartition, waiting: _Waiting, pointers: Int64s) -> int:
-        n = pointers.size
-        err, offsets, stamps, sizes, key_sizes, lists = np.empty((6, n), np.int64)
+        """Copies messages into blocks that wait, and frees them; gives the bytes."""
+        at, size, room = 0, 0, int(1.25 * waiting.record_bytes * pointers.size) + _LEAST_BUFFER
+        troubles: list[tuple[int, int, str]] = []
         try:
-            total = kernels.measure(
-                pointers, _TIMESTAMP, _HEADERS, self._scratch, self._scratch.ctypes.data,
-                err, offsets, stamps, sizes, key_sizes, lists,
-            )  # fmt: skip
-            good = err == 0
-            good &= offsets >= waiting.newest
-            troubles = [
-                (int(err[row]), int(offsets[row]), _said(int(pointers[row]))) for row in np.flatnonzero(err != 0)
-            ]
-            if not good.all():
-                pointers_good = pointers[good]
-                offsets, stamps, sizes, key_sizes, lists = (
-                    column[good] for column in (offsets, stamps, sizes, key_sizes, lists)
-                )
-            else:
-                pointers_good = pointers
-            if pointers_good.size:
-                waiting.blocks.append(
-                    self._block(partition, pointers_good, total, offsets, stamps, sizes, key_sizes, lists)
-                )
+            while at < pointers.size:
+                columns = np.empty((kernels.COLUMNS, pointers.size - at), np.int64)
+                buffer, self._taken[:] = np.empty(room, np.uint8), 0
+                at = kernels.take(
+                    pointers, at, _TIMESTAMP, _HEADERS, self._scratch, self._scratch.ctypes.data, waiting.newest,
+                    buffer.ctypes.data, room, self._taken, columns, self._troubles,
+                )  # fmt: skip
+                rows, used, wrong, headed = self._taken.tolist()
+                troubles += [_told(int(pointers[row])) for row in self._troubles[:wrong]]
+                if rows:
+                    size += used
+                    waiting.record_bytes = max(used / rows, 0.9 * waiting.record_bytes)
+                    waiting.blocks.append(self._block(partition, columns[:, :rows], buffer[:used], headed=headed > 0))
+                elif at < pointers.size:
+                    room *= 2
         finally:
             kernels.destroy(pointers, _DESTROY)
         for code, offset, text in troubles:
             self._trouble(partition, waiting, KafkaError(code, text), offset)
-        return total
+        return size
 
-    def _block(self, partition: TopicPartition, pointers: Int64s, total: int, offsets: Int64s, stamps: Int64s,
-               sizes: Int64s, key_sizes: Int64s, lists: Int64s) -> Block:
-        buffer = np.empty(total, np.uint8)
-        bounds = np.empty((4, pointers.size), np.int64)
-        kernels.gather(pointers, sizes, key_sizes, buffer.ctypes.data, *bounds)
+    def _block(self, partition: TopicPartition, columns: Int64s, buffer: Bytes, *, headed: bool) -> Block:
+        offsets, stamps, *bounds, lists = columns
         block = Block(*partition, offsets, stamps, buffer, *bounds)
-        count = kernels.count_headers(lists, _COUNT) if lists.any() else 0
-        return self._with_headers(block, lists, count) if count else block
+        return self._with_headers(block, lists, kernels.count_headers(lists, _COUNT)) if headed else block
 
     def _with_headers(self, block: Block, lists: Int64s, count: int) -> Block:
         rows, names, name_sizes, values, sizes = np.empty((5, count), np.int64)
@@ -300,8 +303,10 @@ class BlockReader:
             raise refusal(error, what, self._client.connection)
 
 
-def _said(message: int) -> str:
-    return str((rd.message_errstr(message) or b"").decode(errors="replace"))
+def _told(message: int) -> tuple[int, int, str]:
+    """Code, offset and words of a message that is an error."""
+    code, offset = ctypes.c_int32.from_address(message).value, ctypes.c_int64.from_address(message + kernels.AT_OFFSET)
+    return code, offset.value, str((rd.message_errstr(message) or b"").decode(errors="replace"))
 
 
 def _cut(waiting: _Waiting, most: int, most_bytes: int) -> Block:
@@ -309,6 +314,10 @@ def _cut(waiting: _Waiting, most: int, most_bytes: int) -> Block:
     taken: list[Block] = []
     while waiting.blocks and most > 0:
         block = waiting.blocks[0]
+        if len(block) <= most and block.buffer.size <= most_bytes:
+            taken.append(waiting.blocks.pop(0))
+            most, most_bytes = most - len(block), most_bytes - block.buffer.size
+            continue
         lengths = (
             block.value_ends - block.value_starts + block.key_ends - block.key_starts
             + sum((header.ends - header.starts for header in block.headers), np.int64(0))

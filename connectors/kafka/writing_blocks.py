@@ -18,7 +18,6 @@ from confluent_kafka import TopicPartition as KafkaPlace
 
 from connectors.kafka import kernels
 from connectors.kafka.answers import Connection
-from connectors.kafka.kernels import MESSAGE
 from connectors.kafka.native import (
     EVENT_DELIVERIES,
     PRODUCER,
@@ -33,14 +32,18 @@ from connectors.kafka.profile import Profile
 from connectors.kafka.requests import TransactionRequests
 from connectors.kafka.writing import KafkaProducer, KafkaTransaction
 from streamproc.errors import LogError
-from streamproc.ports import Block, Int64s, TopicPartition
+from streamproc.hashing import frozen
+from streamproc.ports import Block, Bytes, Int64s, TopicPartition
 
-_COPY: Final = 0x2
-_PART: Final = 50_000
+_PART: Final = 8_192
+"""Messages that are handed over at once: their structs stay in the processor's cache."""
 _OUTSTANDING: Final = 1_000_000
 _WAIT_S: Final = 30.0
 _PRODUCE, _NONE = rd.address("produceva"), np.empty(0, np.int64)
 _NOTHING: Final = np.zeros(1, np.uint8)
+_KEPT: Final[dict[int, list[Bytes]]] = {}
+"""Per client, the buffers from which it may still send: not with the sender, which may be forgotten without a close
+while the client's threads go on."""
 
 
 class BlockSender:
@@ -53,6 +56,9 @@ class BlockSender:
         self._most_bytes = most_bytes
         self._topics: dict[str, int] = {}
         self._outstanding = self._bytes = 0
+        self._messages = np.empty((_PART, kernels.MESSAGE_WORDS), np.int64)
+        self._reports = np.empty(0, np.int64)
+        self._runs = np.empty((0, kernels.RUN_WORDS), np.int64)
         self.ranges: dict[TopicPartition, tuple[int, int]] = {}
         self.failed: KafkaError | None = None
 
@@ -105,13 +111,47 @@ class BlockSender:
         self.poll(0.0)
         for topic in self._topics.values():
             rd.topic_destroy(topic)
+        kept = _KEPT.pop(self._client.at, None)
         self._client.close()
+        del kept  # Only now nothing reads them any more.
 
     # ── records ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def send(self, block: Block) -> None:
-        """Hands a block's records to the client, which copies them; waits while too much is on its way."""
+        """Hands a block's records to the client; waits while too much is on its way.
+
+        The client reads them where they lie: the buffer is kept until everything that was sent has been reported.
+        """
         topic = self._topic(block.topic)
+        if block.headers or block.timestamps.size:
+            self._send_each(topic, block)
+        else:
+            self._send_batches(topic, block)
+        self.poll(0.0)
+
+    def _send_batches(self, topic: int, block: Block) -> None:
+        buffer = block.buffer if block.buffer.size else _NOTHING
+        value_starts, value_ends = frozen(block.value_starts), frozen(block.value_ends)
+        key_starts, key_ends = frozen(block.key_starts), frozen(block.key_ends)
+        start = 0
+        while start < len(block):
+            count, size = kernels.fill_messages(
+                buffer.ctypes.data, value_starts, value_ends, key_starts, key_ends, start, self._most_bytes // 4,
+                self._messages,
+            )  # fmt: skip
+            self._make_room(count, size)
+            kept = _KEPT.setdefault(self._client.at, [])
+            if not kept or kept[-1] is not buffer:
+                kept.append(buffer)
+            sent = rd.produce_batch(topic, block.partition, 0, self._messages.ctypes.data, count)
+            self._outstanding += sent
+            self._bytes += size
+            if sent != count:
+                errors = self._messages.view(np.int32)[:count, 0]
+                check_code(int(errors[errors != 0][0]))
+            start += count
+
+    def _send_each(self, topic: int, block: Block) -> None:
         buffer = block.buffer if block.buffer.size else _NOTHING
         base = buffer.ctypes.data
         sizes = np.where(block.value_starts >= 0, block.value_ends - block.value_starts, 0)
@@ -126,27 +166,12 @@ class BlockSender:
             stop = min(len(block), start + _PART, max(start + 1, fits))
             size = int(ends[stop - 1]) - spent
             self._make_room(stop - start, size)
-            part = slice(start, stop)
-            if block.headers or block.timestamps.size:
-                self._send_each(topic, block, part, base, payloads, sizes, keys, key_sizes)
-            else:
-                self._send_batch(topic, block.partition, payloads[part], sizes[part], keys[part], key_sizes[part])
+            self._send_part(topic, block, slice(start, stop), base, payloads, sizes, keys, key_sizes)
             self._outstanding += stop - start
             self._bytes += size
             start = stop
-        self.poll(0.0)
 
-    def _send_batch(self, topic: int, partition: int, payloads: Int64s, sizes: Int64s, keys: Int64s,
-                    key_sizes: Int64s) -> None:
-        messages = np.zeros(payloads.size, MESSAGE)
-        messages["payload"], messages["size"] = payloads, sizes
-        messages["key"], messages["key_size"] = keys, key_sizes
-        sent = rd.produce_batch(topic, partition, _COPY, messages.ctypes.data, messages.size)
-        if sent != messages.size:
-            self._outstanding += sent
-            check_code(int(messages["err"][messages["err"] != 0][0]))
-
-    def _send_each(self, topic: int, block: Block, part: slice, base: int, payloads: Int64s, sizes: Int64s,
+    def _send_part(self, topic: int, block: Block, part: slice, base: int, payloads: Int64s, sizes: Int64s,
                    keys: Int64s, key_sizes: Int64s) -> None:
         names = [ctypes.create_string_buffer(header.name.encode()) for header in block.headers]
         count = payloads[part].size
@@ -184,28 +209,33 @@ class BlockSender:
         return self._topics[name]
 
     def _delivered(self, event: int) -> None:
-        pointers = np.empty(rd.event_message_count(event), np.int64)
-        count = rd.event_message_array(event, pointers.ctypes.data, pointers.size)
-        topics, partitions, offsets, err, sizes = np.empty((5, count), np.int64)
-        kernels.delivered(pointers[:count], topics, partitions, offsets, err, sizes)
+        reported = rd.event_message_count(event)
+        if reported > self._reports.size:
+            self._reports = np.empty(2 * reported, np.int64)
+            self._runs = np.empty((2 * reported, kernels.RUN_WORDS), np.int64)
+        count = rd.event_message_array(event, self._reports.ctypes.data, reported)
+        told = np.zeros(2, np.int64)
+        runs, size = kernels.delivered(
+            self._reports[:count], KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, self._runs, told
+        )
         self._outstanding -= count
-        self._bytes -= int(sizes.sum())
-        if count == 0:
-            return
-        told = err[(err != 0) & (err != KafkaError._PURGE_QUEUE) & (err != KafkaError._PURGE_INFLIGHT)]
-        if told.size:  # What was thrown away with others says nothing of why.
+        self._bytes -= size
+        if told[0]:  # What was thrown away with others says nothing of why.
             self.failed = self.failed or KafkaError(int(told[0]))
-        if (offsets[err == 0] < 0).any():
+        if told[1]:
             self.failed = self.failed or KafkaError(KafkaError._FAIL, "a delivery came without its offset")
         # Reports come partition by partition: few runs.
-        cuts = np.flatnonzero((np.diff(topics) != 0) | (np.diff(partitions) != 0)) + 1
-        for first, stop in zip([0, *cuts.tolist()], [*cuts.tolist(), count], strict=True):
-            good = offsets[first:stop][err[first:stop] == 0]
-            if good.size:
-                place = TopicPartition(rd.topic_name(int(topics[first])).decode(), int(partitions[first]))
-                low, high = int(good.min()), int(good.max()) + 1
-                have = self.ranges.get(place, (low, high))
-                self.ranges[place] = (min(have[0], low), max(have[1], high))
+        for topic, partition, low, high in self._runs[:runs].tolist():
+            place = TopicPartition(rd.topic_name(topic).decode(), partition)
+            have = self.ranges.get(place, (low, high))
+            self.ranges[place] = (min(have[0], low), max(have[1], high))
+        if self._outstanding == 0:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Nothing is on its way any more, so nothing is read from the buffers."""
+        self._bytes = 0
+        _KEPT.pop(self._client.at, None)
 
 
 class BlockProducer(KafkaProducer):
