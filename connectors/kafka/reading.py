@@ -10,8 +10,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Protocol, cast
 
 import numpy as np
 from confluent_kafka import Consumer, KafkaError
@@ -20,7 +20,7 @@ from confluent_kafka import TopicPartition as KafkaPlace
 from connectors.kafka.admin import Admin, out_of_range
 from connectors.kafka.answers import Connection, refusal
 from connectors.kafka.profile import Profile
-from streamproc.ports import Block, TopicPartition, block_of
+from streamproc.ports import Block, Int64s, TopicPartition, block_of
 
 READ_S: Final = 60.0
 """After so long without an answer a read says that the log is away."""
@@ -156,8 +156,11 @@ class MessageReader:
         return waiting.messages[-1].offset() + 1 if waiting.messages else offset
 
     def _drop(self, partition: TopicPartition) -> None:
+        waiting = self._waiting.pop(partition)
+        if waiting.standing:
+            # A pause outlives the assignment: the partition would stand still also when it is read again.
+            self._consumer.resume([KafkaPlace(*partition)])
         self._consumer.incremental_unassign([KafkaPlace(*partition)])
-        del self._waiting[partition]
 
     def _pump(self, timeout_s: float) -> None:
         """Takes over what the client has fetched."""
@@ -242,26 +245,26 @@ def _block(partition: TopicPartition, messages: list[Any]) -> Block:
                 if value is not None:
                     mine.setdefault(name, value)  # Of several headers with one name, the first counts.
             headers.append(mine)
-    block = block_of(
-        *partition,
-        [message.value() for message in messages],
-        keys=[message.key() for message in messages],
-        timestamps=[message.timestamp()[1] * 1_000 for message in messages],
-        headers=headers,
-    )
+    values, keys = [message.value() for message in messages], [message.key() for message in messages]
+    stamps = np.array([message.timestamp()[1] for message in messages], np.int64) * 1_000
     offsets = np.array([message.offset() for message in messages], np.int64)
-    return Block(
-        block.topic,
-        block.partition,
-        offsets,
-        block.timestamps,
-        block.buffer,
-        block.value_starts,
-        block.value_ends,
-        block.key_starts,
-        block.key_ends,
-        block.headers,
-    )
+    if headers is not None:
+        return replace(block_of(*partition, values, keys=keys, headers=headers), offsets=offsets, timestamps=stamps)
+    value_data, value_starts, value_ends = _column(values, 0)
+    key_data, key_starts, key_ends = _column(keys, len(value_data))
+    buffer = np.frombuffer(value_data + key_data, np.uint8)
+    return Block(*partition, offsets, stamps, buffer, value_starts, value_ends, key_starts, key_ends)
+
+
+def _column(cells: list[bytes | None], base: int) -> tuple[bytes, Int64s, Int64s]:
+    """The cells' bytes one after another, and their bounds from `base` on; -1 for null."""
+    null = [row for row, cell in enumerate(cells) if cell is None] if None in cells else []
+    filled = [cell or b"" for cell in cells] if null else cast(list[bytes], cells)
+    sizes = np.fromiter(map(len, filled), np.int64, len(filled))
+    ends = base + np.cumsum(sizes)
+    starts = ends - sizes
+    starts[null], ends[null] = -1, -1
+    return b"".join(filled), starts, ends
 
 
 def unreadable_block(partition: TopicPartition, offset: int, why: str) -> Block:

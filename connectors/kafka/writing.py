@@ -37,7 +37,7 @@ from connectors.kafka.losses import STATISTICS_MS, Losses
 from connectors.kafka.membership import KafkaMembership
 from connectors.kafka.profile import TRANSACTION_TIMEOUT_S, Profile
 from streamproc.errors import LogError
-from streamproc.ports import Block, Membership, TopicPartition
+from streamproc.ports import Block, Int64s, Membership, TopicPartition
 
 _CALL_S: Final = 15.0
 _INIT_S: Final = 30.0
@@ -334,26 +334,26 @@ class KafkaTransaction:
         client, data = self._producer.client, block.buffer.tobytes()
         stamped = block.timestamps.size > 0
 
-        def cell(starts: Any, ends: Any, row: int) -> bytes | None:
-            return None if starts[row] < 0 else data[starts[row] : ends[row]]
+        def cells(starts: Int64s, ends: Int64s) -> list[bytes | None]:
+            bounds = zip(starts.tolist(), ends.tolist(), strict=True)
+            return [None if start < 0 else data[start:end] for start, end in bounds]
 
-        for row in range(len(block)):
+        values, keys = cells(block.value_starts, block.value_ends), cells(block.key_starts, block.key_ends)
+        headers = [(h.name, cells(h.starts, h.ends)) for h in block.headers]
+        last = len(block) - 1
+        for row, (value, key) in enumerate(zip(values, keys, strict=True)):
             extra: dict[str, Any] = {}
-            if block.headers:
-                found = [(h.name, cell(h.starts, h.ends, row)) for h in block.headers]
-                extra["headers"] = [(name, value) for name, value in found if value is not None]
+            if headers:
+                extra["headers"] = [(name, column[row]) for name, column in headers if column[row] is not None]
             if stamped:
                 extra["timestamp"] = int(block.timestamps[row]) // 1_000
+            if row in (0, last):
+                # A partition's records arrive in order: these two say where all of them lie. Each report costs as much
+                # as its record, and the commit refuses a transaction of which any record failed.
+                extra["on_delivery"] = self._report
             while True:
                 try:
-                    client.produce(
-                        block.topic,
-                        cell(block.value_starts, block.value_ends, row),
-                        cell(block.key_starts, block.key_ends, row),
-                        block.partition,
-                        on_delivery=self._report,
-                        **extra,
-                    )
+                    client.produce(block.topic, value, key, block.partition, **extra)
                     break
                 except BufferError:
                     client.poll(0.05)

@@ -1,0 +1,41 @@
+"""The path by objects: what it must do although it is not the one that runs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+
+from connectors.kafka import KafkaLog, Profile, kafka_settings
+from streamproc.ports import TopicPartition, TopicSettings, block_of
+from tests.services.kafka import KafkaCluster, kafka_cluster
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[KafkaCluster]:
+    with kafka_cluster() as running:
+        yield running
+
+
+def test_a_partition_that_stood_still_is_read_again_from_its_start(cluster: KafkaCluster) -> None:
+    """Of two partitions one is longer than what may wait, so it is paused while the other is read."""
+    profile = Profile(kafka_settings({"brokers": cluster.bootstrap, "sizes": {"partition_bytes": 65_536}}))
+    with contextlib.closing(KafkaLog(profile, blocks=False)) as log:
+        log.create_topic("two", TopicSettings(partitions=2))
+        producer = log.producer("writer")
+        transaction = producer.begin()
+        transaction.append(block_of("two", 0, [b"%0100d" % n for n in range(30_000)]))
+        transaction.append(block_of("two", 1, [b"%d" % n if n % 2 else None for n in range(30_000)]))
+        ranges = transaction.commit()
+        producer.close()
+        assert ranges == {TopicPartition("two", 0): (0, 30_000), TopicPartition("two", 1): (0, 30_000)}
+        assert len(log.read(TopicPartition("two", 0), 0, max_records=10)) == 10
+        seen = 0
+        while seen < 30_000:
+            block = log.read(TopicPartition("two", 1), seen)
+            there = range(seen, seen + len(block))
+            assert [block.value(row) for row in range(len(block))] == [b"%d" % n if n % 2 else None for n in there]
+            seen = there.stop
+        again = log.read(TopicPartition("two", 0), 0, max_records=2)
+        assert [again.value(row) for row in range(2)] == [b"%0100d" % n for n in range(2)]
