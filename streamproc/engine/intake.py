@@ -123,18 +123,20 @@ class SourceIntake:
             reasons.append(f"unreadable: {why}")
         frame = decoded.frame
         times = event_times(frame[self._source.event_time])
-        nulls = times.null_count() > 0
-        event_time = (times.fill_null(0) if nulls else times).to_numpy()
-        missing = times.is_null().to_numpy() if nulls else np.zeros(len(times), np.bool_)
-        future = event_time > block.timestamps[rows] + self._source.max_future_skew_us
+        missing = times.is_null().to_numpy() if times.null_count() else None
+        event_time = (times if missing is None else times.fill_null(0)).to_numpy()
         # Lateness is subtracted from event time, and spans are added: neither may leave 64 bits.
-        past = event_time < MIN_TIME + self._source.lateness_us
-        wrong = missing | future | past
+        stamps = block.timestamps if rows.size == n else block.timestamps[rows]
+        wrong = _wrong_times(
+            frozen(event_time), frozen(stamps), self._source.max_future_skew_us, MIN_TIME + self._source.lateness_us
+        )
+        if missing is not None:
+            wrong[missing] = _MISSING
         if wrong.any():
             for row in np.flatnonzero(wrong).tolist():
                 bad_reason[rows[row]] = len(reasons)
-                reasons.append("no event time" if missing[row] else "future" if future[row] else "past")
-            keep = np.flatnonzero(~wrong)
+                reasons.append(_WRONG[wrong[row]])
+            keep = np.flatnonzero(wrong == 0)
             rows, event_time, frame = rows[keep], event_time[keep], frame[keep]
         units, meta = _source_units(
             frozen(rows),
@@ -151,6 +153,22 @@ class SourceIntake:
         raw = Raw(block.buffer, *(bounds if rows.size == n else (bound[rows] for bound in bounds)))
         frame = frame if frame.columns == self._wanted else frame[self._wanted]
         return Units(units, frame, meta, raw, block.buffer, records, tuple(reasons))
+
+
+_MISSING, _FUTURE, _PAST = 1, 2, 3
+_WRONG: Final = ("", "no event time", "future", "past")
+
+
+@nb.njit(cache=True)
+def _wrong_times(event_time: Int64s, stamps: Int64s, skew: int, least: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Per row 0, or why its event time is none: beyond its record's timestamp plus the skew, or below the least."""
+    out = np.zeros(event_time.size, np.uint8)
+    for row in range(event_time.size):
+        if event_time[row] > stamps[row] + skew:
+            out[row] = _FUTURE
+        elif event_time[row] < least:
+            out[row] = _PAST
+    return out
 
 
 @nb.njit(cache=True)

@@ -90,9 +90,10 @@ def sink_blocks(
         headers = (HeaderColumn(HEADER, at, at + _HEADER),)
         maker = f"{stage.names.topology}\0{stage.plan.nodes[sink.port[0]].name}\0{sink.port[1]}"
         buffer = np.concatenate([buffer, _identities(batch, maker, task, step)])
-    everywhere = writer.partitions == 1 or not len(batch) or bool((where == where[0]).all())
+    counts = np.bincount(where, minlength=1)
+    everywhere = bool(counts.max() == len(batch))
     blocks: list[Block] = []
-    for partition in np.unique(where).tolist():
+    for partition in np.flatnonzero(counts).tolist():
         mine = slice(None) if everywhere else np.flatnonzero(where == partition)
         blocks.append(
             Block(

@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from streamproc.hashing import kernel
 from streamproc.ports import Int64s
 
 DEAD: Final = 0
@@ -24,6 +25,27 @@ EMITTED: Final = 4
 FATES: Final = {"emitted": EMITTED, "filtered": FILTERED, "late": LATE, "dead_lettered": DEAD}
 _UNSETTLED: Final = -1
 _CODES: Final = 5
+
+
+@kernel
+def _note(accounts: Int64s, first: int, code: int, fates: Int64s) -> bool:
+    """Enters a fate for the step's own units, the best one; whether there are accounts of earlier steps."""
+    earlier = False
+    for row in range(accounts.size):
+        own = accounts[row] - first
+        if own >= 0:
+            if code == DEAD or code > fates[own]:
+                fates[own] = code
+        elif accounts[row] >= 0:
+            earlier = True
+    return earlier
+
+
+@kernel
+def _count(inputs: Int64s, fates: Int64s, counted: npt.NDArray[np.bool_], out: Int64s) -> None:
+    for row in range(inputs.size):
+        if counted[row]:
+            out[inputs[row], fates[row]] += 1
 
 
 def _none() -> Int64s:
@@ -82,14 +104,8 @@ class StepFates:
         touched: list[tuple[Int64s, int]] = []
         for code, lists in ((DEAD, self.dead), (LATE, self.late), (EMITTED, self.emitted)):
             for accounts in lists:
-                own = accounts[accounts >= self.first] - self.first
-                if code == DEAD:
-                    fates[own] = DEAD
-                else:
-                    fates[own] = np.maximum(fates[own], code)
-                old = accounts[(accounts >= 0) & (accounts < self.first)]
-                if old.size:
-                    touched.append((old, code))
+                if _note(accounts, self.first, code, fates):
+                    touched.append((accounts[(accounts >= 0) & (accounts < self.first)], code))
         counted = self.kinds != 2
         if not held and not released and not touched and not ledger.accounts.size:
             return replace(ledger, counts=ledger.counts + self._tally(fates, counted), next_account=self.first + n)
@@ -97,8 +113,9 @@ class StepFates:
 
     def _tally(self, fates: Int64s, counted: npt.NDArray[np.bool_]) -> Int64s:
         """Units by (input, fate)."""
-        codes = (self.inputs * _CODES + fates)[counted]
-        return np.bincount(codes, minlength=self.input_count * _CODES).reshape(-1, _CODES)
+        out = np.zeros((self.input_count, _CODES), np.int64)
+        _count(self.inputs, fates, counted, out)
+        return out
 
     def _settle_held(
         self,

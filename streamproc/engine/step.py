@@ -157,12 +157,13 @@ class _Step:
         n = joined.shape[0]
         time, unit_of = np.empty(n, np.int64), np.empty(n, np.int64)
         late = joined[:, unit.LATE].copy()
+        kinds = joined[:, unit.KIND].copy()
         state = self.state
         state.watermark = run_time(
             np.ascontiguousarray(self.given.runs),
             joined[:, unit.ADVANCE].copy(),
             joined[:, unit.TIME].copy(),
-            joined[:, unit.KIND].copy(),
+            kinds,
             sourced,
             starts,
             state.channel_watermark,
@@ -193,9 +194,8 @@ class _Step:
         self.unit_of = unit_of
         self.unit_channel = np.repeat(np.arange(len(parts)), sizes)
         inlets = np.array([c.inlet for c in self.channels], np.int64)
-        ordered = joined[unit_of]
         self.fates = StepFates(
-            self.first_account, inlets[self.unit_channel[unit_of]], ordered[:, unit.KIND], len(self.stage.stage.inputs)
+            self.first_account, inlets[self.unit_channel[unit_of]], kinds[unit_of], len(self.stage.stage.inputs)
         )
         self.operator_fates = Fates()
         for number, part in enumerate(self.given.units):

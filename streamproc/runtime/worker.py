@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 _FIRST_STEP_UNITS: Final = 65_536
 _MOST_STEP_UNITS: Final = 1 << 20
 _LEAST_STEP_UNITS: Final = 4_096
+_LEAST_TURN_UNITS: Final = 65_536
+"""Of all tasks together."""
 _GROUP_POLL_S: Final = 1.0
 _TICK_S: Final = 1.0
 _IDLE_S: Final = 0.1
@@ -379,10 +381,11 @@ class Worker:
         self._idle = not steps
         if not numbers:
             return None
+        worked = self.clock.monotonic() - began
         self._commit(producer, membership, steps, [self.tasks[number] for number in numbers])
         spent = self.clock.monotonic() - began
         if self.steps is None:
-            self._most = _adapted(self._most, spent, self._commit_s, full=full)
+            self._most = _adapted(self._most, worked, self._commit_s, full=full, tasks=len(self.tasks))
         due = [number for number in sorted(self.tasks) if self._is_due(number)]
         for number in due:
             self._save(number)
@@ -464,8 +467,13 @@ class Worker:
             logger.warning("no checkpoint of %s: %s", task.name, error)
 
 
-def _adapted(most: int, spent: float, commit_s: float, *, full: bool) -> int:
-    """Steps grow while commits keep up, and shrink when one takes longer than the commit interval allows."""
-    if spent > 2 * commit_s:
-        return max(_LEAST_STEP_UNITS, most // 2)
-    return min(_MOST_STEP_UNITS, most * 2) if full and spent < commit_s else most
+def _adapted(most: int, worked: float, commit_s: float, *, full: bool, tasks: int) -> int:
+    """Steps grow while their work takes less than the commit interval, and shrink where it takes five.
+
+    Only where rows wait does their number reach the bound, and then small steps, which cost more a row, would make the
+    backlog larger; so a turn may always take some ten thousand rows.  A commit's own time does not count: it is the
+    same for few rows and for many.
+    """
+    if worked > 5 * commit_s:
+        return max(_LEAST_STEP_UNITS, _LEAST_TURN_UNITS // max(tasks, 1), most // 2)
+    return min(_MOST_STEP_UNITS, most * 2) if full and worked < commit_s else most

@@ -50,9 +50,7 @@ def _split(buffer: Bytes, starts: Int64s, ends: Int64s, ids: Int64s, bodies: Int
 
 
 def _different(ids: Int64s) -> list[int]:
-    """The ids without -1, ascending.  Most blocks have one writer: no sorting then."""
-    if ids.size and ids[0] >= 0 and (ids == ids[0]).all():
-        return [int(ids[0])]
+    """The ids without -1, ascending."""
     return [int(schema_id) for schema_id in np.unique(ids[ids >= 0])]
 
 
@@ -83,6 +81,11 @@ class Reader:
     def decode(self, buffer: Bytes, starts: Int64s, ends: Int64s) -> Decoded:
         """Decodes a block of framed payloads; start -1 for a null payload.  Rows keep their order."""
         ids, bodies = split_frames(buffer, starts, ends)
+        if ids.size and ids[0] >= 0 and (ids == ids[0]).all():
+            # Most blocks have one writer.
+            only = self._decoder(int(ids[0]))
+            if isinstance(only, Decoder):
+                return only.decode(buffer, bodies, np.asarray(ends))
         codes = np.zeros(starts.size, np.uint8)
         codes[ids < 0] = op.NOT_FRAMED
         codes[np.asarray(starts) < 0] = op.NULL_PAYLOAD
