@@ -1,6 +1,9 @@
 """Every benchmark, one after the other, each in a process of its own.
 
 Usage: python -m benchmarks [--quick] [--json] [NAME ...]
+       python -m benchmarks kafka [throughput | latency | recovery] [--json] [...]
+
+Those of Kafka start a broker (Java and Maven, from a checkout), so they run only where they are named.
 """
 
 from __future__ import annotations
@@ -50,4 +53,9 @@ def main(names: tuple[str, ...], quick: bool, as_json: bool) -> None:
         click.echo(json.dumps(figures, indent=1))
 
 
-main()
+if sys.argv[1:2] == ["kafka"]:
+    from benchmarks.kafka import main as kafka
+
+    kafka(sys.argv[2:], prog_name="python -m benchmarks kafka")
+else:
+    main()

@@ -1,117 +1,22 @@
-"""What moving records through Kafka costs: pass-through in transactions by the log's two paths, beside a plain loop.
+"""What Kafka costs: throughput of whole topologies, latency to a reader of committed records, recovery.
 
-    python -m benchmarks.kafka [--records 1000000] [--brokers HOST:PORT] [--json]
+    python -m benchmarks kafka [throughput | latency | recovery] [--brokers HOST:PORT] [--json]
 
-Without --brokers it starts one broker of its own (Java and Maven, from a checkout).  Figures are CPU seconds of this
-process per million records: the broker's are not in them.  The plain loop is confluent-kafka as its own examples use
-it, with the same commits and the collector off: consume(), produce() for each message, offsets, commit.
+Without --brokers it starts one broker of its own on this machine (Java and Maven, from a checkout). Run it on an idle
+machine.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import gc
 import json
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 
 import click
-from confluent_kafka import Consumer, Producer
-from confluent_kafka import TopicPartition as KafkaPlace
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.log import payments
-from connectors.kafka import KafkaLog, Profile, kafka_settings
-from streamproc.ports import TopicPartition, TopicSettings, block_of
-
-PARTITIONS, STEP = 4, 50_000
-
-
-def timed(work: Callable[[], int]) -> dict[str, float]:
-    """Records, wall seconds, and this process' CPU seconds per million records."""
-    gc.collect()
-    gc.disable()
-    wall, cpu = time.perf_counter(), time.process_time()
-    count = work()
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    gc.enable()
-    return {"records": count, "seconds": wall, "cpu_s_per_million": cpu / count * 1e6}
-
-
-def fill(log: KafkaLog, topic: str, records: int) -> None:
-    """Writes the records that all loops read."""
-    producer = log.producer(f"fill-{topic}")
-    values = payments(min(records, 200_000), 1)
-    part = len(values) // PARTITIONS
-    for _ in range(0, records, len(values)):
-        transaction = producer.begin()
-        for number in range(PARTITIONS):
-            mine = values[number * part : (number + 1) * part]
-            transaction.append(block_of(topic, number, mine, keys=[value[:8] for value in mine]))
-        transaction.commit()
-    producer.close()
-
-
-def by_log(log: KafkaLog, source: str, sink: str, records: int, name: str) -> int:
-    """Reads blocks and writes them again through the port."""
-    producer = log.producer(name)
-    ends = {number: log.end_offset(TopicPartition(source, number)) for number in range(PARTITIONS)}
-    at = {number: log.start_offset(TopicPartition(source, number)) for number in range(PARTITIONS)}
-    done = 0
-    while any(at[number] < ends[number] for number in at) and done < records:
-        transaction, count = producer.begin(), 0
-        for number, offset in at.items():
-            if offset >= ends[number]:
-                continue
-            block = log.read(TopicPartition(source, number), offset, max_records=STEP)
-            if not len(block):
-                at[number] = ends[number]
-                continue
-            at[number] = int(block.offsets[-1]) + 1
-            transaction.append(replace(block, topic=sink, timestamps=block.timestamps[:0]))
-            count += len(block)
-        transaction.commit_offsets(name, {TopicPartition(source, number): offset for number, offset in at.items()})
-        transaction.commit()
-        done += count
-    producer.close()
-    return done
-
-
-def plain(brokers: str, source: str, sink: str, records: int) -> int:
-    """The same with confluent-kafka's classes and nothing else."""
-    consumer = Consumer(
-        {
-            "bootstrap.servers": brokers, "group.id": f"plain-{sink}", "isolation.level": "read_committed",
-            "enable.auto.commit": False, "auto.offset.reset": "earliest", "fetch.queue.backoff.ms": 5,
-            "queued.min.messages": 400_000, "log_level": 0,
-        }
-    )  # fmt: skip
-    producer = Producer(
-        {
-            "bootstrap.servers": brokers, "transactional.id": f"plain-{sink}", "linger.ms": 5, "batch.size": 1_000_000,
-            "queue.buffering.max.messages": 1_000_000, "log_level": 0,
-        }
-    )  # fmt: skip
-    producer.init_transactions()
-    consumer.assign([KafkaPlace(source, number, 0) for number in range(PARTITIONS)])
-    done = 0
-    while done < records:
-        messages = [message for message in consumer.consume(STEP, 0.1) if message.error() is None]
-        if not messages:
-            continue
-        producer.begin_transaction()
-        for message in messages:
-            producer.produce(sink, message.value(), message.key(), message.partition())
-        producer.send_offsets_to_transaction(
-            consumer.position(consumer.assignment()), consumer.consumer_group_metadata()
-        )
-        producer.commit_transaction()
-        done += len(messages)
-    consumer.close()
-    return done
+from benchmarks import kafka_latency, kafka_throughput
 
 
 @contextlib.contextmanager
@@ -122,46 +27,136 @@ def cluster(brokers: str | None) -> Iterator[str]:
         return
     from tests.services.kafka import kafka_cluster
 
-    with kafka_cluster(heap="256m") as running:
+    with kafka_cluster(heap="512m") as running:
         yield running.bootstrap
 
 
-@click.command(help=__doc__)
-@click.option("--records", default=1_000_000, show_default=True)
-@click.option("--brokers", help="Use these instead of starting one.")
-@click.option("--json", "as_json", is_flag=True)
-def main(records: int, brokers: str | None, as_json: bool) -> None:
-    records -= records % 200_000 if records > 200_000 else records % PARTITIONS
-    figures: dict[str, dict[str, float]] = {}
+@click.group(help=__doc__)
+def main() -> None:
+    pass
+
+
+_brokers = click.option("--brokers", help="Use these instead of starting one.")
+_json = click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+
+
+@main.command()
+@click.option("--records", default=4_000_000, show_default=True)
+@click.option("--contenders", default=",".join(kafka_throughput.CONTENDERS), show_default=True)
+@_brokers
+@_json
+def throughput(records: int, contenders: str, brokers: str | None, as_json: bool) -> None:
+    """CPU of whole topologies beside a plain loop."""
     with cluster(brokers) as where:
-        profile, run = Profile(kafka_settings({"brokers": where})), f"bench-{time.time_ns()}"
-        sinks = {name: f"{run}.{name}" for name in ("blocks", "objects", "plain")}
-        source = f"{run}.source"
-        with KafkaLog(profile, blocks=True) as blocks, KafkaLog(profile, blocks=False) as objects:
-            for topic in (source, *sinks.values()):
-                blocks.create_topic(topic, TopicSettings(PARTITIONS))
-            fill(blocks, source, records)
-            logs = {"blocks": blocks, "objects": objects}
-            for name, log in logs.items():
-                work = functools.partial(by_log, log, source, sinks[name], records, f"{run}.{name}")
-                figures[name] = timed(work)
-            figures["plain"] = timed(lambda: plain(where, source, sinks["plain"], records))
-            for topic in (source, *sinks.values()):
-                blocks.delete_topic(topic)
-    for found in figures.values():
-        found["of_plain"] = found["cpu_s_per_million"] / figures["plain"]["cpu_s_per_million"]
+        figures = kafka_throughput.measure(where, records, tuple(contenders.split(",")))
     if as_json:
-        print(json.dumps(figures))
+        click.echo(json.dumps(figures, indent=1))
         return
-    table = Table(title=f"pass-through in transactions of up to {STEP * PARTITIONS:,} records")
-    for column in ("", "records", "records/s", "CPU s per million", "of the plain loop"):
-        table.add_column(column, justify="right")
-    for name, found in figures.items():
+    table = Table(title=f"{records:,} records of {figures['bytes_per_record']:.0f} bytes, exactly once, one worker")
+    for column in ("", "records/s", "CPU s per million", "of the plain loop"):
+        table.add_column(column, justify="right" if column else "left")
+    rows = figures["contenders"]
+    assert isinstance(rows, dict)
+    for name, row in rows.items():
         table.add_row(
-            name, f"{found['records']:,.0f}", f"{found['records'] / found['seconds']:,.0f}",
-            f"{found['cpu_s_per_million']:.2f}", f"{found['of_plain']:.2f}",
+            kafka_throughput.CONTENDERS[name], f"{row['records_per_second']:,.0f}", f"{row['cpu_s_per_million']:.2f}",
+            f"{row['of_plain']:.2f}x",
         )  # fmt: skip
-    Console().print(table)
+    Console(width=120).print(table)
+
+
+@main.command()
+@click.option("--rates", default="20000,100000,200000", show_default=True, help="Records a second.")
+@click.option("--ways", default=",".join(kafka_latency.WAYS).replace("stage, ", "stage; "), show_default=True,
+              help="What is measured, separated by commas.")
+@click.option("--seconds", default=10.0, show_default=True)
+@click.option("--warm", default=4.0, show_default=True, help="Seconds before these that are not counted.")
+@click.option("--partitions", default=1, show_default=True)
+@_brokers
+@_json
+def latency(
+    rates: str, ways: str, seconds: float, warm: float, partitions: int, brokers: str | None, as_json: bool
+) -> None:
+    """Milliseconds from produce to a reader of committed records, open loop."""
+    chosen = tuple(way.replace(";", ",") for way in ways.split(","))
+    with cluster(brokers) as where:
+        rows = kafka_latency.measure_latency(
+            where, tuple(int(rate) for rate in rates.split(",")), chosen,
+            seconds=seconds, warm_s=warm, partitions=partitions,
+        )  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    table = Table(title=f"produce to a reader of committed records, exactly once, {partitions} partition(s); ms")
+    for column in ("", "records/s", "p50", "p99", "p99.9", "max", "lost", "producer late by", "worker's CPU s"):
+        table.add_column(column, justify="right" if column else "left")
+    for row in rows:
+        table.add_row(
+            row["way"], f"{row['rate']:,}", *(f"{row[key]:.0f}" for key in ("p50", "p99", "p99.9", "max")),
+            f"{row['lost']:,.0f}", f"{row['worst_behind_ms']:.0f}", f"{row['worker_cpu_s']:.1f}",
+        )  # fmt: skip
+    Console(width=130).print(table)
+
+
+@main.command()
+@click.option("--keys", default=1_000_000, show_default=True)
+@_brokers
+@_json
+def recovery(keys: int, brokers: str | None, as_json: bool) -> None:
+    """Seconds from the start of a worker, whose predecessor was killed, to its first commit of new rows."""
+    with cluster(brokers) as where:
+        found = kafka_latency.measure_recovery(where, keys)
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return
+    click.echo(
+        f"a worker with {found['keys']:,.0f} keys of state commits again {found['seconds']:.1f} s after it began "
+        f"({found['cpu_s']:.1f} s of CPU, {found['steps_run_again']:.0f} steps run again)"
+    )
+
+
+@main.command(hidden=True)
+@click.argument("brokers")
+@click.argument("shape")
+@click.argument("commit")
+@click.argument("topic")
+@click.argument("run")
+def live(brokers: str, shape: str, commit: str, topic: str, run: str) -> None:
+    """A live worker, in this process."""
+    kafka_latency.live(brokers, shape, commit, topic, run)
+
+
+@main.command(hidden=True)
+@click.argument("brokers")
+@click.argument("topic")
+@click.argument("partitions", type=int)
+@click.argument("records", type=float)
+@click.argument("seconds", type=float)
+@click.argument("warm", type=float)
+def reader(brokers: str, topic: str, partitions: int, records: float, seconds: float, warm: float) -> None:
+    """A reader of committed records, in this process."""
+    click.echo(json.dumps(kafka_latency.read(brokers, topic, partitions, int(records), seconds, warm)))
+
+
+@main.command(hidden=True)
+@click.argument("brokers")
+@click.argument("topic")
+@click.argument("run")
+@click.argument("folder")
+@click.argument("records", type=int)
+def keep(brokers: str, topic: str, run: str, folder: str, records: int) -> None:
+    """A worker with much state, in this process."""
+    kafka_latency.keep(brokers, topic, run, folder, records)
+
+
+@main.command(hidden=True)
+@click.argument("name", type=click.Choice(sorted(kafka_throughput.CONTENDERS)))
+@click.argument("brokers")
+@click.argument("topic")
+@click.argument("records", type=int)
+def contend(name: str, brokers: str, topic: str, records: int) -> None:
+    """One contender, in this process."""
+    click.echo(json.dumps(kafka_throughput.contend(name, brokers, topic, records)))
 
 
 if __name__ == "__main__":
