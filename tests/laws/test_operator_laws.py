@@ -114,6 +114,12 @@ FEW = {
 }
 MERGEABLE = {name: one for name, one in AGGREGATES.items() if one.kind in ("count", "total", "min", "first")}
 
+LINKAGE = sp.LinkageModel(
+    (sp.compare("s"), sp.compare("x", "number", limits=(1,))), (sp.block("s"), sp.block("i")), 0.2,
+    ((0.9, 0.1), (0.6, 0.2, 0.2)), ((0.2, 0.8), (0.2, 0.2, 0.6)),
+)  # fmt: skip
+RESOLVE = sp.resolve(LINKAGE, record="k", review=0.2, threshold=0.7, golden={"i": "most_recent", "x": "most_frequent"})
+
 LAWS: dict[str, tuple[Step, tuple[StreamType, ...]]] = {
     "where": (sp.where(pl.col("i") > 0, pl.col("x") < 3), (PLAIN,)),
     "select": (sp.select("i", "k", twice=pl.col("i") * 2), (KEYED,)),
@@ -200,6 +206,8 @@ LAWS: dict[str, tuple[Step, tuple[StreamType, ...]]] = {
         ),
         (KEYED,),
     ),
+    "resolve": (RESOLVE, (ONE_KEY,)),
+    "entity_rows": (sp.entity_rows("golden"), (RESOLVE.operator.schema(ONE_KEY),)),
     "as_of": (sp.as_of(STREAM, max_age="7s"), (KEYED, RIGHT)),
     "as_of some columns": (sp.as_of(STREAM, columns=("y",)), (KEYED, RIGHT)),
     "as_of in order": (sp.as_of(STREAM, max_age="7s"), (IN_ORDER, RIGHT_IN_ORDER)),

@@ -1,0 +1,1 @@
+"""Who is who: records of several sources brought together as entities while they come."""

@@ -1,0 +1,120 @@
+"""Ids of entities: opaque texts that are never given to another entity, and always lead somewhere.
+
+An id is made of the id of the founding record, how often that record had been deleted before, and a namespace: equal in
+every run, on any number of partitions, whatever the order of arrival. So an id belongs to one founding record for good.
+It rests while the record's entity carries an older id, and comes back if the record founds an entity again.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+from streamproc.entities.tables import RETIRED, Tables
+from streamproc.hashing import UInt64s, hash_bytes, mix64
+from streamproc.ports import Int64s
+
+_arrow: Any = pa
+_DIGITS: Final = np.array([f"{byte:02x}".encode() for byte in range(256)]).view(np.uint8).reshape(256, 2)
+LENGTH: Final = 33
+"""Letters of an id: an `e` and 128 bits in hex."""
+
+
+def namespace_seed(namespace: str) -> int:
+    """What a namespace adds to the hashes of its ids."""
+    raw = np.frombuffer(namespace.encode(), np.uint8)
+    return int(hash_bytes(raw, np.array([0]), np.array([raw.size]))[0]) >> 1 if raw.size else 0
+
+
+def id_words(tables: Tables, claims: Int64s, generations: Int64s, seed: int) -> tuple[UInt64s, UInt64s]:
+    """The 128 bits of the ids of these claims, none of them -1."""
+    keys = tables.keys.key_bytes(claims)
+    halves = []
+    for number in (1, 2):
+        hashes = hash_bytes(keys.buffer, keys.starts, keys.ends, seed=seed ^ number)
+        halves.append(mix64(hashes.view(np.int64), generations, np.full(claims.size, number, np.int64)))
+    return halves[0], halves[1]
+
+
+def id_texts(tables: Tables, claims: Int64s, generations: Int64s, seed: int) -> pl.Series:
+    """The ids of these claims, null for -1."""
+    there = claims >= 0
+    first, second = id_words(tables, claims[there], generations[there], seed)
+    letters = np.empty((first.size, LENGTH), np.uint8)
+    letters[:, 0] = ord("e")
+    words = np.stack([first, second], axis=1).astype(">u8")
+    letters[:, 1:] = _DIGITS[words.view(np.uint8).reshape(first.size, 16)].reshape(first.size, LENGTH - 1)
+    bounds = np.arange(first.size + 1, dtype=np.int64) * LENGTH
+    made = _arrow.LargeStringArray.from_buffers(first.size, _arrow.py_buffer(bounds), _arrow.py_buffer(letters.ravel()))
+    return spread(pl.Series("id", made, dtype=pl.String), there)
+
+
+def spread(values: pl.Series, there: npt.NDArray[np.bool_]) -> pl.Series:
+    """Values put where `there` holds, nulls elsewhere."""
+    if bool(there.all()):
+        return values
+    if not len(values):
+        return pl.Series(values.name, [None] * there.size, dtype=values.dtype)
+    at = pl.Series(np.cumsum(there) - 1).zip_with(pl.Series(there), pl.Series([None], dtype=pl.Int64))
+    return values.gather(at)
+
+
+def current_ids(tables: Tables, ids: list[str], seed: int) -> list[str | None]:
+    """What ids that were issued at any time stand for now: the id of an entity, or None where its records are gone.
+
+    Raises KeyError for an id that was never issued.  Cost O(records).
+    """
+    slots = tables.keys.slots()
+    slots = slots[tables.claim[slots] >= 0]
+    generations = tables.generation[slots].astype(np.int64)
+    # Every generation of a record that was inserted once may have been an id; the last one only if the record is there.
+    counts = generations + tables.alive[slots]
+    owners = np.repeat(slots, counts)
+    of = np.arange(owners.size) - np.repeat(np.cumsum(counts) - counts, counts)
+    texts = id_texts(tables, owners, of, seed).to_list()
+    known = {text: (int(slot), int(generation)) for text, slot, generation in zip(texts, owners, of, strict=True)}
+    retired = {
+        (int(record), int(generation)): int(heir)
+        for record, generation, heir in tables.retired[: int(tables.counters[RETIRED])]
+    }
+    carried = {
+        (int(tables.claim[slot]), int(tables.claim_generation[slot])): int(slot)
+        for slot in slots[tables.alive[slots] == 1]
+    }
+    out: list[str | None] = []
+    for one in ids:
+        record = _carrier(known[one], retired, carried, tables)
+        if record < 0:
+            out.append(None)
+            continue
+        founder = int(tables.entity_founder[tables.entity[record]])
+        claim = np.array([tables.claim[founder]], np.int64)
+        out.append(id_texts(tables, claim, np.array([tables.claim_generation[founder]], np.int64), seed)[0])
+    return out
+
+
+def _carrier(
+    claim: tuple[int, int], retired: dict[tuple[int, int], int], carried: dict[tuple[int, int], int], tables: Tables
+) -> int:
+    """The living record to which a claim leads, or -1."""
+    for _ in range(len(retired) + 2):
+        if claim in carried:
+            return carried[claim]
+        heir = retired.get(claim, -1)
+        if heir < 0:
+            return -1
+        if tables.alive[heir] == 1 and (heir, int(tables.generation[heir])) not in retired:
+            return heir
+        if tables.alive[heir] == 1:
+            return heir
+        claim = _last_claim(heir, tables)
+    return -1
+
+
+def _last_claim(record: int, tables: Tables) -> tuple[int, int]:
+    """The claim that a record carried when it was deleted."""
+    return int(tables.claim[record]), int(tables.claim_generation[record])

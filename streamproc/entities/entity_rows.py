@@ -1,0 +1,120 @@
+"""What the kernels made known, as rows of a stream."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from streamproc.entities.entity_ids import id_texts
+from streamproc.entities.interning import texts, texts_of_keys
+from streamproc.entities.linkage_model import Floats
+from streamproc.entities.stored_columns import raw_values
+from streamproc.entities.tables import Int32s, Tables
+from streamproc.entities.telling import (
+    CLAIM,
+    CORRECTED,
+    COUNT,
+    EVENTS,
+    FROM,
+    GENERATION,
+    GOLD,
+    KIND,
+    MATCHED,
+    OP,
+    OTHER,
+    OTHER_GENERATION,
+    REASON,
+    REASONS,
+    SIZE,
+    SUBJECT,
+)
+from streamproc.ports import Int64s
+
+_arrow: Any = pa
+EVENT: Final = pl.Enum(EVENTS)
+REASON_TYPE: Final = pl.Enum(REASONS)
+
+
+def _enum(codes: Int64s, kind: pl.Enum, name: str) -> pl.Series:
+    return pl.Series(name, kind.categories.gather(codes), dtype=kind)
+
+
+def event_columns(tables: Tables, events: Int64s, weights: Floats, moved: Int32s, seed: int) -> dict[str, pl.Series]:
+    """The columns that `resolve` makes, one row an event."""
+    kinds = events[:, KIND]
+    record_texts, offsets = _records(tables, events, moved)
+    with np.errstate(over="ignore"):
+        posterior = 1.0 / (1.0 + np.exp2(-weights))
+    known = pl.Series(~np.isnan(weights))
+    nothing = pl.Series([None], dtype=pl.Float64)
+    return {
+        "event": _enum(kinds, EVENT, "event"),
+        "reason": _enum(events[:, REASON], REASON_TYPE, "reason"),
+        "entity_id": id_texts(tables, events[:, CLAIM], events[:, GENERATION], seed),
+        "other_id": id_texts(tables, events[:, OTHER], events[:, OTHER_GENERATION], seed),
+        "records": pl.Series(
+            "records", _arrow.LargeListArray.from_arrays(_arrow.array(offsets), record_texts.to_arrow()),
+            dtype=pl.List(pl.String),
+        ),
+        "matched": texts_of_keys(tables.keys, events[:, MATCHED]),
+        "weight": pl.Series(weights).zip_with(known, nothing),
+        "posterior": pl.Series(posterior).zip_with(known, nothing),
+        "size": pl.Series(events[:, SIZE]),
+    }  # fmt: skip
+
+
+def _records(tables: Tables, events: Int64s, moved: Int32s) -> tuple[pl.Series, Int64s]:
+    """The records that each event speaks of: those that moved, else the one that came."""
+    counts = events[:, COUNT]
+    alone = (counts == 0) & (events[:, SUBJECT] >= 0)
+    sizes = counts + alone
+    offsets = np.zeros(sizes.size + 1, np.int64)
+    np.cumsum(sizes, out=offsets[1:])
+    slots = np.empty(int(offsets[-1]), np.int64)
+    slots[offsets[:-1][alone]] = events[alone, SUBJECT]
+    several = np.flatnonzero(counts)
+    places = np.arange(int(counts[several].sum())) - np.repeat(
+        np.cumsum(counts[several]) - counts[several], counts[several]
+    )
+    slots[np.repeat(offsets[several], counts[several]) + places] = moved[
+        np.repeat(events[several, FROM], counts[several]) + places
+    ]
+    return texts_of_keys(tables.keys, slots), offsets
+
+
+def golden_columns(
+    tables: Tables, events: Int64s, golden: Int32s, fields: tuple[tuple[str, str], ...], schema: pl.Schema
+) -> dict[str, pl.Series]:
+    """Per field of the golden record its value and the record that it comes from; null on other events."""
+    out: dict[str, pl.Series] = {}
+    row = events[:, GOLD]
+    for number, (name, _) in enumerate(fields):
+        for side, made in ((0, f"golden_{name}"), (1, f"golden_{name}_from")):
+            slots = np.full(row.size, -1, np.int64)
+            slots[row >= 0] = golden[row[row >= 0], number + side * len(fields)]
+            if side == 0:
+                out[made] = raw_values(texts(tables.kept, slots), schema[name])
+            else:
+                out[made] = texts_of_keys(tables.keys, slots)
+    return out
+
+
+def passing_rows(frame: pl.DataFrame, events: Int64s, row_of: Int64s) -> pl.DataFrame:
+    """Per event the row of the input that it carries on, or nulls: a record's own event alone carries its columns."""
+    if not frame.height:
+        return frame.clear(events.shape[0])
+    rows = row_of[events[:, OP]]
+    own = (events[:, KIND] <= CORRECTED) & (rows >= 0)
+    index = pl.Series(rows).zip_with(pl.Series(own), pl.Series([None], dtype=pl.Int64))
+    return frame.select(pl.all().gather(index))
+
+
+def ordinals(events: Int64s) -> Int64s:
+    """Which of the events of its operation each one is."""
+    ops = events[:, OP]
+    first = np.flatnonzero(np.concatenate(([True], ops[1:] != ops[:-1]))) if ops.size else np.empty(0, np.int64)
+    counts = np.diff(np.append(first, ops.size))
+    return np.arange(ops.size, dtype=np.int64) - np.repeat(first, counts)

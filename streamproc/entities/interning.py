@@ -1,0 +1,132 @@
+"""Values of records as numbers: each distinct text of each stored column is kept once, with what kernels ask of it.
+
+Two records that have equal values have equal numbers, so that equality costs one comparison of integers. A value is
+kept as long as a record has it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+from streamproc.batch import Keys
+from streamproc.columns import grow
+from streamproc.entities.linkage_model import Floats, LinkageModel
+from streamproc.entities.program import Program, adjustment, unseen_share
+from streamproc.entities.stored_columns import StoredColumn, texts_of
+from streamproc.entities.words import ValueWords, add_words, forget_words, value_words
+from streamproc.hashing import hash_bytes
+from streamproc.key_table import KeyTable
+from streamproc.keys import keys_of
+from streamproc.ports import Int64s
+
+_arrow: Any = pa
+Values = npt.NDArray[np.int32]
+
+
+@dataclass(slots=True)
+class Interned:
+    """Texts and what belongs to each; indexed by the slot of the text.
+
+    counts     how many records have it
+    numbers    float64[slots, 2]: a number, a date in days, or latitude and longitude
+    rarity     what equality in it adds to a weight, in bits
+    words      of the values of columns that are read as words
+    """
+
+    table: KeyTable
+    counts: Int64s
+    numbers: Floats
+    rarity: Floats
+    words: ValueWords
+
+    def release(self, slots: Int64s) -> None:
+        """Forgets those of these values that no record has any more."""
+        gone = np.unique(slots)
+        gone = gone[self.counts[gone] == 0]
+        if gone.size:
+            forget_words(self.words, gone)
+            self.table.release(gone)
+
+
+def interned() -> Interned:
+    """No values."""
+    return Interned(KeyTable(), np.zeros(0, np.int64), np.zeros((0, 2)), np.zeros(0), value_words())
+
+
+def intern_frame(
+    kept: Interned, frame: pl.DataFrame, stored: tuple[StoredColumn, ...], model: LinkageModel, program: Program
+) -> Values:
+    """The values of rows as numbers, int32[rows, columns], -1 where they are missing; new ones are added to `kept`."""
+    n = frame.height
+    texts = texts_of(frame, stored)
+    there = texts.is_not_null().to_numpy()
+    out = np.full(len(stored) * n, -1, np.int64)
+    at = np.flatnonzero(there)
+    keys = keys_of(pl.DataFrame({"t": texts if at.size == out.size else texts.drop_nulls()}), ["t"])
+    slots, fresh = kept.table.intern_marked(keys)
+    out[at] = slots
+    capacity = kept.table.capacity
+    kept.counts = grow(kept.counts, capacity)
+    kept.numbers = grow(kept.numbers, capacity)
+    kept.rarity = grow(kept.rarity, capacity)
+    kept.words.starts = grow(kept.words.starts, capacity)
+    new = np.flatnonzero(fresh)
+    if new.size:
+        kept.counts[slots[new]] = 0
+        kept.rarity[slots[new]] = 0.0
+        kept.words.starts[slots[new]] = 0
+        columns = at[new] // n
+        _weigh(kept, keys, slots, new, columns, model, program)
+        for number, one in enumerate(stored):
+            mine = new[columns == number] if one.form == "words" else new[:0]
+            if mine.size:
+                starts, ends = keys.starts[mine] + 1, keys.ends[mine]
+                shares, unseen = model.word_shares.get(one.column), unseen_share(model)
+                add_words(kept.words, slots[mine], keys.buffer, starts, ends, shares, unseen)
+    values = out.reshape(len(stored), n)
+    for number, one in enumerate(stored):
+        if one.numeric:
+            for side, column in enumerate(one.numbers(frame)):
+                known = values[number] >= 0
+                kept.numbers[values[number][known], side] = column[known]
+    return np.ascontiguousarray(values.T.astype(np.int32))
+
+
+def _weigh(
+    kept: Interned, keys: Keys, slots: Int64s, new: Int64s, columns: Int64s, model: LinkageModel, program: Program
+) -> None:
+    for i in np.flatnonzero(program.frequencies).tolist():
+        known = model.frequencies.get(model.comparisons[i].column)
+        if known is not None:
+            mine = new[columns == program.columns[i]]
+            if mine.size:
+                # Behind the letter that names the stored column.
+                hashes = hash_bytes(keys.buffer, keys.starts[mine] + 1, keys.ends[mine])
+                kept.rarity[slots[mine]] = adjustment(model, i, known.of(hashes, unseen_share(model)))
+
+
+def texts(kept: Interned, slots: Int64s) -> pl.Series:
+    """The texts of values, null for -1, without the letter of their column."""
+    return texts_of_keys(kept.table, slots).str.slice(1)
+
+
+def texts_of_keys(table: KeyTable, slots: Int64s) -> pl.Series:
+    """Text keys of slots as a column, null for -1."""
+    there = slots >= 0
+    keys = table.key_bytes(slots[there])
+    bounds = np.zeros(keys.starts.size + 1, np.int64)
+    np.cumsum(keys.ends - keys.starts, out=bounds[1:])
+    made = _arrow.LargeStringArray.from_buffers(
+        bounds.size - 1, _arrow.py_buffer(bounds), _arrow.py_buffer(keys.buffer)
+    )
+    column = pl.Series("text", made, dtype=pl.String)
+    if bool(there.all()):
+        return column
+    at = pl.Series(np.cumsum(there) - 1).zip_with(pl.Series(there), pl.Series([None], dtype=pl.Int64))
+    return column.gather(at) if len(column) else pl.Series("text", [None] * slots.size, dtype=pl.String)
