@@ -13,14 +13,13 @@ from streamproc.cli.fates import rows_read, source_names
 from streamproc.cli.kernels import compiling
 from streamproc.cli.render import counted, progress_bar, put_json, put_table, seconds_text
 from streamproc.cli.stopping import stopping
-from streamproc.cli.workspace import Workspace
 from streamproc.contracts.registry import Registry
 from streamproc.engine.compiled import Names
 from streamproc.errors import InputError
 from streamproc.event_time import instant_us
 from streamproc.planning.plan import Plan, PlannedSink
 from streamproc.planning.topology import Topology
-from streamproc.ports import Log
+from streamproc.ports import CheckpointStore, Log
 from streamproc.runtime.backfill import (
     Backfill,
     Span,
@@ -36,6 +35,7 @@ from streamproc.runtime.reading import TopicReader, read_blocks
 from streamproc.runtime.replay import recorded_sums
 from streamproc.runtime.since_event import first_offsets
 from streamproc.runtime.worker import Progress
+from streamproc.runtime.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +78,9 @@ def replay_with_id(
     as_json: bool,
 ) -> None:
     """Begins a replay or goes on with it; then writes its files, hands over, or deletes it."""
-    checkpoints = workspace.checkpoints()
     registry = workspace.registry()
-    with workspace.log() as log, compiling():
+    member = f"{topology.name}.v{topology.version}.{run}"
+    with workspace.log() as log, compiling(), workspace.checkpoints(log, member) as checkpoints:
         begun = recorded_span(Names(topology.name, topology.version, run), log, checkpoints)
         span = asked.span(plan_topology(topology, registry), log, begun)
         backfill = open_backfill(topology, log, registry, run, span, checkpoints=checkpoints)
@@ -93,7 +93,7 @@ def replay_with_id(
             click.echo(f"dropped: {', '.join(gone)}")
             return
         workspace.keep_derived(backfill.binding.plan)
-        progress, stopped = _run(backfill, workspace)
+        progress, stopped = _run(backfill, checkpoints)
         found: list[Tile] = []
         if not stopped:
             if out is not None:
@@ -108,13 +108,13 @@ def replay_with_id(
         raise click.exceptions.Exit(1)
 
 
-def _run(backfill: Backfill, workspace: Workspace) -> tuple[Progress, bool]:
+def _run(backfill: Backfill, checkpoints: CheckpointStore) -> tuple[Progress, bool]:
     names = source_names(backfill.binding.plan)
     total = sum(end - backfill.span.starts[place] for place, end in backfill.span.until.items())
     with progress_bar(f"replaying {backfill.binding.names.prefix}", total) as update:
         worker = backfill_worker(
             backfill,
-            checkpoints=workspace.checkpoints(),
+            checkpoints=checkpoints,
             on_commit=lambda done: update(rows_read(done.fates, names)),
         )
         with stopping(worker.stop) as stopped:

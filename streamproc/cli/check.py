@@ -7,12 +7,13 @@ from typing import Any
 import click
 
 from streamproc.cli.render import counted, put_json, put_table
-from streamproc.cli.workspace import Workspace, load_topology, workspace_options
+from streamproc.cli.workspace import load_topology, workspace_options
 from streamproc.contracts.derive import avsc_text
 from streamproc.graph import Source
 from streamproc.planning.plan import Plan
 from streamproc.runtime.binding import plan_topology
 from streamproc.runtime.trim import declared_audit_us, retention_findings
+from streamproc.runtime.workspace import Workspace
 
 
 @click.command()

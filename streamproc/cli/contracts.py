@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from streamproc.cli.render import put_json, put_table
-from streamproc.cli.workspace import Workspace, workspace_options
+from streamproc.cli.workspace import workspace_options
 from streamproc.contracts.model import Contract
 from streamproc.errors import ContractError, IncompatibleEvolution, InputError
+from streamproc.runtime.workspace import Workspace
 
 
 @click.group()

@@ -13,7 +13,7 @@ import click
 
 from streamproc.cli.kernels import compiling
 from streamproc.cli.render import counted, put_json, put_table, seconds_text
-from streamproc.cli.workspace import Workspace, load_topology, workspace_options
+from streamproc.cli.workspace import load_topology, workspace_options
 from streamproc.engine.compiled import Names
 from streamproc.errors import InputError
 from streamproc.event_time import span_us
@@ -32,6 +32,8 @@ from streamproc.runtime.control import (
 )
 from streamproc.runtime.drain import drain as finish_drain
 from streamproc.runtime.drain import drained_at
+from streamproc.runtime.upgrade import refuse_taken_over
+from streamproc.runtime.workspace import Workspace
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -81,6 +83,7 @@ def pause(topology: str, wait: float, by: str | None, reason: str, as_json: bool
     """
     names = _names(topology)
     with workspace.log() as log:
+        _refuse_ended(log, names, workspace)
         _told(log, names, "pause", "paused", by, reason, wait, as_json=as_json)
 
 
@@ -90,10 +93,12 @@ def pause(topology: str, wait: float, by: str | None, reason: str, as_json: bool
 def resume(topology: str, wait: float, by: str | None, reason: str, as_json: bool, workspace: Workspace) -> None:
     """Let the workers of TOPOLOGY go on after a pause or a drain; workers that a drain ended have to be started.
 
-    Exit 1: the request is written, and workers that have all tasks did not answer in time.
+    A version that another one took over from stays where it ended. Exit 1: the request is written, and workers that
+    have all tasks did not answer in time.
     """
     names = _names(topology)
     with workspace.log() as log:
+        _refuse_ended(log, names, workspace)
         _told(log, names, "resume", "running", by, reason, wait, as_json=as_json)
 
 
@@ -129,7 +134,8 @@ def drain(topology: str, wait: float, by: str | None, reason: str, as_json: bool
                 )
         with compiling():
             binding = bind(load_topology(topology), log, workspace.registry())
-            ends = finish_drain(binding, log, workspace.checkpoints(), who=who, why=reason)
+            with workspace.checkpoints(log, f"{names.prefix}.drain") as checkpoints:
+                ends = finish_drain(binding, log, checkpoints, who=who, why=reason)
         _tell_drained(names, who, ends, as_json=as_json)
 
 
@@ -180,6 +186,13 @@ def _require_begun(log: Log, names: Names) -> None:
             f"version {names.version} of '{names.topology}' never ran on this log",
             hint="look at the version, or at --bind and --log",
         )
+
+
+def _refuse_ended(log: Log, names: Names, workspace: Workspace) -> None:
+    """A drained version that another one took over from must never go on, and its drain must stay in force."""
+    _require_begun(log, names)
+    with workspace.checkpoints(log, f"{names.prefix}.control") as checkpoints:
+        refuse_taken_over(names, log, checkpoints)
 
 
 def _ask(

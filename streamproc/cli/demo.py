@@ -15,7 +15,7 @@ from connectors.registry import FolderRegistry
 from streamproc.cli.fates import Counts, fates_in, of_sources, put_fates, rows_read, source_names
 from streamproc.cli.kernels import compiling
 from streamproc.cli.render import counted, progress_bar, put_json, put_table, seconds_text
-from streamproc.cli.workspace import load_topology, shipped_contracts
+from streamproc.cli.workspace import load_topology
 from streamproc.contracts.registry import Registry
 from streamproc.errors import InputError
 from streamproc.ports import Log, TopicPartition, TopicSettings
@@ -23,6 +23,7 @@ from streamproc.runtime.binding import Binding, bind
 from streamproc.runtime.reading import read_topic
 from streamproc.runtime.replay import recorded_sums, replay_as_recorded, replay_by_event_time, source_ends
 from streamproc.runtime.worker import Progress, Worker
+from streamproc.runtime.workspace import shipped_contracts
 
 TOPOLOGY: Final = "topologies.retail"
 _MARK: Final = ".streamproc-demo"

@@ -9,10 +9,11 @@ import polars as pl
 
 from streamproc.cli.render import put_json
 from streamproc.cli.topics import visible
-from streamproc.cli.workspace import Workspace, workspace_options
+from streamproc.cli.workspace import workspace_options
 from streamproc.errors import InputError, UnknownColumn, UnknownTopic, did_you_mean
 from streamproc.runtime.compare import compare
 from streamproc.runtime.reading import read_topic
+from streamproc.runtime.workspace import Workspace
 
 _READERS = {
     ".parquet": pl.read_parquet,

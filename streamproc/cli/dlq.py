@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from streamproc.cli.render import counted, put_json, put_table
-from streamproc.cli.workspace import Workspace, load_topology, load_value, workspace_options
+from streamproc.cli.workspace import load_topology, load_value, workspace_options
 from streamproc.engine.compiled import Names
 from streamproc.engine.rejects import REJECTED, row_json
 from streamproc.errors import InputError, UnknownTopic
@@ -18,6 +18,7 @@ from streamproc.planning.topology import Topology
 from streamproc.ports import Log, TopicPartition, block_of
 from streamproc.runtime.reactions.definition import Reactions
 from streamproc.runtime.reading import TopicReader, read_blocks, read_topic
+from streamproc.runtime.workspace import Workspace
 
 
 @click.group()

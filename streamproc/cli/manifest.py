@@ -13,10 +13,11 @@ import click
 
 from streamproc.cli.deployment import HOME, Deployment
 from streamproc.cli.render import put_json
-from streamproc.cli.workspace import Workspace, load_topology, workspace_options
+from streamproc.cli.workspace import load_topology, workspace_options
 from streamproc.errors import InputError
 from streamproc.event_time import span_us
 from streamproc.planning.topology import Topology
+from streamproc.runtime.workspace import Workspace
 
 _SECRET: Final = re.compile(r"password|passwd|secret|token|credential|private", re.IGNORECASE)
 _USERINFO: Final = re.compile(r"//[^/@\s]+:[^/@\s]+@")
@@ -150,7 +151,8 @@ def _deployment(
     if "--log" in options:
         flags += ("--log", str(HOME / _in_project(Path(options["--log"]), "the log")))
     folders = []
-    for path in (workspace.log_path, workspace.checkpoints_path):
+    kept = (workspace.log_path,) if workspace.checkpoint_topic else (workspace.log_path, workspace.checkpoints_path)
+    for path in kept:
         folder = HOME / PurePosixPath(os.path.normpath(path)).parent
         if folder == HOME or ".." in folder.parts:
             raise InputError(

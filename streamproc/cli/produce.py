@@ -10,9 +10,10 @@ import polars as pl
 from connectors.files.produce import produce_file
 from streamproc.cli.kernels import compiling
 from streamproc.cli.render import counted, progress_bar, put_json
-from streamproc.cli.workspace import Workspace, workspace_options
+from streamproc.cli.workspace import workspace_options
 from streamproc.errors import InputError, StreamprocError
 from streamproc.ports import TopicPartition, TopicSettings
+from streamproc.runtime.workspace import Workspace
 
 
 @click.command()

@@ -14,7 +14,7 @@ import click
 
 from streamproc.cli.render import counted, put_json, put_table
 from streamproc.cli.stopping import stopping
-from streamproc.cli.workspace import Workspace, load_value, workspace_options
+from streamproc.cli.workspace import load_value, workspace_options
 from streamproc.event_time import span_text, span_us
 from streamproc.ports import Log, TopicPartition
 from streamproc.runtime.reactions.definition import Reactions
@@ -22,6 +22,7 @@ from streamproc.runtime.reactions.log_feed import LogFeed
 from streamproc.runtime.reactions.log_thread import LogThread
 from streamproc.runtime.reactions.plane import Deeds, Feed, ReactionPlane
 from streamproc.runtime.subscribing import offset_of
+from streamproc.runtime.workspace import Workspace
 
 
 @click.command()

@@ -12,13 +12,14 @@ from streamproc.cli.backfill import Asked, check_out, replay_with_id, write_sink
 from streamproc.cli.fates import added_fates, of_sources, rows_read, source_names
 from streamproc.cli.kernels import compiling
 from streamproc.cli.render import counted, progress_bar, put_json, put_table, seconds_text
-from streamproc.cli.workspace import Workspace, load_topology, workspace_options
+from streamproc.cli.workspace import load_topology, workspace_options
 from streamproc.errors import InputError, UnknownTopic
 from streamproc.planning.topology import Topology
 from streamproc.ports import Log, TopicPartition
 from streamproc.runtime.binding import bind, plan_topology
 from streamproc.runtime.replay import recorded_sums, replay_as_recorded, replay_by_event_time
 from streamproc.runtime.since_event import since_event
+from streamproc.runtime.workspace import Workspace
 
 
 @click.command()
@@ -147,11 +148,14 @@ def _as_recorded(topology: Topology, workspace: Workspace, *, from_checkpoint: b
         binding = bind(topology, log, workspace.registry(), create=False)
         places = [TopicPartition(binding.names.tasks, n) for n in range(binding.task_count)]
         total = sum(log.end_offset(place) - log.start_offset(place) for place in places)
-        with progress_bar(f"replaying {topology.name}", total) as update:
+        with (
+            progress_bar(f"replaying {topology.name}", total) as update,
+            workspace.checkpoints(log, f"{binding.names.prefix}.replay") as checkpoints,
+        ):
             result = replay_as_recorded(
                 binding,
                 log,
-                checkpoints=workspace.checkpoints(),
+                checkpoints=checkpoints,
                 from_checkpoint=from_checkpoint,
                 on_step=lambda done, _: update(done),
             )

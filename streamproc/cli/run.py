@@ -22,7 +22,8 @@ from streamproc.cli.kernels import compiling
 from streamproc.cli.render import counted, progress_bar, put_json, put_table, seconds_text, watched
 from streamproc.cli.stopping import stopping
 from streamproc.cli.supervise import CUT_OFF, UNREACHABLE, Supervisor
-from streamproc.cli.workspace import Workspace, load_topology, workspace_options
+from streamproc.cli.workspace import load_topology, workspace_options
+from streamproc.engine.compiled import SHADOW
 from streamproc.errors import LogUnavailable
 from streamproc.event_time import span_us
 from streamproc.ports import Log
@@ -37,7 +38,9 @@ from streamproc.runtime.telemetry.metrics import WorkerMetrics
 from streamproc.runtime.telemetry.server import UNIX, serving
 from streamproc.runtime.telemetry.vital import Vital
 from streamproc.runtime.telemetry.worker_telemetry import WorkerTelemetry
+from streamproc.runtime.upgrade import refuse_beside_older, refuse_live
 from streamproc.runtime.worker import Progress, Worker
+from streamproc.runtime.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,12 @@ def _seconds(_: click.Context, __: click.Parameter, value: str) -> float:
     "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that share the tasks."
 )
 @click.option("--member", default="", help="The worker's name in its group.  [default: host and number]")
+@click.option(
+    "--shadow",
+    is_flag=True,
+    help="Run beside an older version, before the take-over: what it writes goes to <sink>.v<N>, and 'streamproc "
+    "upgrade' goes on with its state.  [default: live]",
+)
 @click.option(
     "--no-create", is_flag=True, help="Only check that the topics exist.  [default: create those that it writes]"
 )
@@ -127,6 +136,7 @@ def run(
     begin_at: str | None,
     workers: int,
     member: str,
+    shadow: bool,
     no_create: bool,
     http: str | None,
     stall_after: float,
@@ -144,6 +154,8 @@ def run(
     """
     if close and not until_end:
         raise click.UsageError("--close needs --until-end: a live run never ends time")
+    if shadow and close:
+        raise click.UsageError("--close ends time: a shadow that takes over must go on")
     if member and workers > 1:
         raise click.UsageError("--member names one worker; with --workers each gets a number")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
@@ -151,7 +163,7 @@ def run(
     try:
         code = _run(
             topology, workspace, upkeep, until_end=until_end, close=close, begin_at=begin_at, workers=workers,
-            member=member or f"{socket.gethostname()}-0", no_create=no_create, as_json=as_json,
+            member=member or f"{socket.gethostname()}-0", shadow=shadow, no_create=no_create, as_json=as_json,
         )  # fmt: skip
     except LogUnavailable as error:
         if not supervised:
@@ -171,6 +183,7 @@ def _run(
     begin_at: str | None,
     workers: int,
     member: str,
+    shadow: bool,
     no_create: bool,
     as_json: bool,
 ) -> int:
@@ -183,7 +196,12 @@ def _run(
             _tell_address(address)
         log = stack.enter_context(workspace.log())
         stack.enter_context(compiling())
-        binding = bind(load_topology(topology), log, workspace.registry(), create=not no_create)
+        value = load_topology(topology)
+        if shadow:
+            refuse_live(value, log)
+        elif begin_at is None:
+            refuse_beside_older(value, log)
+        binding = bind(value, log, workspace.registry(), create=not no_create, run=SHADOW if shadow else "")
         workspace.keep_derived(binding.plan)
         if begin_at is not None:
             refuse_begun(binding, log)
@@ -194,12 +212,13 @@ def _run(
             refuse_held(control.in_force(), binding.names)
         before = of_sources(fates_in(binding, log), binding.plan)
         if workers > 1:
-            flags = [
-                flag for flag, on in (("--until-end", until_end), ("--close", close), ("--no-create", no_create)) if on
-            ]
+            said = {
+                "--until-end": until_end, "--close": close, "--shadow": shadow, "--no-create": no_create,
+            }  # fmt: skip
+            flags = [flag for flag, on in said.items() if on]
             progress, stopped, code = _processes(workers, topology, [*flags, *workspace.options], upkeep)
         else:
-            checkpoints = workspace.checkpoints()
+            checkpoints = stack.enter_context(workspace.checkpoints(log, f"{binding.names.prefix}.{member}"))
             ends = source_ends(binding, log) if until_end else None
             done, _ = read_so_far(binding, log)
             total = None if ends is None else sum(ends.values()) - done
@@ -222,7 +241,7 @@ def _run(
             done, there = read_so_far(binding, log)
             click.echo(
                 f"stopped after a commit: {done:,} of {counted(there, 'record')} of its sources are read; "
-                f"'streamproc run {topology}' goes on there",
+                f"'streamproc run {topology}{' --shadow' if shadow else ''}' goes on there",
                 err=True,
             )
             # A live run ends only so; a run that should have read everything has not.
@@ -293,7 +312,7 @@ def _report(binding: Binding, log: Log, before: dict[str, Counts], progress: Pro
     sources = of_sources(everything, binding.plan)
     rows = sum(row["in"] for row in sources.values()) - sum(row["in"] for row in before.values())
     rate = rows / progress.seconds if progress.seconds else 0.0
-    name = f"{binding.names.topology} version {binding.names.version}"
+    name = f"{binding.names.topology} version {binding.names.version}{', shadow' if binding.names.run else ''}"
     if as_json:
         put_json(
             {

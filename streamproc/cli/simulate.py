@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from streamproc.cli.render import counted, progress_bar, put_json
-from streamproc.cli.workspace import Workspace, load_topology, workspace_options
+from streamproc.cli.workspace import load_topology, workspace_options
+from streamproc.runtime.workspace import Workspace
 
 
 @click.command()

@@ -9,11 +9,12 @@ import polars as pl
 
 from streamproc.cli.render import counted
 from streamproc.cli.stopping import stopping
-from streamproc.cli.workspace import Workspace, workspace_options
+from streamproc.cli.workspace import workspace_options
 from streamproc.engine.rejects import row_json
 from streamproc.ports import Block
 from streamproc.runtime.reading import TopicReader
 from streamproc.runtime.subscribing import Subscription
+from streamproc.runtime.workspace import Workspace
 
 
 @click.command()

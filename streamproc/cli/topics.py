@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import click
 
 from streamproc.cli.render import put_json, put_table
-from streamproc.cli.workspace import Workspace, workspace_options
+from streamproc.cli.workspace import workspace_options
 from streamproc.event_time import span_text
 from streamproc.ports import TopicPartition, TopicSettings
+from streamproc.runtime.workspace import Workspace
 
 
 def visible(topics: Mapping[str, TopicSettings]) -> dict[str, TopicSettings]:

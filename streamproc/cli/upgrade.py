@@ -7,10 +7,11 @@ import click
 from streamproc.cli.fates import rows_read, source_names
 from streamproc.cli.kernels import compiling
 from streamproc.cli.render import progress_bar, put_json, put_table
-from streamproc.cli.workspace import Workspace, load_topology, workspace_options
+from streamproc.cli.workspace import load_topology, workspace_options
 from streamproc.errors import InputError
 from streamproc.runtime.binding import plan_topology
 from streamproc.runtime.upgrade import TakenOver, older_versions, take_over
+from streamproc.runtime.workspace import Workspace
 
 _STATES = {
     "shadow": "with the state of its shadow",
@@ -59,12 +60,15 @@ def upgrade(
                     hint=f"begin it with 'streamproc run {topology}'",
                 )
             old = older[0]
-        with progress_bar(f"upgrading {value.name}", None) as update:
+        with (
+            progress_bar(f"upgrading {value.name}", None) as update,
+            workspace.checkpoints(log, f"{value.name}.v{value.version}.upgrade") as checkpoints,
+        ):
             done = take_over(
                 value,
                 log,
                 registry,
-                workspace.checkpoints(),
+                checkpoints,
                 old=old,
                 adopt=adopt,
                 reuse=not replay,

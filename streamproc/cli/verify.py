@@ -9,10 +9,11 @@ import click
 from connectors.embedded import EmbeddedLog
 from streamproc.cli.kernels import compiling
 from streamproc.cli.render import progress_bar, put_json, put_table
-from streamproc.cli.workspace import Workspace, load_topology, workspace_options
+from streamproc.cli.workspace import load_topology, workspace_options
 from streamproc.errors import CorruptLog
 from streamproc.runtime.binding import bind
 from streamproc.runtime.verify import verify as verify_topology
+from streamproc.runtime.workspace import Workspace
 
 
 @click.command()

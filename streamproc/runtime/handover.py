@@ -131,7 +131,8 @@ def require_rest(task: Task, log: Log, cut: Mapping[TopicPartition, int]) -> Non
         if place in cut and feed.next_offset > end:
             raise InputError(
                 f"{task.name} has read {place.topic}-{place.partition} up to {feed.next_offset}, beyond {end}",
-                hint="the version that takes over must not run ahead of the one that it takes over from",
+                hint="the version that takes over must not run ahead of the one that it takes over from: stop a shadow "
+                "before the older version is drained; 'streamproc upgrade --replay' computes the state from history",
             )
         feed.fill(log, wanted=1, end=end)
         if not feed.ended(end):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from importlib.resources import files
@@ -19,6 +20,7 @@ from streamproc.ports import Block, Log, Producer, TopicPartition
 from streamproc.reaction import Event
 from streamproc.runtime.reactions.receiving import received
 from streamproc.runtime.reading import TopicReader
+from streamproc.runtime.workspace import workspace_of
 
 _BLOCK: Final = 4096
 _WAIT_US: Final = 200_000
@@ -85,6 +87,10 @@ class Subscription:
     ) -> None:
         self.close()
 
+    def on_close(self, close: Callable[[], None]) -> None:
+        """What `close` does last."""
+        self._close = close
+
     def stop(self) -> None:
         """Ends iterations after the event or block that is under way; from a signal handler, too."""
         self._stopped = True
@@ -148,9 +154,8 @@ class Subscription:
             return None
         for place in sorted(self._at, key=self._at.__getitem__) if self._ends is None else self._at:
             at = self._at[place]
-            end = self._log.end_offset(place)
-            if self._ends is not None:
-                end = min(end, self._ends[place])
+            # What has come already: to ask for the end would be a question over the network each time.
+            end = self._log.available(place, at) if self._ends is None else self._ends[place]
             if at >= end:
                 continue
             most = min(_BLOCK, end - at) if self._left is None else min(_BLOCK, end - at, self._left)
@@ -192,8 +197,9 @@ class Subscription:
 def subscribe(
     topic: str,
     *,
-    log: Log | str | Path = ".streamproc/log.db",
-    contracts: Registry | Sequence[str | Path] = ("schemas_avro",),
+    bind: str | Path | None = None,
+    log: Log | str | Path | None = None,
+    contracts: Registry | Sequence[str | Path] | None = None,
     group: str | None = None,
     start: str | None = None,
     until: str | None = None,
@@ -202,9 +208,10 @@ def subscribe(
 ) -> Subscription:
     """A topic's rows as events; `streamproc subscribe` is the same on a command line.
 
-    log        a log, or the file of an embedded one
-    contracts  a registry, or folders of contracts; those that ship, and those that runs derived beside the log, are
-               known besides
+    bind       a binding file, as --bind names it: it says where log (or Kafka) and contracts are
+    log        instead of that a log, or the file of an embedded one; by default ".streamproc/log.db"
+    contracts  a registry, or folders of contracts, by default ("schemas_avro",); those that ship, and those that runs
+               derived beside the log, are known besides
     group      remembers the place under this name, and goes on there next time; without it the place is forgotten
     start      "earliest", "latest", an offset, or a moment of record time; by default the group's place, else earliest
     until      likewise; by default "latest", what is there now
@@ -213,10 +220,28 @@ def subscribe(
 
     Raises UnknownTopic, and InputError for places and files that cannot be used.
 
-        with sp.subscribe("retail.alerts", group="desk", follow=True) as alerts:
-            for alert in alerts:
+        with sp.subscribe("retail.alerts", bind="kafka.toml", group="desk", follow=True) as alerts:
+            for alert in alerts:            # or, in a coroutine: async for alert in alerts
                 print(alert.row["reason"])
     """
+    if bind is not None:
+        if log is not None or contracts is not None:
+            raise InputError(
+                f"the binding '{bind}' says which log and contracts are meant, and others are named too",
+                hint="use either bind= or log= and contracts=",
+            )
+        with contextlib.ExitStack() as opening:
+            workspace = workspace_of(Path(bind))
+            opening.callback(workspace.close)
+            bound = opening.enter_context(workspace.log())
+            subscription = Subscription(
+                topic, bound, workspace.reading_registry(), group=group, start=start, until=until, follow=follow,
+                limit=limit,
+            )  # fmt: skip
+            subscription.on_close(opening.pop_all().close)
+        return subscription
+    log = ".streamproc/log.db" if log is None else log
+    contracts = ("schemas_avro",) if contracts is None else contracts
     if not isinstance(log, str | Path):
         registry = _registry(contracts, None)
         return Subscription(topic, log, registry, group=group, start=start, until=until, follow=follow, limit=limit)

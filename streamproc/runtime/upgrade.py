@@ -27,7 +27,7 @@ from streamproc.runtime.clock import Clock
 from streamproc.runtime.drain import drained_at, unfinished
 from streamproc.runtime.first_start import begin, begun_tasks, refuse_begun
 from streamproc.runtime.handover import begun_head, hand_over
-from streamproc.runtime.restore import last_entry
+from streamproc.runtime.restore import journal_entries, journal_head, last_entry
 from streamproc.runtime.reuse import differences, last_checkpoint, taken_over
 from streamproc.runtime.seeds import seed_name
 from streamproc.runtime.task import Task
@@ -74,7 +74,7 @@ def take_over(
     """Lets a version begin where an older one ended; done twice, it tells what was done.
 
     adopt  steps whose state is taken over although what comes to them is made otherwise
-    reuse  False: compute the state from history even where it could be taken over
+    reuse  False: compute the state from history even where it could be taken over, a shadow's too
 
     Raises InputError if the older version has not ended, the new one has begun otherwise, or a step to adopt is not
     there; ForeignFingerprint if a step to adopt holds something else.
@@ -97,7 +97,8 @@ def take_over(
             return TakenOver(old, at, *done)
         refuse_begun(live, log)
     note = {"upgrade": {"from": old, "adopted": sorted(adopt)}}
-    if (shadow := _shadow(topology, log, registry)) is not None:
+    shadow = _shadow(topology, log, registry) if reuse else None
+    if shadow is not None:
         Worker(
             shadow, log, checkpoints=checkpoints, member="upgrade", until_end=at, on_commit=on_commit, clock=clock
         ).run()
@@ -116,6 +117,58 @@ def take_over(
     backfill_worker(side, checkpoints=checkpoints, on_commit=on_commit, clock=clock).run()
     hand_over(side.binding, live, log, checkpoints, at, note=_noted(note, "replayed", why), clock=clock)
     return TakenOver(old, at, "replayed", tuple(why))
+
+
+def taken_over_by(names: Names, log: Log, checkpoints: CheckpointStore | None) -> int | None:
+    """The version that took over from this one, if one did."""
+    pattern = re.compile(re.escape(names.topology) + r"\.v(\d+)\.tasks")
+    newer = sorted(int(match[1]) for topic in log.topics() if (match := pattern.fullmatch(topic)))
+    for version in (v for v in newer if v > names.version):
+        new = Names(names.topology, version)
+        place = TopicPartition(new.tasks, 0)
+        found = next(journal_entries(log, place, log.start_offset(place), log.end_offset(place)), None)
+        head = None if found is None else journal_head(f"{new.prefix}.s0.t0", log, place, found[1], checkpoints)
+        told = (head or {}).get("upgrade")
+        # A journal of which nobody knows the beginning, over a version that was drained: nothing else ends one.
+        if told["from"] == names.version if told else found is not None and head is None and drained_at(names, log):
+            return version
+    return None
+
+
+def refuse_taken_over(names: Names, log: Log, checkpoints: CheckpointStore | None) -> None:
+    """Raises InputError for a version whose successor writes its sinks: what both read would be in them twice."""
+    successor = taken_over_by(names, log, checkpoints)
+    if successor is not None:
+        raise InputError(
+            f"version {successor} of '{names.topology}' took over from version {names.version}, which stays where it "
+            "ended: both would write the same sinks",
+            hint=f"to go back, drain version {successor} and let the old code take over under version="
+            f"{successor + 1}, with 'streamproc upgrade'",
+        )
+
+
+def refuse_live(topology: Topology, log: Log) -> None:
+    """Raises InputError for the shadow of a version that is live already."""
+    if _ran(Names(topology.name, topology.version), log):
+        raise InputError(
+            f"version {topology.version} of '{topology.name}' is live: a shadow runs before the take-over",
+            hint=f"give the changed topology version={topology.version + 1} and run that one with --shadow",
+        )
+
+
+def refuse_beside_older(topology: Topology, log: Log) -> None:
+    """Raises InputError for a version that has not begun where an older one wrote the sinks that it would write."""
+    if _ran(Names(topology.name, topology.version), log):
+        return
+    older = older_versions(topology, log)
+    if older:
+        raise InputError(
+            f"version {older[0]} of '{topology.name}' ran on this log: version {topology.version} would write what it "
+            "read into the same sinks once more",
+            hint="choose: (a) 'streamproc drain' with the old code, then 'streamproc upgrade'; (b) 'streamproc run "
+            f"--shadow', which writes to '<sink>.v{topology.version}' until it takes over; (c) begin all the same, "
+            "with 'streamproc run --from latest' or --from another place",
+        )
 
 
 def _reuse(

@@ -113,6 +113,8 @@ def test_a_topology_that_cannot_be_used_says_where(
         ('[log]\npth = "x"\n', "[log] in the binding 'b.toml' sets 'pth'; did you mean 'path'?"),
         ("log = 3\n", "'log' in the binding 'b.toml' is not a table; write [log]"),
         ("[log]\npath = 3\n", "[log] path in the binding 'b.toml' is no text"),
+        ('[checkpoints]\ntopic = "a b"\n', "[checkpoints] topic in the binding 'b.toml' is no name of a topic"),
+        ('[checkpoints]\ntopic = "t"\npath = "p"\n', "[checkpoints] in the binding 'b.toml' names a path and a topic"),
         ('[contracts]\nfolders = "schemas_avro"\n', "[contracts] folders in the binding 'b.toml' is no list of texts"),
     ],
 )

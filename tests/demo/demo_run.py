@@ -9,8 +9,8 @@ import polars as pl
 
 from connectors.embedded import EmbeddedLog
 from connectors.registry import FolderRegistry
-from streamproc.cli.workspace import shipped_contracts
 from streamproc.runtime.reading import read_topic
+from streamproc.runtime.workspace import shipped_contracts
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,11 @@ from confluent_kafka import Producer
 from events import ALERT, column, registry, write_alerts
 from kafka_child import opener
 
+import streamproc as sp
 from connectors.faust import FaustFeed
 from connectors.kafka import KafkaLog, KafkaSettings, open_kafka_log
 from streamproc.contracts.derive import avsc_text
+from streamproc.errors import Fenced, InputError, UnknownTopic
 from streamproc.ports import TopicPartition, TopicSettings
 from streamproc.reaction import Event
 from streamproc.runtime.reactions.definition import Reaction, Reactions, Retry
@@ -130,6 +132,53 @@ def test_a_process_that_is_killed_again_and_again_loses_nothing_and_repeats_one_
     assert sum(times.values()) - 120 <= kills
     assert len({(number, id_) for number, id_ in lines}) == 120, "a repetition has the same id"
     assert len(rows(log, "killed.reactions.deliveries")) == 120
+
+
+def test_a_subscription_by_a_binding_goes_on_where_its_group_stood_in_a_loop_and_in_an_event_loop(
+    cluster: KafkaCluster, log: KafkaLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("kafka.toml").write_text(f'[kafka]\nbrokers = ["{cluster.bootstrap}"]\n')
+    Path("schemas_avro").mkdir()
+    Path("schemas_avro/alert.v1.avsc").write_text(avsc_text(ALERT))
+    write_alerts(log, range(12), topic="desk.alerts")
+    with sp.subscribe("desk.alerts", bind="kafka.toml", group="desk", limit=5) as alerts:
+        seen = [alert.row["number"] for alert in alerts]
+    assert len(seen) == 5
+    with pytest.raises(ZeroDivisionError), sp.subscribe("desk.alerts", bind="kafka.toml", group="desk") as alerts:
+        for alert in alerts:
+            failed = alert.row["number"]
+            raise ZeroDivisionError
+    first = sp.subscribe("desk.alerts", bind="kafka.toml", group="desk", follow=True)
+
+    async def follow() -> None:
+        with sp.subscribe("desk.alerts", bind="kafka.toml", group="desk", follow=True) as alerts:
+
+            async def read() -> None:
+                async for alert in alerts:
+                    seen.append(alert.row["number"])
+
+            reading = asyncio.create_task(read())
+            while len(seen) < 12:
+                await asyncio.sleep(0.01)
+            write_alerts(log, range(12, 20), topic="desk.alerts")
+            while len(seen) < 20:
+                await asyncio.sleep(0.01)
+            alerts.stop()
+            await asyncio.wait_for(reading, 10)
+
+    asyncio.run(asyncio.wait_for(follow(), 60))
+    assert failed in seen[5:], "the one that failed was not dealt with: it came again"
+    assert sorted(seen) == list(range(20))
+    # The one that opened before it lost its place to it.
+    with pytest.raises(Fenced):
+        list(first)
+    with sp.subscribe("desk.alerts", bind="kafka.toml", group="desk") as alerts:
+        assert list(alerts) == []
+    with pytest.raises(InputError, match=r"use either bind= or log="):
+        sp.subscribe("desk.alerts", bind="kafka.toml", log=log)
+    with pytest.raises(UnknownTopic, match=r"did you mean 'desk\.alerts'"):
+        sp.subscribe("desk.alert", bind="kafka.toml")
 
 
 def test_the_commands_do_the_same_by_a_binding(cluster: KafkaCluster, log: KafkaLog, tmp_path: Path) -> None:
