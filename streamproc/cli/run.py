@@ -28,8 +28,10 @@ from streamproc.errors import LogUnavailable
 from streamproc.event_time import span_us
 from streamproc.ports import Log
 from streamproc.runtime.binding import Binding, bind
+from streamproc.runtime.clock import SystemClock
 from streamproc.runtime.control import WorkerControl, control_topic, create_control, refuse_held
 from streamproc.runtime.first_start import begin, refuse_begun
+from streamproc.runtime.future import FutureVerdicts, recorded_verdicts
 from streamproc.runtime.offsets import offsets_at, source_places
 from streamproc.runtime.replay import source_ends
 from streamproc.runtime.telemetry.compiling import beating_while_compiling
@@ -233,6 +235,7 @@ def _run(
                     on_commit=(lambda _: update(read_so_far(binding, log)[0] - done)) if watched() else None,
                     observer=WorkerTelemetry(binding, log, checkpoints, vital, metrics, ready_lag=upkeep.ready_lag),
                     control=control,
+                    future=_future(binding, log, everything=shadow or begin_at is not None),
                 )
                 progress, stopped = _work(worker, upkeep)
             code = 0
@@ -259,6 +262,12 @@ def _control(binding: Binding, log: Log, member: str, *, create: bool) -> Worker
     elif control_topic(binding.names) not in log.topics():
         return None
     return WorkerControl(log, binding.names, member)
+
+
+def _future(binding: Binding, log: Log, *, everything: bool) -> FutureVerdicts:
+    """Who says which records are from the future: this machine's clock, and for a run over history what others said."""
+    clock = SystemClock().now_us
+    return recorded_verdicts(binding.names.topology, log, clock) if everything else FutureVerdicts(clock)
 
 
 def _work(worker: Worker, upkeep: Upkeep) -> tuple[Progress, bool]:

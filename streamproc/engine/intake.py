@@ -6,7 +6,7 @@ All of it is a function of the block alone, so a worker may decode ahead, and a 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numba as nb
@@ -41,6 +41,7 @@ DIGEST: Final = 7
 STAMP: Final = 8
 """The record's own timestamp, µs."""
 UNIT_WIDTH: Final = 9
+NOBODY: Final = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Units:
     records  each unit's record: bounds of value and key in a buffer (int64[n, 4] and the buffer), for dead letters
     reasons  why records could not be read, indexed by INDEX
     idle     whether the sender of an internal channel said at the end that it is idle
+    future   offsets of records that a clock found to be from the future: that is no function of the block, but recorded
     """
 
     units: Int64s
@@ -63,6 +65,7 @@ class Units:
     records: Int64s
     reasons: tuple[str, ...] = ()
     idle: bool = False
+    future: Int64s = field(default_factory=lambda: np.empty(0, np.int64))
 
     def __len__(self) -> int:
         return int(self.units.shape[0])
@@ -72,6 +75,7 @@ class Units:
         if start == 0 and stop == len(self):
             return self
         units = self.units[start:stop].copy()
+        future = self.future[np.isin(self.future, units[:, OFFSET])] if self.future.size else self.future
         is_row = units[:, KIND] == ROW
         count = int(is_row.sum())
         first = int(units[int(is_row.argmax()), INDEX]) if count else 0
@@ -88,6 +92,7 @@ class Units:
             raw=raw,
             records=self.records[start:stop],
             idle=self.idle and stop == len(self),
+            future=future,
         )
 
 
@@ -104,8 +109,15 @@ class SourceIntake:
         self._wanted = [name for name in node.type.schema.names if name in node.columns]
         self._reader = Reader(node.contract.avro, lookup, columns=self._wanted)
 
-    def units(self, block: Block) -> Units:
+    @property
+    def max_future_skew_us(self) -> int:
+        """How far a moment may lie ahead of the one that it is held against."""
+        return self._source.max_future_skew_us
+
+    def units(self, block: Block, future: Int64s | None = None) -> Units:
         """The block's records as units: rows, and records that could not be read, with the reason.
+
+        future  offsets of records that a clock found to be from the future, ascending
 
         A record without event time is bad; so is one stamped further in the future than its record's own timestamp plus
         the allowed skew, and one from before the beginning of time: they must never move time.
@@ -130,6 +142,9 @@ class SourceIntake:
         wrong = _wrong_times(
             frozen(event_time), frozen(stamps), self._source.max_future_skew_us, MIN_TIME + self._source.lateness_us
         )
+        judged = NOBODY if future is None or not future.size else future[np.isin(future, block.offsets)]
+        if judged.size:
+            wrong[np.isin(block.offsets[rows], judged)] = _FUTURE
         if missing is not None:
             wrong[missing] = _MISSING
         if wrong.any():
@@ -152,7 +167,7 @@ class SourceIntake:
         records = np.stack(bounds, axis=1)
         raw = Raw(block.buffer, *(bounds if rows.size == n else (bound[rows] for bound in bounds)))
         frame = frame if frame.columns == self._wanted else frame[self._wanted]
-        return Units(units, frame, meta, raw, block.buffer, records, tuple(reasons))
+        return Units(units, frame, meta, raw, block.buffer, records, tuple(reasons), future=judged)
 
 
 _MISSING, _FUTURE, _PAST = 1, 2, 3
@@ -216,7 +231,7 @@ class EdgeIntake:
         self._carriage = carriage(inlet.type.schema)
         self._decoder = Decoder(self._carriage.avro)
 
-    def units(self, block: Block) -> Units:
+    def units(self, block: Block, future: Int64s | None = None) -> Units:
         """The records' rows as units, each record followed by the mark of its sender's watermark."""
         if block.unreadable:
             row, why = block.unreadable[0]
@@ -328,6 +343,7 @@ def joined_units(parts: Sequence[Units]) -> Units:
         np.concatenate(records),
         tuple(reasons),
         parts[-1].idle,
+        np.concatenate([part.future for part in parts]),
     )
 
 

@@ -23,8 +23,9 @@ from streamproc.errors import InputError
 from streamproc.planning.topology import Topology
 from streamproc.ports import CheckpointStore, Log, TopicPartition
 from streamproc.runtime.binding import Binding, bind, plan_topology
-from streamproc.runtime.clock import Clock
+from streamproc.runtime.clock import Clock, SystemClock
 from streamproc.runtime.first_start import begin
+from streamproc.runtime.future import recorded_verdicts
 from streamproc.runtime.offsets import source_places
 from streamproc.runtime.reading import read_topic
 from streamproc.runtime.restore import journal_entries, journal_head
@@ -140,6 +141,7 @@ def backfill_worker(
 
     step_units  the size of a step: another one gives the rows of a sink in another order, where several tasks write it
     """
+    began = (clock or SystemClock()).now_us()
     return Worker(
         backfill.binding,
         backfill.log,
@@ -152,6 +154,7 @@ def backfill_worker(
         checkpoint_every_s=checkpoint_every_s,
         steps=repeat(step_units),
         clock=clock,
+        future=recorded_verdicts(backfill.binding.names.topology, backfill.log, lambda: began),
     )
 
 

@@ -18,6 +18,7 @@ from streamproc.runtime.binding import Binding
 from streamproc.runtime.clock import Clock, SystemClock
 from streamproc.runtime.control import ControlReader, Request, ask, control_topic, create_control
 from streamproc.runtime.first_start import begun_tasks, own_all
+from streamproc.runtime.future import FutureVerdicts
 from streamproc.runtime.offsets import source_places
 from streamproc.runtime.restore import restore_task
 from streamproc.runtime.saving import save_checkpoint
@@ -93,7 +94,8 @@ def drain(
             ask(log, names, Request("drain", who, clock.now_us(), why, at))
     finally:
         membership.leave()
-    Worker(binding, log, checkpoints=checkpoints, member="drain", until_end=at, clock=clock).run()
+    future = FutureVerdicts(clock.now_us)
+    Worker(binding, log, checkpoints=checkpoints, member="drain", until_end=at, clock=clock, future=future).run()
     for number in range(binding.task_count):
         restored = restore_task(binding, number, log, checkpoints, clock=clock)
         if not save_checkpoint(binding, log, checkpoints, restored.task, restored.journal_end - 1):

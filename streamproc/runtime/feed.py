@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
 
 from streamproc.engine import intake as unit
 from streamproc.engine.compiled import Channel
-from streamproc.engine.intake import Intake, Units, joined_units
-from streamproc.ports import Int64s, Log
+from streamproc.engine.intake import Intake, SourceIntake, Units, joined_units
+from streamproc.ports import Block, Int64s, Log, TopicPartition
+
+Ranges = Sequence[tuple[int, int]]
+"""Half-open ranges of offsets."""
+
+Judge = Callable[[TopicPartition, Block, int], Int64s]
+"""Gives the offsets of a block's records that a clock found to be from the future; the number is the skew, µs."""
 
 _LEAST_READ: Final = 4_096
 _READ_BYTES: Final = 64 << 20
@@ -41,8 +48,11 @@ class Feed:
         """The first offset that was not read yet."""
         return self._next
 
-    def fill(self, log: Log, *, wanted: int, end: int) -> None:
-        """Reads until `wanted` units wait or the log's end (or `stop`) is reached."""
+    def fill(self, log: Log, *, wanted: int, end: int, future: Judge | None = None) -> None:
+        """Reads until `wanted` units wait or the log's end (or `stop`) is reached.
+
+        future  says which records are from the future by a clock; None: none is
+        """
         end = end if self.stop is None else min(end, self.stop)
         while self._count < wanted and self._next < end:
             block = log.read(
@@ -59,7 +69,10 @@ class Feed:
                 if not len(block):
                     self._next = end
                     return
-            units = self._intake.units(block)
+            judged = None
+            if future is not None and isinstance(self._intake, SourceIntake):
+                judged = future(self.channel.place, block, self._intake.max_future_skew_us)
+            units = self._intake.units(block, judged)
             self._next = int(block.offsets[-1]) + 1
             if self._skip:
                 units = units.slice(self._skip, len(units))
@@ -104,3 +117,26 @@ class Feed:
             else:
                 self._taken = stop
         return joined_units(taken)
+
+
+def within(offsets: Int64s, ranges: Ranges) -> Int64s:
+    """The offsets that lie in any of the ranges.
+
+    >>> within(np.array([1, 2, 5, 9]), [(2, 6)]).tolist()
+    [2, 5]
+    """
+    parts = [offsets[np.searchsorted(offsets, a) : np.searchsorted(offsets, b)] for a, b in ranges]
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+
+def ranges_of(offsets: Int64s, judged: Int64s) -> list[tuple[int, int]]:
+    """The judged offsets as ranges, each as long as no other record lies between.
+
+    >>> ranges_of(np.array([1, 3, 4, 6]), np.array([3, 4]))
+    [(3, 5)]
+    """
+    at = np.flatnonzero(np.isin(offsets, judged))
+    if not at.size:
+        return []
+    breaks = np.flatnonzero(np.diff(at) > 1) + 1
+    return [(int(offsets[run[0]]), int(offsets[run[-1]]) + 1) for run in np.split(at, breaks)]

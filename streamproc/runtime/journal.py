@@ -46,7 +46,10 @@ class ConsumedRange:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One journal entry. `kind` is "start" for entry 0 of a task and "step" for all others."""
+    """One journal entry. `kind` is "start" for entry 0 of a task and "step" for all others.
+
+    future  (channel, first, last): records of these offsets were from the future by the worker's clock
+    """
 
     kind: str
     step: int
@@ -60,6 +63,7 @@ class Entry:
     fates: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     watermark: int = 0
     delivered: tuple[tuple[str, int, int, int], ...] = ()
+    future: tuple[tuple[int, int, int], ...] = ()
     head: Mapping[str, Any] = field(default_factory=dict)
 
     def encoded(self) -> bytes:
@@ -80,6 +84,7 @@ class Entry:
                 "fates": self.fates,
                 "watermark": self.watermark,
                 "delivered": self.delivered,
+                "future": self.future,
                 "head": self.head,
             }
         )
@@ -118,6 +123,7 @@ def decode_entry(value: bytes | None, where: str) -> Entry:
         head["fates"],
         head["watermark"],
         tuple((t, p, a, b) for t, p, a, b in head["delivered"]),
+        tuple((c, a, b) for c, a, b in head.get("future", ())),
         head["head"],
     )
 

@@ -16,6 +16,8 @@ from streamproc.graph import Source
 from streamproc.planning.topology import Topology
 from streamproc.ports import Block, CheckpointStore, Log, TopicPartition
 from streamproc.runtime.binding import Binding, bind, plan_topology
+from streamproc.runtime.clock import SystemClock
+from streamproc.runtime.future import recorded_verdicts
 from streamproc.runtime.journal import Entry
 from streamproc.runtime.overlay import OverlayLog
 from streamproc.runtime.restore import journal_entries, last_entry, oldest_checkpoint
@@ -269,5 +271,9 @@ def replay_by_event_time(
     log = OverlayLog(history, scratch, shared, starts=starts)
     binding = bind(topology, log, registry)
     until = dict(ends) if ends is not None else source_ends(binding, log)
-    worker = Worker(binding, log, member="replay", until_end=until, close=close, in_stages=True, on_commit=on_commit)
+    began = SystemClock().now_us()
+    future = recorded_verdicts(topology.name, history, lambda: began)
+    worker = Worker(
+        binding, log, member="replay", until_end=until, close=close, in_stages=True, on_commit=on_commit, future=future
+    )
     return binding, log, worker.run()

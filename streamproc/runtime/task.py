@@ -20,7 +20,7 @@ from streamproc.graph import Source
 from streamproc.hashing import record_digests
 from streamproc.ports import Int64s, Log, TopicPartition
 from streamproc.runtime.binding import Binding
-from streamproc.runtime.feed import Feed
+from streamproc.runtime.feed import Feed, Judge, ranges_of, within
 from streamproc.runtime.journal import ConsumedRange, Entry
 from streamproc.runtime.reach import out_of_reach
 
@@ -41,6 +41,7 @@ class Task:
 
     number  its partition of the task topic; `stage` and `index` say which task of which stage that is
     head    the head of its journal, once that is known: which build began it, and where
+    future  says which records that it reads now are from the future by a clock; None: nobody looks at a clock
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Task:
         self.log = log
         self.delivered: tuple[tuple[str, int, int, int], ...] = ()
         self.head: Mapping[str, Any] = {}
+        self.future: Judge | None = None
         self.clocked = any(getattr(node.origin, "clocked", False) for node in self.stage.stage.nodes)
         if state is None:
             state = self.stage.open_state(self.channels)
@@ -117,7 +119,7 @@ class Task:
         """
         try:
             for feed in self.feeds:
-                feed.fill(self.log, wanted=most, end=ends[feed.channel.place])
+                feed.fill(self.log, wanted=most, end=ends[feed.channel.place], future=self.future)
         except OffsetOutOfRange:
             self.check_reach()
             raise
@@ -187,6 +189,7 @@ class Task:
             fates=state.ledger.summary([inlet.name for inlet in self.stage.stage.inputs]),
             watermark=state.watermark,
             delivered=self.delivered,
+            future=_future_of(units),
         )
         return TakenStep(output, entry, int(runs[:, 1].sum()) if runs.shape[0] else 0)
 
@@ -222,18 +225,24 @@ class Task:
         Raises InputGone if the input is no longer in the log, InputChanged if it is not what the journal saw.
         """
         units = tuple(
-            self._recorded(channel, taken, entry) for channel, taken in zip(self.channels, entry.ranges, strict=True)
+            self._recorded(number, channel, taken, entry)
+            for number, (channel, taken) in enumerate(zip(self.channels, entry.ranges, strict=True))
         )
         _check_input(self.channels, units, entry)
         return StepInput(units, entry.runs, entry.marks, entry.clock)
 
-    def _recorded(self, channel: Channel, taken: ConsumedRange, entry: Entry) -> Units:
+    def _recorded(self, number: int, channel: Channel, taken: ConsumedRange, entry: Entry) -> Units:
         if taken.units == 0:
             return no_units()
         place = channel.place
         feed = Feed(channel, self.stage.intakes[channel.inlet], offset=taken.first, skip=taken.skip)
         try:
-            feed.fill(self.log, wanted=taken.units, end=taken.last + (1 if taken.last_skip else 0))
+            feed.fill(
+                self.log,
+                wanted=taken.units,
+                end=taken.last + (1 if taken.last_skip else 0),
+                future=lambda _, block, __: within(block.offsets, [(a, b) for c, a, b in entry.future if c == number]),
+            )
         except (OffsetOutOfRange, UnknownTopic) as gone:
             raise InputGone(
                 f"step {entry.step} of {self.name} read {place.topic}-{place.partition} from {taken.first}: "
@@ -249,6 +258,16 @@ class Task:
             )
         units = feed.take(taken.units)
         return no_units() if units is None else units
+
+
+def _future_of(units: Sequence[Units]) -> tuple[tuple[int, int, int], ...]:
+    """The verdicts on what a step took, as the journal keeps them."""
+    return tuple(
+        (channel, first, last)
+        for channel, part in enumerate(units)
+        if part.future.size
+        for first, last in ranges_of(part.units[:, unit.OFFSET], part.future)
+    )
 
 
 def consumed(

@@ -23,9 +23,10 @@ from streamproc.ports import CheckpointStore, Log, TopicPartition
 from streamproc.runtime.backfill import Span, backfill_worker, open_backfill
 from streamproc.runtime.binding import Binding, bind
 from streamproc.runtime.checkpoint import save_state
-from streamproc.runtime.clock import Clock
+from streamproc.runtime.clock import Clock, SystemClock
 from streamproc.runtime.drain import drained_at, unfinished
 from streamproc.runtime.first_start import begin, begun_tasks, refuse_begun
+from streamproc.runtime.future import recorded_verdicts
 from streamproc.runtime.handover import begun_head, hand_over
 from streamproc.runtime.restore import journal_entries, journal_head, last_entry
 from streamproc.runtime.reuse import differences, last_checkpoint, taken_over
@@ -100,8 +101,9 @@ def take_over(
     shadow = _shadow(topology, log, registry) if reuse else None
     if shadow is not None:
         Worker(
-            shadow, log, checkpoints=checkpoints, member="upgrade", until_end=at, on_commit=on_commit, clock=clock
-        ).run()
+            shadow, log, checkpoints=checkpoints, member="upgrade", until_end=at, on_commit=on_commit, clock=clock,
+            future=recorded_verdicts(topology.name, log, (clock or SystemClock()).now_us),
+        ).run()  # fmt: skip
         hand_over(shadow, live, log, checkpoints, at, note=_noted(note, "shadow"), clock=clock)
         return TakenOver(old, at, "shadow")
     why = _reuse(live, names, log, checkpoints, at, note, adopt, clock) if reuse else ["it was not asked for"]

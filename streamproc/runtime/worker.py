@@ -21,6 +21,7 @@ from streamproc.runtime.clock import Clock, SystemClock
 from streamproc.runtime.committing import commit_steps
 from streamproc.runtime.control import WorkerControl
 from streamproc.runtime.ending import Ending
+from streamproc.runtime.future import FutureVerdicts
 from streamproc.runtime.heeding import Heed
 from streamproc.runtime.journal import Entry
 from streamproc.runtime.quiet import Quiet
@@ -77,6 +78,7 @@ class Worker:
     on_commit   called after each commit, with the progress so far
     observer    is told of turns, steps, commits and restores: metrics
     control     the worker's side of the control topic: it is looked at every second, and obeyed; None obeys nobody
+    future      says which records are stamped in the future; None: nobody looks at a clock
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Worker:
         clock: Clock | None = None,
         observer: Observer | None = None,
         control: WorkerControl | None = None,
+        future: FutureVerdicts | None = None,
     ) -> None:
         self.binding = binding
         self.log = log
@@ -112,6 +115,7 @@ class Worker:
         self.observer = observer or Observer()
         own_ending = None if until_end is None else Ending(binding, log, dict(until_end), close)
         self.heed = Heed(binding, log, control, own_ending)
+        self.future = future
         self.progress = Progress()
         self.tasks: dict[int, Task] = {}
         self._membership: Membership | None = None
@@ -335,6 +339,8 @@ class Worker:
             raise
         now = self.clock.monotonic()
         self.tasks[number] = restored.task
+        if self.future is not None:
+            restored.task.future = self.future.of
         self._journal_end[number] = restored.journal_end
         # What took long to run again shall not have to be run again.
         self._work_since[number] = now - began if restored.steps else 0.0

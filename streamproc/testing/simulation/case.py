@@ -13,11 +13,12 @@ from streamproc.planning.plan import Plan
 from streamproc.planning.topology import Topology
 from streamproc.ports import Log, TopicPartition, TopicSettings
 from streamproc.runtime.binding import Binding, bind, plan_topology
+from streamproc.runtime.future import FutureVerdicts
 from streamproc.runtime.reading import read_blocks
 from streamproc.runtime.replay import source_ends
 from streamproc.runtime.worker import Worker
 from streamproc.testing.memory_log import MemoryLog
-from streamproc.testing.simulation.inputs import Inputs, random_inputs
+from streamproc.testing.simulation.inputs import NOW, Inputs, random_inputs
 
 _ROW_BY_ROW: Final = frozenset(
     ("where", "with_columns", "select", "rename", "drop", "require", "explode", "union", "key_by", "stateless")
@@ -90,8 +91,9 @@ class Case:
         for block in inputs.blocks.values():
             transaction.append(block)
         transaction.commit()
-        worker = Worker(self.binding, log, until_end=source_ends(self.binding, log), close=True, in_stages=True)
-        worker.run()
+        ends = source_ends(self.binding, log)
+        future = FutureVerdicts(lambda: NOW)
+        Worker(self.binding, log, until_end=ends, close=True, in_stages=True, future=future).run()
         return payloads(log, self.compared, self.binding.names.dead_letters)
 
 

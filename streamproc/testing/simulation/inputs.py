@@ -26,6 +26,10 @@ from streamproc.testing.simulation.partition import joined
 
 BEGIN: Final = 1_700_000_000_000_000
 """Event time of the first row, µs."""
+NOW: Final = 1_800_000_000_000_000
+"""Where the clock of a simulated run stands at its beginning, µs; it may jump by some days."""
+AHEAD: Final = 2_200_000_000_000_000
+"""A record's timestamp that is the future for every clock of a run."""
 _FAR: Final = 40 * 86_400_000_000
 
 
@@ -46,7 +50,9 @@ def random_inputs(
     unit_us  what lies between two rows at most; by default a fifth of the source's lateness, or a second
     """
     random = np.random.default_rng((seed, 71))
-    flags = frozenset(name for name in INPUTS if random.random() < 0.5)
+    flags = frozenset(name for name in INPUTS[:-1] if random.random() < 0.5)
+    if np.random.default_rng((seed, 73)).random() < 0.3:
+        flags |= {INPUTS[-1]}
     frames: dict[str, pl.DataFrame] = {}
     for node in plan.sources:
         if isinstance(node.origin, Source) and node.contract is not None and node.origin.topic not in frames:
@@ -86,7 +92,10 @@ def of_frames(
         for number in range(partitions):
             place = TopicPartition(origin.topic, number)
             block = log.read(place, 0, max_records=1 << 20)
-            block = replace(block, timestamps=np.full(len(block), stamp, np.int64))
+            stamps = np.full(len(block), stamp, np.int64)
+            if "ahead" in flags and len(block):
+                stamps[np.random.default_rng((seed, 74, number)).integers(0, len(block), 2)] = AHEAD
+            block = replace(block, timestamps=stamps)
             blocks[place] = _poisoned(random, block, stamp) if "poison" in flags else block
     return Inputs(blocks, flags)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol, TypeVar
 
+from streamproc.runtime.future import FutureVerdicts
 from streamproc.runtime.worker import Progress, Worker
 from streamproc.testing.simulation.log import SimulatedLog
 from streamproc.testing.simulation.scene import Scene
@@ -67,6 +68,7 @@ class Process:
             checkpoint_every_s=scene.settings.checkpoint_every_s,
             steps=world.step_sizes(),
             clock=self,
+            future=FutureVerdicts(self.now_us),
             on_commit=lambda progress: world.committed(self, progress),
         )
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final
 
 import xxhash
 
 from streamproc.ports import TopicPartition
 from streamproc.testing.simulation.case import Case, Variant
 from streamproc.testing.simulation.cluster import Cluster
+from streamproc.testing.simulation.inputs import NOW
 from streamproc.testing.simulation.store import SharedStore
-
-_BEGIN_US: Final = 1_800_000_000_000_000
 
 
 @dataclass(slots=True)
@@ -68,7 +66,7 @@ class Scene:
         self.dice = random.Random(seed)
         self.settings = Settings.of(self.dice)
         self.cluster = Cluster(
-            now=_BEGIN_US,
+            now=NOW,
             markers=self._marker_us,
             strict=self.settings.strict,
             transaction_us=int(self.settings.transaction_s * 1e6),
