@@ -13,7 +13,8 @@ from typing import Any, Final
 from streamproc.errors import Fenced, LogUnavailable, UnknownOutcome
 from streamproc.event_time import MIN_TIME
 from streamproc.ports import Block, TopicPartition
-from streamproc.runtime import committing, restore, saving, task, worker
+from streamproc.runtime import committing, restore, saving, worker
+from streamproc.runtime import task as task_at_work
 from streamproc.runtime.ending import Ending
 from streamproc.runtime.quiet import Quiet
 from streamproc.runtime.task import Task
@@ -560,8 +561,8 @@ PLANTED: Final[Mapping[str, Bug]] = {
     ),
     "never gives partitions back": Bug(attribute(SimulatedMembership, "released", never_releases)),
     "a future event moves time": Bug(future_moves_time),
-    "a verdict of the clock forgotten by a restart": Bug(attribute(task, "within", lambda offsets, _: offsets[:0])),
-    "a verdict of the clock not in the journal": Bug(attribute(task, "_future_of", lambda _: ())),
+    "a verdict of the clock forgotten by a restart": Bug(attribute(task_at_work, "within", lambda offsets, _: offsets[:0])),
+    "a verdict of the clock not in the journal": Bug(attribute(task_at_work, "_future_of", lambda _: ())),
     "an unreachable partition called idle": Bug(wrapped(Quiet, "idle_marks", unreachable_is_idle), "idle"),
     "a partition called idle unasked": Bug(wrapped(Quiet, "idle_marks", idle_without_asking), "idle"),
     "aborted records are read": Bug(attribute(Batch, "counts", property(counts_what_nobody_aborted))),

@@ -39,7 +39,7 @@ KINDS: Final[Mapping[str, tuple[str, ...]]] = {
 """Each fault and the requests that it can strike; none named: any."""
 
 INPUTS: Final = ("late", "duplicates", "future", "hot key", "poison", "ahead")
-"""What may be wrong with the rows that come in; "ahead": a producer's clock, and with it the records' own timestamps."""
+"""What may be wrong with the rows that come in; "ahead": a producer's clock, and the records' own timestamps."""
 
 
 @dataclass(frozen=True, slots=True)
