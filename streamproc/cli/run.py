@@ -47,7 +47,7 @@ from streamproc.runtime.workspace import Workspace
 
 @dataclass(frozen=True, slots=True)
 class Upkeep:
-    """How a run is looked after: where it answers over HTTP, and how long it may take for what."""
+    """How a run is looked after: where it answers over HTTP, how long it may take for what, what it puts up with."""
 
     http: str | None
     stall_after_s: float
@@ -55,6 +55,7 @@ class Upkeep:
     drain_s: float
     crashes: int
     supervised: bool
+    accept_divergence: bool
 
 
 def _seconds(_: click.Context, __: click.Parameter, value: str) -> float:
@@ -89,6 +90,12 @@ def _seconds(_: click.Context, __: click.Parameter, value: str) -> float:
     is_flag=True,
     help="Run beside an older version, before the take-over: what it writes goes to <sink>.v<N>, and 'streamproc "
     "upgrade' goes on with its state.  [default: live]",
+)
+@click.option(
+    "--accept-divergence",
+    is_flag=True,
+    help="Where a step that ran on another processor or with other libraries gives other bytes now: record both "
+    "digests and go on.  [default: stop]",
 )
 @click.option(
     "--no-create", is_flag=True, help="Only check that the topics exist.  [default: create those that it writes]"
@@ -139,6 +146,7 @@ def run(
     workers: int,
     member: str,
     shadow: bool,
+    accept_divergence: bool,
     no_create: bool,
     http: str | None,
     stall_after: float,
@@ -161,7 +169,7 @@ def run(
     if member and workers > 1:
         raise click.UsageError("--member names one worker; with --workers each gets a number")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
-    upkeep = Upkeep(http, stall_after, ready_lag, drain_timeout, crashes, supervised)
+    upkeep = Upkeep(http, stall_after, ready_lag, drain_timeout, crashes, supervised, accept_divergence)
     try:
         code = _run(
             topology, workspace, upkeep, until_end=until_end, close=close, begin_at=begin_at, workers=workers,
@@ -216,6 +224,7 @@ def _run(
         if workers > 1:
             said = {
                 "--until-end": until_end, "--close": close, "--shadow": shadow, "--no-create": no_create,
+                "--accept-divergence": upkeep.accept_divergence,
             }  # fmt: skip
             flags = [flag for flag, on in said.items() if on]
             progress, stopped, code = _processes(workers, topology, [*flags, *workspace.options], upkeep)
@@ -235,6 +244,7 @@ def _run(
                     on_commit=(lambda _: update(read_so_far(binding, log)[0] - done)) if watched() else None,
                     observer=WorkerTelemetry(binding, log, checkpoints, vital, metrics, ready_lag=upkeep.ready_lag),
                     control=control,
+                    accept_divergence=upkeep.accept_divergence,
                     future=_future(binding, log, everything=shadow or begin_at is not None),
                 )
                 progress, stopped = _work(worker, upkeep)

@@ -26,9 +26,10 @@ from streamproc.runtime.binding import Binding, bind, plan_topology
 from streamproc.runtime.clock import Clock, SystemClock
 from streamproc.runtime.first_start import begin
 from streamproc.runtime.future import recorded_verdicts
+from streamproc.runtime.journal import journal_entries
 from streamproc.runtime.offsets import source_places
 from streamproc.runtime.reading import read_topic
-from streamproc.runtime.restore import journal_entries, journal_head
+from streamproc.runtime.restore import journal_head
 from streamproc.runtime.since_event import since_event
 from streamproc.runtime.worker import Progress, Worker
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from streamproc.ports import Block, Int64s, Log, TopicPartition
 from streamproc.runtime.feed import Ranges, within
-from streamproc.runtime.restore import journal_entries
+from streamproc.runtime.journal import journal_entries
 
 
 @dataclass(frozen=True, slots=True)

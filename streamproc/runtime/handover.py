@@ -19,7 +19,8 @@ from streamproc.runtime.binding import Binding
 from streamproc.runtime.checkpoint import save_state
 from streamproc.runtime.clock import Clock
 from streamproc.runtime.first_start import begin, begun_tasks, refuse_begun
-from streamproc.runtime.restore import journal_entries, journal_head, journal_mark, restore_task
+from streamproc.runtime.journal import journal_entries
+from streamproc.runtime.restore import journal_head, journal_mark, restore_task
 from streamproc.runtime.seeds import seed_name
 from streamproc.runtime.task import Task
 

@@ -59,5 +59,6 @@ class Heed:
         """The task with the run's ends of now. What it had read ahead may lie behind them: it is read again."""
         stops = None if self.ending is None else self.ending.until
         again = Task(self._binding, task.number, self._log, state=task.state, stops=stops)
-        again.head, again.delivered, again.future = task.head, task.delivered, task.future
+        again.head, again.note = task.head, task.note
+        again.delivered, again.future = task.delivered, task.future
         return again

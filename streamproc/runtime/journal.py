@@ -18,7 +18,7 @@ import numpy as np
 import orjson
 
 from streamproc.errors import CorruptLog
-from streamproc.ports import Block, Int64s, block_of
+from streamproc.ports import Block, Int64s, Log, TopicPartition, block_of
 
 MAGIC: Final = b"SPJ1"
 
@@ -48,7 +48,8 @@ class ConsumedRange:
 class Entry:
     """One journal entry. `kind` is "start" for entry 0 of a task and "step" for all others.
 
-    future  (channel, first, last): records of these offsets were from the future by the worker's clock
+    future       (channel, first, last): records of these offsets were from the future by the worker's clock
+    environment  id of the processor and the libraries that ran the step
     """
 
     kind: str
@@ -64,6 +65,7 @@ class Entry:
     watermark: int = 0
     delivered: tuple[tuple[str, int, int, int], ...] = ()
     future: tuple[tuple[int, int, int], ...] = ()
+    environment: str = ""
     head: Mapping[str, Any] = field(default_factory=dict)
 
     def encoded(self) -> bytes:
@@ -85,6 +87,7 @@ class Entry:
                 "watermark": self.watermark,
                 "delivered": self.delivered,
                 "future": self.future,
+                "environment": self.environment,
                 "head": self.head,
             }
         )
@@ -124,6 +127,7 @@ def decode_entry(value: bytes | None, where: str) -> Entry:
         head["watermark"],
         tuple((t, p, a, b) for t, p, a, b in head["delivered"]),
         tuple((c, a, b) for c, a, b in head.get("future", ())),
+        head.get("environment", ""),
         head["head"],
     )
 
@@ -142,3 +146,22 @@ def entry_at(block: Block, row: int) -> Entry:
 def entry_block(topic: str, partition: int, entries: Sequence[Entry]) -> Block:
     """Entries as a block to be written."""
     return block_of(topic, partition, [entry.encoded() for entry in entries])
+
+
+def journal_entries(log: Log, place: TopicPartition, offset: int, end: int) -> Iterator[tuple[int, Entry]]:
+    """Offsets and entries of a journal from an offset on."""
+    for block in journal_blocks(log, place, offset, end):
+        for at, entry in entries_of(block):
+            if at >= end:
+                return
+            yield at, entry
+
+
+def journal_blocks(log: Log, place: TopicPartition, offset: int, end: int) -> Iterator[Block]:
+    """A journal from an offset on as it lies in the log: the last block may go beyond the end."""
+    while offset < end:
+        block = log.read(place, offset, max_records=256)
+        if not len(block):
+            return
+        yield block
+        offset = int(block.offsets[-1]) + 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,12 +18,13 @@ from streamproc.errors import (
     ReplayDiverged,
 )
 from streamproc.hashing import content_id
-from streamproc.ports import Block, CheckpointManifest, CheckpointStore, Log, TopicPartition
+from streamproc.ports import CheckpointManifest, CheckpointStore, Log, TopicPartition
 from streamproc.runtime.binding import Binding
 from streamproc.runtime.checkpoint import load_state
 from streamproc.runtime.clock import Clock, SystemClock
+from streamproc.runtime.divergence import Accepting, Before, note_of
 from streamproc.runtime.fingerprints import run_head
-from streamproc.runtime.journal import Entry, entries_of, entry_at
+from streamproc.runtime.journal import Entry, entry_at, journal_blocks, journal_entries
 from streamproc.runtime.seeds import opened_state
 from streamproc.runtime.task import TakenStep, Task
 
@@ -47,24 +48,6 @@ class Restored:
     journal_end: int
 
 
-def journal_entries(log: Log, place: TopicPartition, offset: int, end: int) -> Iterator[tuple[int, Entry]]:
-    """Offsets and entries of a journal from an offset on."""
-    for block in _journal_blocks(log, place, offset, end):
-        for at, entry in entries_of(block):
-            if at >= end:
-                return
-            yield at, entry
-
-
-def _journal_blocks(log: Log, place: TopicPartition, offset: int, end: int) -> Iterator[Block]:
-    while offset < end:
-        block = log.read(place, offset, max_records=256)
-        if not len(block):
-            return
-        yield block
-        offset = int(block.offsets[-1]) + 1
-
-
 def last_entry(log: Log, place: TopicPartition) -> Entry | None:
     """The newest entry of a journal. It may lie some offsets before the end: logs keep marks between records."""
     while True:
@@ -72,7 +55,7 @@ def last_entry(log: Log, place: TopicPartition) -> Entry | None:
         try:
             for back in (4, 64, end - start):
                 newest = None
-                for block in _journal_blocks(log, place, max(start, end - back), end):
+                for block in journal_blocks(log, place, max(start, end - back), end):
                     # A block may reach past the end: what was written since then is not looked at.
                     inside = int(np.searchsorted(block.offsets, end))
                     newest = (block, inside - 1) if inside else newest
@@ -94,14 +77,18 @@ def restore_task(
     stops: Mapping[TopicPartition, int] | None = None,
     on_step: Callable[[], None] | None = None,
     clock: Clock | None = None,
+    accept: bool = False,
 ) -> Restored:
     """The task with its state rebuilt from what is committed; `on_step` is called after each step that ran again.
 
     The order matters: first the group's committed offsets, then the journal's end with everything in flight, then the
     journal up to there; any other order takes a commit that becomes visible meanwhile for a contradiction. Digests of
-    every step that runs again are compared with the journal's. Raises ForeignFingerprint for a journal of another
-    build, ReplayDiverged, InputChanged and InputGone where the past cannot be reproduced, LogError where journal and
-    committed offsets disagree, LogUnavailable if somebody commits meanwhile.
+    every step that runs again are compared with the journal's; where a step ran in another environment (processor,
+    libraries), `accept` takes a difference, and the task's next entry will keep both digests.
+
+    Raises ForeignFingerprint for a journal of another build, ReplayDiverged, InputChanged and InputGone where the past
+    cannot be reproduced, LogError where journal and committed offsets disagree, LogUnavailable if somebody commits
+    meanwhile.
     """
     place = TopicPartition(binding.names.tasks, number)
     group = binding.names.group(binding.task_of(number)[0].stage.index)
@@ -135,11 +122,16 @@ def restore_task(
     task.head = known or {}
     steps = 0
     last = 0
+    accepting = Accepting(log, place, end, new=accept)
     journal_end = after
     for offset, entry in journal_entries(log, place, after, end):
         journal_end = offset + 1
+        before = Before.of(task.state)
         taken = task.rerun(entry)
-        compare(task, entry, taken)
+        try:
+            compare(task, entry, taken)
+        except ReplayDiverged as diverged:
+            accepting.take(task, entry, taken, before, diverged, offset)
         steps += 1
         last = entry.step
         if on_step is not None:
@@ -151,6 +143,7 @@ def restore_task(
     task.check_reach()
     again = Task(binding, number, log, state=task.state, stops=stops)
     again.head = task.head
+    again.note = note_of(task, accepting.taken) if accepting.taken else {}
     return Restored(again, steps, False, journal_end)
 
 

@@ -21,6 +21,7 @@ from streamproc.hashing import record_digests
 from streamproc.ports import Int64s, Log, TopicPartition
 from streamproc.runtime.binding import Binding
 from streamproc.runtime.feed import Feed, Judge, ranges_of, within
+from streamproc.runtime.fingerprints import environment_id
 from streamproc.runtime.journal import ConsumedRange, Entry
 from streamproc.runtime.reach import out_of_reach
 
@@ -41,6 +42,7 @@ class Task:
 
     number  its partition of the task topic; `stage` and `index` say which task of which stage that is
     head    the head of its journal, once that is known: which build began it, and where
+    note    what the entry of the next step is to say besides; a step is due for it
     future  says which records that it reads now are from the future by a clock; None: nobody looks at a clock
     """
 
@@ -61,7 +63,9 @@ class Task:
         self.log = log
         self.delivered: tuple[tuple[str, int, int, int], ...] = ()
         self.head: Mapping[str, Any] = {}
+        self.note: Mapping[str, Any] = {}
         self.future: Judge | None = None
+        self.environment = environment_id(self.stage)
         self.clocked = any(getattr(node.origin, "clocked", False) for node in self.stage.stage.nodes)
         if state is None:
             state = self.stage.open_state(self.channels)
@@ -190,7 +194,10 @@ class Task:
             watermark=state.watermark,
             delivered=self.delivered,
             future=_future_of(units),
+            environment=self.environment,
+            head=self.note,
         )
+        self.note = {}
         return TakenStep(output, entry, int(runs[:, 1].sum()) if runs.shape[0] else 0)
 
     def close_marks(self) -> tuple[tuple[int, int], ...]:

@@ -28,7 +28,8 @@ from streamproc.runtime.drain import drained_at, unfinished
 from streamproc.runtime.first_start import begin, begun_tasks, refuse_begun
 from streamproc.runtime.future import recorded_verdicts
 from streamproc.runtime.handover import begun_head, hand_over
-from streamproc.runtime.restore import journal_entries, journal_head, last_entry
+from streamproc.runtime.journal import journal_entries
+from streamproc.runtime.restore import journal_head, last_entry
 from streamproc.runtime.reuse import differences, last_checkpoint, taken_over
 from streamproc.runtime.seeds import seed_name
 from streamproc.runtime.task import Task

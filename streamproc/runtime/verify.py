@@ -22,9 +22,8 @@ from streamproc.errors import CorruptLog, OffsetOutOfRange, UnknownTopic
 from streamproc.hashing import record_digests, record_hashes, row_hashes, sum128
 from streamproc.ports import Block, Log, TopicPartition
 from streamproc.runtime.binding import Binding
-from streamproc.runtime.journal import Entry
+from streamproc.runtime.journal import Entry, journal_entries
 from streamproc.runtime.replay import TopicSum, recorded_sums, sums_of_all_versions
-from streamproc.runtime.restore import journal_entries
 from streamproc.runtime.task import Task
 
 

@@ -78,6 +78,8 @@ class Worker:
     on_commit   called after each commit, with the progress so far
     observer    is told of turns, steps, commits and restores: metrics
     control     the worker's side of the control topic: it is looked at every second, and obeyed; None obeys nobody
+    accept_divergence  a recorded step that gives something else in another environment does not stop the worker: both
+                are recorded
     future      says which records are stamped in the future; None: nobody looks at a clock
     """
 
@@ -100,6 +102,7 @@ class Worker:
         observer: Observer | None = None,
         control: WorkerControl | None = None,
         future: FutureVerdicts | None = None,
+        accept_divergence: bool = False,
     ) -> None:
         self.binding = binding
         self.log = log
@@ -116,6 +119,7 @@ class Worker:
         own_ending = None if until_end is None else Ending(binding, log, dict(until_end), close)
         self.heed = Heed(binding, log, control, own_ending)
         self.future = future
+        self.accept_divergence = accept_divergence
         self.progress = Progress()
         self.tasks: dict[int, Task] = {}
         self._membership: Membership | None = None
@@ -330,6 +334,7 @@ class Worker:
                 stops=None if self.heed.ending is None else self.heed.ending.until,
                 on_step=on_step,
                 clock=self.clock,
+                accept=self.accept_divergence,
             )
         except (Fenced, LogUnavailable, UnknownOutcome):
             raise
@@ -425,7 +430,8 @@ class Worker:
         clocked = task.clocked and not self.in_stages
         quiet = now - self._stepped_at.get(task.number, now)
         self._stepped_at.setdefault(task.number, now)
-        if not runs.shape[0] and not marks and not (clocked and self.heed.ending is None and quiet >= _TICK_S):
+        ticks = clocked and self.heed.ending is None and quiet >= _TICK_S
+        if not runs.shape[0] and not marks and not task.note and not ticks:
             return None
         self._stepped_at[task.number] = now
         return task.run(units, runs, marks=marks, clock=self.clock.now_us() if clocked else None)

@@ -19,6 +19,7 @@ from streamproc.contracts.registry import MemoryRegistry, Registry
 from streamproc.planning.topology import Topology
 from streamproc.ports import CheckpointStore, TopicPartition
 from streamproc.runtime.binding import Binding, bind
+from streamproc.runtime.journal import journal_entries
 from streamproc.runtime.replay import (
     TopicSum,
     last_entries,
@@ -27,7 +28,6 @@ from streamproc.runtime.replay import (
     replay_by_event_time,
     source_ends,
 )
-from streamproc.runtime.restore import journal_entries
 from streamproc.runtime.worker import Progress, Worker
 from streamproc.testing.drive import prepared
 from streamproc.testing.memory_checkpoints import MemoryCheckpoints

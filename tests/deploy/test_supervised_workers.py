@@ -16,6 +16,7 @@ from streamproc.cli.app import run
 from streamproc.cli.supervise import pause_before
 
 
+@pytest.mark.long
 def test_a_crash_loop_is_given_up_with_exit_code_1(with_function: Callable[[str], None]) -> None:
     with_function("os.kill(os.getpid(), signal.SIGKILL)")
     with deployed("--workers", "2", "--crashes", "2") as there:
@@ -58,6 +59,7 @@ def test_one_worker_alone_is_cut_off_too(with_function: Callable[[str], None]) -
         assert "not done after 1.0 s: cut off" in there.said
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("filled")
 def test_workers_of_a_supervisor_that_is_killed_drain_and_go() -> None:
     with deployed("--workers", "2", "--http", "0") as there:

@@ -13,8 +13,9 @@ from streamproc.errors import ForeignFingerprint, InputError, InputGone, LogErro
 from streamproc.planning.topology import Topology
 from streamproc.ports import TopicPartition, TopicSettings
 from streamproc.runtime.binding import bind, plan_topology
+from streamproc.runtime.journal import journal_entries
 from streamproc.runtime.replay import recorded_sums, replay_as_recorded
-from streamproc.runtime.restore import journal_entries, restore_task
+from streamproc.runtime.restore import restore_task
 from streamproc.runtime.trim import audit_us, retention_findings
 from streamproc.runtime.verify import verify
 from streamproc.runtime.worker import Worker
