@@ -286,6 +286,12 @@ class Log(Protocol):
         """
         ...
 
+    def end_offsets(
+        self, partitions: Iterable[TopicPartition], *, isolation: Isolation = "read_committed"
+    ) -> dict[TopicPartition, int]:
+        """The ends of many partitions: one question where the log lies elsewhere."""
+        ...
+
     def available(self, partition: TopicPartition, offset: int) -> int:
         """An offset up to which `read` from `offset` on answers at once; never beyond the end, and cheap.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -135,6 +135,12 @@ class EmbeddedLog:
         """One past the last committed record; what is not committed lies in its writer's memory, not here."""
         with self._database.reading():
             return partition_row(self._database, partition).end
+
+    def end_offsets(
+        self, partitions: Iterable[TopicPartition], *, isolation: Isolation = "read_committed"
+    ) -> dict[TopicPartition, int]:
+        """The ends of many partitions."""
+        return {place: self.end_offset(place, isolation=isolation) for place in partitions}
 
     def available(self, partition: TopicPartition, offset: int) -> int:
         """The end offset: all of it can be read at once."""

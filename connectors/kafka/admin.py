@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
@@ -125,6 +125,28 @@ class Admin:
     def end_offset(self, partition: TopicPartition, isolation: Isolation = "read_committed") -> int:
         """The last stable offset, or the high watermark."""
         return self._offset(partition, OffsetSpec.latest(), isolation)
+
+    @_patiently
+    def end_offsets(
+        self, partitions: Iterable[TopicPartition], isolation: Isolation = "read_committed"
+    ) -> dict[TopicPartition, int]:
+        """The same for many partitions, in one question."""
+        places = list(partitions)
+        for place in places:
+            self.check(place)
+        if not places:
+            return {}
+        level = IsolationLevel.READ_COMMITTED if isolation == "read_committed" else IsolationLevel.READ_UNCOMMITTED
+        with self._asking(f"offsets of {len(places)} partitions"):
+            asked = self._client.list_offsets(
+                {KafkaPlace(*place): OffsetSpec.latest() for place in places},
+                isolation_level=level,
+                request_timeout=_REQUEST_S,
+            )
+            return {
+                TopicPartition(place.topic, place.partition): answer.result(_REQUEST_S).offset
+                for place, answer in asked.items()
+            }
 
     def offset_at(self, partition: TopicPartition, timestamp: int) -> int:
         """The first offset whose record is not older than a moment (µs), or the end."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 
 from connectors.kafka.admin import Admin
@@ -63,6 +63,12 @@ class KafkaLog:
     def end_offset(self, partition: TopicPartition, *, isolation: Isolation = "read_committed") -> int:
         """The last stable offset; with "read_uncommitted" the high watermark."""
         return self._admin.end_offset(partition, isolation)
+
+    def end_offsets(
+        self, partitions: Iterable[TopicPartition], *, isolation: Isolation = "read_committed"
+    ) -> dict[TopicPartition, int]:
+        """The same for many partitions, in one request to each broker."""
+        return self._admin.end_offsets(partitions, isolation)
 
     def available(self, partition: TopicPartition, offset: int) -> int:
         """Up to where records have come already."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 
 from streamproc.errors import OffsetOutOfRange
 from streamproc.event_time import MAX_TIME
@@ -13,19 +12,27 @@ from streamproc.runtime.restore import last_entry
 from streamproc.runtime.task import Task
 
 
-@dataclass(frozen=True, slots=True)
 class Ending:
-    """The end of a finite run: the offsets at which the sources end, and whether time ends there too."""
+    """The end of a finite run: the offsets at which the sources end, and whether time ends there too.
 
-    binding: Binding
-    log: Log
-    until: Mapping[TopicPartition, int]
-    close: bool
+    Where internal topics end is asked once a turn, for all tasks together (`look`): over a network each question costs
+    as much as a step of few rows.
+    """
+
+    def __init__(self, binding: Binding, log: Log, until: Mapping[TopicPartition, int], *, close: bool) -> None:
+        self.binding, self.log, self.until, self.close = binding, log, until, close
+        self._ends: dict[TopicPartition, int] = {}
+        self._open: dict[TopicPartition, int] | None = None
+
+    def look(self, tasks: Iterable[Task]) -> None:
+        """Asks where the internal topics of these tasks end now."""
+        self._ask({feed.channel.place for task in tasks for feed in task.feeds if feed.stop is None})
 
     def ends(self, task: Task) -> dict[TopicPartition, int]:
-        """Where each channel of a task ends now: at the run's end for a source, at the log's for an internal topic."""
+        """Where each channel of a task ends: at the run's end for a source, for an internal topic where it ended at
+        the last look."""
         return {
-            feed.channel.place: feed.stop if feed.stop is not None else self.log.end_offset(feed.channel.place)
+            feed.channel.place: feed.stop if feed.stop is not None else self._end(feed.channel.place)
             for feed in task.feeds
         }
 
@@ -38,18 +45,20 @@ class Ending:
         return all(self._in_flight(feed.channel.place, ends) == 0 for feed in task.feeds if feed.stop is None)
 
     def finished(self, tasks: Mapping[int, Task]) -> bool:
-        """Whether these tasks and, as far as the log shows it, those of all other workers are done."""
+        """Whether these tasks and, as far as the log shows it, those of all other workers are done, at this moment."""
+        self.look(tasks.values())
         if len(tasks) == self.binding.task_count:
             return all(self.done(task) for task in tasks.values())
         # First whether time has ended: whoever ends it writes to the topics that are looked at next.
         if self.close and any(number not in tasks and not self._closed(number) for number in self._of_sources()):
             return False  # Its owner may die before it ends time; then somebody has to be there.
-        for stage, count in zip(self.binding.stages, self.binding.tasks, strict=True):
-            committed = self.log.committed(self.binding.names.group(stage.stage.index))
-            for index in range(count):
-                for channel in stage.channels(index, self.binding.partitions):
-                    if self._has_more(channel.place, committed.get(channel.place)):
-                        return False
+        committed = {
+            stage.stage.index: self.log.committed(self.binding.names.group(stage.stage.index))
+            for stage in self.binding.stages
+        }
+        self._ask({place for _, place in self._channels() if place not in self.until})
+        if any(self._has_more(place, committed[stage].get(place)) for stage, place in self._channels()):
+            return False
         return all(self.done(task) for task in tasks.values())
 
     def _has_more(self, place: TopicPartition, position: int | None) -> bool:
@@ -57,7 +66,7 @@ class Ending:
         position = self.log.start_offset(place) if position is None else position
         end = self.until.get(place)
         if end is None:
-            end = self.log.end_offset(place)
+            end = self._end(place)
             if self._in_flight(place, {place: end}):
                 return True
         if position >= end:
@@ -70,7 +79,26 @@ class Ending:
         return bool(len(block)) and int(block.offsets[0]) < end
 
     def _in_flight(self, place: TopicPartition, ends: Mapping[TopicPartition, int]) -> int:
-        return max(0, self.log.end_offset(place, isolation="read_uncommitted") - ends[place])
+        if self._open is None:
+            # Asked after the committed ends: what was committed in between counts as in flight, and not as nothing.
+            self._open = self.log.end_offsets(sorted(self._ends), isolation="read_uncommitted")
+        if place not in self._open:
+            self._open[place] = self.log.end_offset(place, isolation="read_uncommitted")
+        return max(0, self._open[place] - ends[place])
+
+    def _ask(self, places: set[TopicPartition]) -> None:
+        self._ends, self._open = self.log.end_offsets(sorted(places)), None
+
+    def _end(self, place: TopicPartition) -> int:
+        if place not in self._ends:
+            self._ends[place] = self.log.end_offset(place)
+        return self._ends[place]
+
+    def _channels(self) -> Iterator[tuple[int, TopicPartition]]:
+        for stage, count in zip(self.binding.stages, self.binding.tasks, strict=True):
+            for index in range(count):
+                for channel in stage.channels(index, self.binding.partitions):
+                    yield stage.stage.index, channel.place
 
     def _of_sources(self) -> Iterator[int]:
         for stage, count in zip(self.binding.stages, self.binding.tasks, strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from streamproc.ports import Block, Isolation, Log, Membership, Producer, TopicPartition, TopicSettings
 
@@ -52,6 +52,18 @@ class OverlayLog:
     def end_offset(self, partition: TopicPartition, *, isolation: Isolation = "read_committed") -> int:
         """One past the last committed record."""
         return self._of(partition.topic).end_offset(partition, isolation=isolation)
+
+    def end_offsets(
+        self, partitions: Iterable[TopicPartition], *, isolation: Isolation = "read_committed"
+    ) -> dict[TopicPartition, int]:
+        """The ends of many partitions."""
+        mine: list[TopicPartition] = []
+        theirs: list[TopicPartition] = []
+        for place in partitions:
+            (theirs if place.topic in self._shared else mine).append(place)
+        return self._history.end_offsets(theirs, isolation=isolation) | self._scratch.end_offsets(
+            mine, isolation=isolation
+        )
 
     def available(self, partition: TopicPartition, offset: int) -> int:
         """Up to where a read answers at once."""

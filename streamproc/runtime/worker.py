@@ -116,7 +116,7 @@ class Worker:
         self.patience_s = patience_s
         self.clock = clock or SystemClock()
         self.observer = observer or Observer()
-        own_ending = None if until_end is None else Ending(binding, log, dict(until_end), close)
+        own_ending = None if until_end is None else Ending(binding, log, dict(until_end), close=close)
         self.heed = Heed(binding, log, control, own_ending)
         self.future = future
         self.accept_divergence = accept_divergence
@@ -372,6 +372,8 @@ class Worker:
         began = self.clock.monotonic()
         if self.steps is not None:
             self._most = next(self.steps, self._most)
+        if self.heed.ending is not None:
+            self.heed.ending.look(self.tasks.values())
         steps: list[tuple[Task, TakenStep]] = []
         full = False
         for task in self._tasks_in_turn():

@@ -144,7 +144,7 @@ def test_dead_letters_are_counted_shown_and_sent_again_once(ran: Path, command: 
 def test_a_fixed_rule_under_a_new_version_takes_what_is_sent_again(ran: Path, command: CommandLine) -> None:
     text = (ran / "card_risk.py").read_text()
     (ran / "card_risk.py").write_text(text.replace("> 0)", "> -2)").replace("version=1", "version=2"))
-    told = command.fine("run", "card_risk.py", "--until-end", "--json").json
+    told = command.fine("run", "card_risk.py", "--from", "earliest", "--until-end", "--json").json
     assert told["version"] == 2
     assert told["sources"]["payments"]["dead_lettered"] == 0
 

@@ -84,6 +84,12 @@ class TestTransactions:
         assert values_of(log, U0) == [b"x", b"d"]
         assert set(ranges) == {T0, T1, U0}
         assert log.read(T0, ranges[T0][0]).offsets[0] >= ranges[T0][0]
+        ends = log.end_offsets(iter((T0, T1, U0)))
+        assert ends == {place: log.end_offset(place) for place in (T0, T1, U0)}
+        assert all(ends[place] >= ranges[place][1] for place in ranges)
+        assert log.end_offsets([]) == {}
+        with pytest.raises(UnknownTopic):
+            log.end_offsets([T0, TopicPartition("nosuch", 0)])
         assert log.committed("g") == {U0: 1, T0: 0}
         assert log.groups() == ["g", "h"]
 

@@ -91,6 +91,12 @@ class SimulatedLog:
             return self.link.call("high_watermark", lambda: self.cluster.at(partition).end)
         return self.link.call("end_offset", lambda: self.cluster.at(partition).stable)
 
+    def end_offsets(
+        self, partitions: Iterable[TopicPartition], *, isolation: Isolation = "read_committed"
+    ) -> dict[TopicPartition, int]:
+        """The ends of many partitions."""
+        return {place: self.end_offset(place, isolation=isolation) for place in partitions}
+
     def available(self, partition: TopicPartition, offset: int) -> int:
         """The last stable offset, as it was when the partition's broker last answered."""
         try:
