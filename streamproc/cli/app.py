@@ -28,6 +28,7 @@ _VERBS: Final = {
     "produce": ("streamproc.cli.produce:produce", "Write a file's rows to a topic."),
     "react": ("streamproc.cli.react:react", "Run handlers on topics of decisions and alerts."),
     "replay": ("streamproc.cli.replay:replay", "Run history again: as recorded, or afresh by event time."),
+    "rescale": ("streamproc.cli.upgrade:rescale", "Let a new version go on after the sources' partitions changed."),
     "resume": ("streamproc.cli.control:resume", "Let the workers of a topology go on."),
     "run": ("streamproc.cli.run:run", "Run a topology as a worker."),
     "simulate": ("streamproc.cli.simulate:simulate", "Run a topology under random faults; results must be exact."),

@@ -1,4 +1,4 @@
-"""`upgrade`: a new version takes over where an older one was drained."""
+"""`upgrade` and `rescale`: a new version takes over where an older one was drained, or its partitions changed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from streamproc.cli.kernels import compiling
 from streamproc.cli.render import progress_bar, put_json, put_table
 from streamproc.cli.workspace import load_topology, workspace_options
 from streamproc.errors import InputError
+from streamproc.planning.topology import Topology
+from streamproc.ports import Log
 from streamproc.runtime.binding import plan_topology
+from streamproc.runtime.rescale import rescale as change_partitions
 from streamproc.runtime.upgrade import TakenOver, older_versions, take_over
 from streamproc.runtime.workspace import Workspace
 
@@ -52,14 +55,7 @@ def upgrade(
     with workspace.log() as log, compiling():
         plan = plan_topology(value, registry)
         names = source_names(plan)
-        if old is None:
-            older = older_versions(value, log)
-            if not older:
-                raise InputError(
-                    f"no version of '{value.name}' below {value.version} ever ran on this log",
-                    hint=f"begin it with 'streamproc run {topology}'",
-                )
-            old = older[0]
+        old = _older(value, log, topology) if old is None else old
         with (
             progress_bar(f"upgrading {value.name}", None) as update,
             workspace.checkpoints(log, f"{value.name}.v{value.version}.upgrade") as checkpoints,
@@ -76,6 +72,51 @@ def upgrade(
             )
         workspace.keep_derived(plan)
     _tell(done, value.name, value.version, as_json=as_json)
+
+
+@click.command()
+@click.argument("topology")
+@click.option(
+    "--from-version",
+    "old",
+    type=click.IntRange(1),
+    help="The version that ran on the partitions of before.  [default: the highest below that ran]",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.  [default: text]")
+@workspace_options
+def rescale(topology: str, old: int | None, as_json: bool, workspace: Workspace) -> None:
+    """Let TOPOLOGY, under a new version, go on where an older one stopped because its sources' partitions changed.
+
+    The older version's workers must be gone. It is ended on the partitions that it began with; the new one's state is
+    computed from history over the partitions of now, and nobody reads what comes of that.
+    """
+    value = load_topology(topology)
+    registry = workspace.registry()
+    with workspace.log() as log, compiling():
+        plan = plan_topology(value, registry)
+        names = source_names(plan)
+        old = _older(value, log, topology) if old is None else old
+        with (
+            progress_bar(f"rescaling {value.name}", None) as update,
+            workspace.checkpoints(log, f"{value.name}.v{value.version}.rescale") as checkpoints,
+        ):
+            done = change_partitions(
+                value, log, registry, checkpoints, old=old,
+                on_commit=lambda progress: update(rows_read(progress.fates, names)),
+            )  # fmt: skip
+        workspace.keep_derived(plan)
+    _tell(done, value.name, value.version, as_json=as_json)
+
+
+def _older(value: Topology, log: Log, topology: str) -> int:
+    """The highest version below that ran."""
+    older = older_versions(value, log)
+    if not older:
+        raise InputError(
+            f"no version of '{value.name}' below {value.version} ever ran on this log",
+            hint=f"begin it with 'streamproc run {topology}'",
+        )
+    return older[0]
 
 
 def _tell(done: TakenOver, name: str, version: int, *, as_json: bool) -> None:

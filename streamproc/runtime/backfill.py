@@ -10,7 +10,7 @@ a backfill that was killed any number of times leaves the same bytes in the same
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, Final
@@ -137,9 +137,11 @@ def backfill_worker(
     checkpoint_every_s: float = 5.0,
     step_units: int = _STEP_UNITS,
     clock: Clock | None = None,
+    silent: Collection[TopicPartition] = (),
 ) -> Worker:
     """The worker that runs a backfill to the end of its span; that of a finished one has nothing left to do.
 
+    silent      see `Worker`
     step_units  the size of a step: another one gives the rows of a sink in another order, where several tasks write it
     """
     began = (clock or SystemClock()).now_us()
@@ -155,6 +157,7 @@ def backfill_worker(
         checkpoint_every_s=checkpoint_every_s,
         steps=repeat(step_units),
         clock=clock,
+        silent=silent,
         future=recorded_verdicts(backfill.binding.names.topology, backfill.log, lambda: began),
     )
 

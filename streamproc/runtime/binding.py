@@ -60,10 +60,19 @@ def plan_topology(topology: Topology, registry: Registry) -> Plan:
     return build_plan(topology, registry.contract, derive)
 
 
-def bind(topology: Topology, log: Log, registry: Registry, *, create: bool = True, run: str = "") -> Binding:
+def bind(
+    topology: Topology,
+    log: Log,
+    registry: Registry,
+    *,
+    create: bool = True,
+    run: str = "",
+    partitions: Mapping[str, int] | None = None,
+) -> Binding:
     """Plans a topology and compiles it for a log; creates the topics that it writes, unless told not to.
 
-    run  the id of a run beside the live one, with journal, internal topics, groups and sinks of its own
+    run         the id of a run beside the live one, with journal, internal topics, groups and sinks of its own
+    partitions  by topic, how many partitions to work with where it is not all of them: those that a version began with
 
     Raises UnknownTopic for a source that the log does not have, naming the command that fills it, and
     ForeignFingerprint if the version began on other partition counts.
@@ -73,7 +82,8 @@ def bind(topology: Topology, log: Log, registry: Registry, *, create: bool = Tru
     topics = there = log.topics()
     if run:
         plan, topics = _beside(plan, names, topics)
-    partitions: dict[str, int] = {}
+    known = partitions or {}
+    partitions = {}
     for node in plan.sources:
         if not isinstance(node.origin, Source):
             continue
@@ -84,14 +94,15 @@ def bind(topology: Topology, log: Log, registry: Registry, *, create: bool = Tru
                 hint=f"fill it with 'streamproc produce FILE {topic} --contract {node.contract}'; "
                 f"{did_you_mean(topic, [t for t in topics if '.v' not in t])}",
             )
-        partitions[topic] = topics[topic].partitions
+        partitions[topic] = known.get(topic, topics[topic].partitions)
     tasks = plan.tasks_of(partitions)
     _check_partitions(plan, names, topics, partitions, sum(tasks))
     wanted: dict[str, TopicSettings] = {}
     for stage in plan.stages:
         for sink in stage.sinks:
             have = topics.get(sink.topic)
-            partitions[sink.topic] = have.partitions if have is not None else tasks[stage.index]
+            count = have.partitions if have is not None else tasks[stage.index]
+            partitions[sink.topic] = known.get(sink.topic, count)
             retention = sink.contract.retention_us
             wanted[sink.topic] = (
                 have
@@ -155,7 +166,8 @@ def _check_partitions(
     raise ForeignFingerprint(
         f"version {names.version} of '{names.topology}' began with {have.partitions} tasks, and now there are {tasks}, "
         f"because the partitions of its sources changed ({counts}): keys would find their state elsewhere",
-        hint=f"choose: (a) give the topology version={names.version + 1}, which computes its state from history and "
-        f"takes over with 'streamproc upgrade'; (b) give the sources back their partitions; (c) begin the new version "
-        f"without history, with 'streamproc run {names.topology} --from latest'",
+        hint=f"choose: (a) give the topology version={names.version + 1}, and 'streamproc rescale' ends this one on "
+        "the partitions that it began with and lets the new one go on, with state computed from history; (b) give the "
+        "sources back their partitions; (c) begin the new version without history, with 'streamproc run "
+        f"{names.topology} --from latest'",
     )

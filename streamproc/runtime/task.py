@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from streamproc.engine.intake import Units, no_units
 from streamproc.engine.step import CLOSE, IDLE, StepInput, StepOutput, run_step
 from streamproc.engine.timeline import choose_runs
 from streamproc.errors import InputChanged, InputGone, OffsetOutOfRange, UnknownTopic
-from streamproc.event_time import MAX_TIME
+from streamproc.event_time import MAX_TIME, MIN_TIME
 from streamproc.graph import Source
 from streamproc.hashing import record_digests
 from streamproc.ports import Int64s, Log, TopicPartition
@@ -220,6 +220,15 @@ class Task:
     def idle_mark(self, channel: int) -> tuple[int, int]:
         """The verdict that a channel is idle."""
         return channel, IDLE
+
+    def silence_marks(self, silent: Collection[TopicPartition]) -> tuple[tuple[int, int], ...]:
+        """Marks for channels of these partitions that are awake although nothing ever came of them."""
+        state = self.state
+        return tuple(
+            self.idle_mark(c)
+            for c, channel in enumerate(self.channels)
+            if channel.place in silent and not state.channel_idle[c] and state.channel_watermark[c] <= MIN_TIME
+        )
 
     def rerun(self, entry: Entry, *, keep: bool = False) -> TakenStep:
         """Runs a recorded step again on the recorded input; raises as `recorded`."""

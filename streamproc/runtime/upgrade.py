@@ -29,6 +29,7 @@ from streamproc.runtime.first_start import begin, begun_tasks, refuse_begun
 from streamproc.runtime.future import recorded_verdicts
 from streamproc.runtime.handover import begun_head, hand_over
 from streamproc.runtime.journal import journal_entries
+from streamproc.runtime.offsets import source_places
 from streamproc.runtime.restore import journal_head, last_entry
 from streamproc.runtime.reuse import differences, last_checkpoint, taken_over
 from streamproc.runtime.seeds import seed_name
@@ -90,6 +91,10 @@ def take_over(
             f"version {old} of '{topology.name}' has not ended: {left}",
             hint="end it first, with its own code: 'streamproc drain'",
         )
+    # Of partitions that the older version did not know it read nothing, and they never held its time back.
+    at = {**{place: log.start_offset(place) for place in source_places(live.plan, log)}, **at}
+    its_groups = [group for group in log.groups() if group.startswith(f"{names.prefix}.s")]
+    silent = set(at) - {place for group in its_groups for place in log.committed(group)}
     known = {node.name for node in live.plan.nodes}
     if missing := sorted(set(adopt) - known):
         raise InputError(f"'{topology.name}' has no step '{missing[0]}'", hint=f"there are: {', '.join(sorted(known))}")
@@ -117,7 +122,7 @@ def take_over(
         )
     starts = {place: min(log.start_offset(place), end) for place, end in at.items()}
     side = open_backfill(topology, log, registry, REPLAY, Span(starts, at, close=False), checkpoints=checkpoints)
-    backfill_worker(side, checkpoints=checkpoints, on_commit=on_commit, clock=clock).run()
+    backfill_worker(side, checkpoints=checkpoints, on_commit=on_commit, clock=clock, silent=silent).run()
     hand_over(side.binding, live, log, checkpoints, at, note=_noted(note, "replayed", why), clock=clock)
     return TakenOver(old, at, "replayed", tuple(why))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -80,6 +80,7 @@ class Worker:
     control     the worker's side of the control topic: it is looked at every second, and obeyed; None obeys nobody
     accept_divergence  a recorded step that gives something else in another environment does not stop the worker: both
                 are recorded
+    silent      of a finite run: source partitions that hold no time back before they gave their first row
     future      says which records are stamped in the future; None: nobody looks at a clock
     """
 
@@ -103,6 +104,7 @@ class Worker:
         control: WorkerControl | None = None,
         future: FutureVerdicts | None = None,
         accept_divergence: bool = False,
+        silent: Collection[TopicPartition] = (),
     ) -> None:
         self.binding = binding
         self.log = log
@@ -120,6 +122,7 @@ class Worker:
         self.heed = Heed(binding, log, control, own_ending)
         self.future = future
         self.accept_divergence = accept_divergence
+        self.silent = frozenset(silent)
         self.progress = Progress()
         self.tasks: dict[int, Task] = {}
         self._membership: Membership | None = None
@@ -426,6 +429,7 @@ class Worker:
         else:
             ends = self.heed.ending.ends(task)
             units, runs = task.choose(ends, most=self._most, waits=False)
+            marks = task.silence_marks(self.silent)
             if not runs.shape[0] and self.heed.ending.close and not task.is_closed() and task.ended(ends):
                 marks = task.close_marks()
         # What comes of a tick is not history's: a run by event time leaves it out.
