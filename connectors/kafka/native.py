@@ -36,6 +36,7 @@ _SIGNATURES: Final[Mapping[str, tuple[Any, ...]]] = {
     "conf_set_events": (None, _P, _I),
     "conf_interceptor_add_on_new": (_I, _P, _S, _P, _P),
     "interceptor_add_on_request_sent": (_I, _P, _S, _P, _P),
+    "conf_set_log_cb": (None, _P, _P),
     "new": (_P, _I, _P, _S, _Z),
     "destroy_flags": (None, _P, _I),
     "purge": (_I, _P, _I),
@@ -178,6 +179,8 @@ class Client:
             if rd.conf_set(configuration, key.encode(), word.encode(), text, _TEXT):
                 rd.conf_destroy(configuration)
                 raise LogError(f"Kafka client: {text.value.decode()}", hint="look at [kafka] in the binding")
+        # What ends a client for good it would print besides; an error says it.
+        rd.conf_set_log_cb(configuration, None)
         rd.conf_set_events(configuration, EVENT_ERROR | (EVENT_DELIVERIES if deliveries else 0))
         if watch is not None:
             watch(configuration)

@@ -11,6 +11,7 @@ answer is followed by a new producer as well.
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 import warnings
 from collections.abc import Iterable, Mapping
@@ -45,6 +46,10 @@ _ABORT_S: Final = 10.0
 _COMMIT_S: Final = TRANSACTION_TIMEOUT_S
 _AGAIN: Final = 20
 """How often a transaction is run again because the group's generation moved on while the member kept its partitions."""
+
+_SILENT: Final = logging.Logger("librdkafka")
+_SILENT.addHandler(logging.NullHandler())
+"""What ends a client for good it would print besides; an error says it."""
 
 
 class KafkaProducer:
@@ -117,7 +122,7 @@ class KafkaProducer:
 
     def _client(self, profile: Profile) -> Any:
         self._losses = Losses()
-        settings = {**profile.writer(self.id), "statistics.interval.ms": STATISTICS_MS}
+        settings = {**profile.writer(self.id), "statistics.interval.ms": STATISTICS_MS, "logger": _SILENT}
         return Producer({**settings, "error_cb": self.connection, "stats_cb": self._losses})
 
     def _transaction(self) -> KafkaTransaction:
