@@ -162,10 +162,9 @@ def test_a_user_without_rights_and_one_who_may_only_look(cluster: KafkaCluster, 
     for words in COMMANDS:
         if words[0] not in LOOKS_ONLY:
             refused(words, binding(cluster, user="poor"))
-    look = [
-        AclBinding(kind, "*", ResourcePatternType.LITERAL, "User:poor", "*", what, AclPermissionType.ALLOW)
-        for kind, what in ((ResourceType.TOPIC, AclOperation.DESCRIBE), (ResourceType.TOPIC, AclOperation.DESCRIBE_CONFIGS))
-    ]
+    topics, literal, allow = ResourceType.TOPIC, ResourcePatternType.LITERAL, AclPermissionType.ALLOW
+    looks = (AclOperation.DESCRIBE, AclOperation.DESCRIBE_CONFIGS)
+    look = [AclBinding(topics, "*", literal, "User:poor", "*", what, allow) for what in looks]
     for answer in admin.create_acls(look).values():
         answer.result()
     until = time.monotonic() + 20
