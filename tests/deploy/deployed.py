@@ -47,15 +47,18 @@ card_risk = sp.Topology(
 """
 
 
-def write_payments(first: int, rows: int) -> None:
-    """Puts payments a minute apart on the current folder's log: every tenth below zero, every seventh above 500."""
+def write_payments(first: int, rows: int, *options: str) -> None:
+    """Puts payments a minute apart on the current folder's log, or on that of the options.
+
+    Every tenth is below zero, every seventh above 500.
+    """
     start = datetime(2026, 11, 1, tzinfo=UTC)
     lines = ["payment_id,card_id,amount,paid_at"]
     for n in range(first, first + rows):
         amount = -1.0 if n % 10 == 3 else 700.5 if n % 7 == 0 else 5.25
         lines.append(f"p{n},c{n % 5},{amount},{(start + timedelta(minutes=n)).isoformat()}")
     Path("payments.csv").write_text("\n".join(lines) + "\n")
-    assert run(["produce", "payments.csv", "payments", "--contract", "payment", "--partitions", "2"]) == 0
+    assert run(["produce", "payments.csv", "payments", "--contract", "payment", "--partitions", "2", *options]) == 0
 
 
 def answer_of(capture: pytest.CaptureFixture[str], *words: str, code: int = 0) -> Any:
