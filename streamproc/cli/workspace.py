@@ -14,7 +14,9 @@ import click
 
 from streamproc.errors import InputError, StreamprocError, did_you_mean
 from streamproc.planning.topology import Topology
-from streamproc.runtime.workspace import DEFAULT, workspace_of
+from streamproc.runtime.workspace import DEFAULT, Workspace, workspace_of
+
+__all__ = ("Workspace", "load_topology", "load_value", "workspace_options")
 
 F = TypeVar("F", bound=Callable[..., Any])
 

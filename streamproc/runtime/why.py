@@ -29,8 +29,7 @@ from streamproc.keys import keys_of
 from streamproc.planning.plan import Port
 from streamproc.ports import Int64s, Log, TopicPartition
 from streamproc.runtime.binding import Binding
-from streamproc.runtime.journal import Entry
-from streamproc.runtime.restore import journal_entries
+from streamproc.runtime.journal import Entry, journal_entries
 from streamproc.runtime.task import Task
 from streamproc.wire import Decoder, split_frames
 

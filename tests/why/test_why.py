@@ -23,7 +23,7 @@ from streamproc.engine.ablation import RecordedTask, few
 from streamproc.errors import InputError, InputGone, ReplayDiverged
 from streamproc.ports import TopicPartition
 from streamproc.runtime.binding import bind
-from streamproc.runtime.restore import journal_entries
+from streamproc.runtime.journal import journal_entries
 from streamproc.runtime.task import Task
 from streamproc.runtime.why import Why, why
 from streamproc.testing import drive
