@@ -57,7 +57,12 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 class Packed(ABC):
-    """A part of a state that is no array, and gives itself as bytes: a model.  Equal parts give equal bytes."""
+    """A part of a state that is no array, and gives itself as bytes: a model.  Equal parts give equal bytes.
+
+    last_bytes  how many they were when it was packed last, for those who watch its size
+    """
+
+    last_bytes: int = 0
 
     @abstractmethod
     def packed(self) -> bytes:

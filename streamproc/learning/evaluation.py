@@ -105,6 +105,12 @@ def no_evaluation(*, binary: bool) -> Evaluation:
     return Evaluation(known, np.zeros((2, 4, 5)), bins, np.zeros((0, 5)))
 
 
+def mean_squared_errors(sums: Floats) -> Floats:
+    """float64[2, 4]: of `Evaluation.sums`, per delay and contender; NaN where nothing was judged."""
+    judged = np.where(sums[:, :, _N] > 0, sums[:, :, _N], math.nan)
+    return np.asarray(sums[:, :, _SQUARE] / judged)
+
+
 def confidence(mean: float, n: float, *, alpha: float = _SURE, best_at: float = 1000.0) -> tuple[float, float]:
     """Bounds of the mean of n values in [0, 1] that hold at every n at once with chance 1 - alpha.
 

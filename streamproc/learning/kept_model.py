@@ -39,10 +39,12 @@ class KeptModel(Packed):
         self.kind = kind_of(model)
         self.by_many = by_many(model)
         self._snapshot = snapshot
+        self.last_bytes = len(snapshot or b"")
 
     def packed(self) -> bytes:
         if self._snapshot is None:
             self._snapshot = write_snapshot(self.model)
+        self.last_bytes = len(self._snapshot)
         return self._snapshot
 
     @classmethod

@@ -231,3 +231,48 @@ def test_mistakes_are_told_when_the_topology_is_planned() -> None:
 
 class _Mine:
     """Not a class of River."""
+
+
+def test_what_a_learner_is_worth_stands_among_the_workers_metrics() -> None:
+    from streamproc.runtime.binding import bind
+    from streamproc.runtime.replay import source_ends
+    from streamproc.runtime.telemetry.metrics import WorkerMetrics
+    from streamproc.runtime.telemetry.vital import Vital
+    from streamproc.runtime.telemetry.worker_telemetry import WorkerTelemetry
+    from streamproc.runtime.worker import Worker
+    from streamproc.testing.drive import prepared
+
+    pays = pl.DataFrame({"id": [f"p{i}" for i in range(50)], "amount": [i / 50 for i in range(50)], "at": range(50)})
+    backs = pays.filter(pl.col("amount") > 0.5).select("id", at=pl.col("at") + 10)
+    scored = sp.source("pays", contract=PAY) | sp.learn(
+        linear(),
+        inputs=("amount",),
+        labels=sp.outcome(sp.source("backs", contract=BACK), within="20us"),
+        on="id",
+        into="p",
+    )
+    topology, registry = sp.Topology("risk", sinks={"scored": scored}), MemoryRegistry((PAY, BACK))
+    log = prepared(topology, {"pays": pays, "backs": backs}, registry)
+    binding, metrics = bind(topology, log, registry), WorkerMetrics()
+
+    class Keeps(WorkerTelemetry):
+        """Keeps the tasks that a worker gives back at its end."""
+
+        tasks: Any = ()
+
+        def turned(self, tasks: Any, **more: Any) -> None:
+            self.tasks = dict(tasks) or self.tasks
+            super().turned(tasks, **more)
+
+    told = Keeps(binding, log, None, Vital(), metrics)
+    worker = Worker(binding, log, until_end=source_ends(binding, log), in_stages=True, observer=told)
+    worker.run()
+    told._look(told.tasks)
+    task = next(task for task in told.tasks.values() if "learn" in task.state.operators)
+    learner = task.state.operators["learn"]
+    labels = {"topology": "risk", "stage": str(task.stage.stage.index), "step": "learn"}
+    assert learner.evaluation.labels > 20
+    assert metrics.registry.get_sample_value("streamproc_learner_labels", labels) == learner.evaluation.labels
+    which = {**labels, "delay": "label", "contender": "model"}
+    error = metrics.registry.get_sample_value("streamproc_learner_mean_squared_error", which)
+    assert error == pytest.approx(learner.evaluation.sums[0, 0, 2] / learner.evaluation.labels)

@@ -74,6 +74,14 @@ class WorkerMetrics:
         )
         self.last_commit = gauge("last_commit_timestamp_seconds", "When the last commit held")
         self.state_bytes = gauge("state_bytes", "Memory that operators' state takes", "stage")
+        self.learner_labels = gauge(
+            "learner_labels", "Labels that a learner knows, over the tasks owned", "stage", "step"
+        )
+        self.learner_error = gauge(
+            "learner_mean_squared_error",
+            "Of a learner and of what costs nothing, at the label's delay and at delay zero, over all labels",
+            "stage", "step", "delay", "contender",
+        )  # fmt: skip
         self.owned = gauge("owned_tasks", "Tasks that the group gave this worker", "stage")
         self.paused = gauge("paused", "1 while the topology is paused")
         self.draining = gauge("draining", "1 while the topology is drained")

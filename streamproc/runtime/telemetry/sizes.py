@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from streamproc.state import Packed
+
 
 def state_bytes(value: Any) -> int:
     """Bytes of all arrays, frames, texts and bytes below a value; what is shared counts once.
 
+    A model counts as the bytes of its last checkpoint.
     Cost O(objects), so nothing per key or row where state is kept in arrays.
 
     >>> state_bytes((np.zeros(10, np.int64), {"a": b"xyz"}))
@@ -35,6 +38,8 @@ def _bytes(value: Any, seen: set[int]) -> int:
         return int(value.estimated_size())
     if isinstance(value, bytes | str):
         return len(value)
+    if isinstance(value, Packed):
+        return value.last_bytes
     if isinstance(value, Mapping):
         return sum(_bytes(part, seen) for part in value.values())
     if isinstance(value, list | tuple | set | frozenset):

@@ -16,6 +16,7 @@ from streamproc.ports import CheckpointStore, Log, TopicPartition
 from streamproc.runtime.binding import Binding
 from streamproc.runtime.control import Request
 from streamproc.runtime.task import TakenStep, Task
+from streamproc.runtime.telemetry.learners import look_at_learners
 from streamproc.runtime.telemetry.metrics import WorkerMetrics
 from streamproc.runtime.telemetry.observer import Observer
 from streamproc.runtime.telemetry.sizes import state_bytes
@@ -194,6 +195,7 @@ class WorkerTelemetry(Observer):
                 else:
                     gauge.remove_by_labels({"topology": name, "stage": label})
             self._look_at_inputs(label, mine)
+            look_at_learners(metrics, name, label, [task.state.operators for task in mine])
 
     def _look_at_inputs(self, stage: str, tasks: Sequence[Task]) -> None:
         metrics, name = self._metrics, self._topology
