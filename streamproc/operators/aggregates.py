@@ -1,4 +1,4 @@
-"""Aggregates as values: `count()`, `total("amount")`, `max("amount")` and the others, for windows and look-backs.
+"""Aggregates as values: `count()`, `total("amount")`, `max("amount")` and the others, for windows and features.
 
 An aggregate names what to compute over the rows of one key in one window. Nulls are left out everywhere; what is left
 decides. None of them depends on the order in which rows came (`first` and `last` go by event time, then coordinate), so
@@ -14,6 +14,13 @@ a late arrival within the lateness, another cut, or another number of partitions
     distinct("c")      how many different values     Int64, exact
     approx_distinct("c") the same by a HyperLogLog   Int64, standard error 1.6 %, 4 KiB at most a window
     top_k("c", 3)      most frequent values          List(Struct(value, count)), ties by value
+
+Only over the span before a row, in `features`:
+
+    quantile("c", 0.9) between neighbours linearly   Float64, null of nothing
+    ewma("c", "10m")   exponentially weighted mean   Float64, null of nothing
+    trend("c")         least-squares slope, per second  Float64, null below two moments
+    time_since_last()  since the row before          Duration, null if there is none
 
 Totals of floats are exact and rounded once; totals of integers and decimals are kept in 128 bits, and one that does not
 fit its column's type stops the step with an error rather than wrap.
@@ -37,6 +44,7 @@ from streamproc.operators import accumulators
 from streamproc.operators.accumulators import Accumulator, Reading
 from streamproc.operators.by_value import ValueEdges, ValueTallies, value_extremes
 from streamproc.operators.edges import edges
+from streamproc.operators.event_records import EVER
 from streamproc.operators.hyperloglog import Registers
 from streamproc.operators.inputs import Inputs
 from streamproc.operators.moments import variances
@@ -46,6 +54,23 @@ from streamproc.operators.values import decimal_from_wide, from_codes, has_codes
 from streamproc.ports import Int64s
 
 NO_SPAN: Final = -1
+EVER_US: Final = EVER
+"""The span of `ever`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """What stands where a feature has no value: nothing ("null"), the last one ("carry"), or a "default".
+
+    An "indicator" is a default with a column beside that says whether the value is one.
+    """
+
+    kind: str = "null"
+    value: float | int | str | bool | None = None
+    max_age_us: int = 0
+
+
+NULL: Final = Absent()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +80,26 @@ class Aggregate:
     kind     the function's name
     column   the input column; "" for `count()`
     k        how many values `top_k` gives
-    span_us  the look-back of `over`, or -1
+    span_us  the look-back of `over`, EVER_US for `ever`, or -1
+    amount   the share of a quantile, the half-life of an average in µs
+    where_   only rows for which this holds count, or None
+    absent   what stands where there is no value, see `Absent`
+    sources  names of the sources whose rows count, () for all: see `of`
+
+    The rest of the fields serve `features`; windows refuse them.
     """
 
     kind: str
     column: str = ""
     k: int = 0
     span_us: int = NO_SPAN
+    amount: float = 0.0
+    where_: pl.Expr | None = field(default=None, compare=False)
+    absent: Absent = NULL
+    sources: tuple[str, ...] = ()
 
     def over(self, span: Span) -> Aggregate:
-        """The same over the rows of the last `span` before each row, itself included: for `lookback`.
+        """The same over the rows of the last `span` before each row, itself included: for `features`.
 
         >>> total("amount").over("1h").span_us
         3600000000
@@ -74,9 +109,46 @@ class Aggregate:
             raise DefinitionError("a look-back over an empty span holds no row", hint="write for example .over('1h')")
         return replace(self, span_us=us)
 
+    def ever(self) -> Aggregate:
+        """The same over all rows of the key so far, however old, in memory that does not grow with them.
+
+        For count, total, mean, var, min, max, first, last and time_since_last.
+        """
+        return replace(self, span_us=EVER_US)
+
+    def where(self, predicate: pl.Expr) -> Aggregate:
+        """The same over those rows only for which the predicate is true; several are joined by "and".
+
+        >>> str(total("amount").where(pl.col("country") == "GB").over("1h"))
+        "total('amount')"
+        """
+        both = predicate if self.where_ is None else self.where_ & predicate
+        return replace(self, where_=both)
+
+    def of(self, *sources: str) -> Aggregate:
+        """The same over the rows of these sources of a `together` only; their coverage is what counts for it."""
+        if not sources:
+            raise DefinitionError("of() names no source", hint="write for example .of('orders')")
+        return replace(self, sources=sources)
+
+    def default(self, value: float | int | str | bool) -> Aggregate:
+        """Where there is no value this one stands; the status still says why."""
+        return replace(self, absent=Absent("default", value))
+
+    def indicator(self, value: float | int | str | bool = 0) -> Aggregate:
+        """As `default`, with a column `<name>_known` beside: whether the value is one."""
+        return replace(self, absent=Absent("indicator", value))
+
+    def carry(self, max_age: Span) -> Aggregate:
+        """Where there is no value the key's last one stands, if it is at most `max_age` old; older it is EXPIRED."""
+        return replace(self, absent=Absent("carry", max_age_us=span_us(max_age)))
+
     def __str__(self) -> str:
-        inside = f"'{self.column}'" if self.column else ""
-        return f"{self.kind}({inside}{f', {self.k}' if self.k else ''})"
+        given = [f"'{self.column}'"] if self.column else []
+        given += [str(self.k)] if self.k else []
+        given += [f"{self.amount:g}"] if self.kind == "quantile" else []
+        given += [f"'{self.amount / 1e6:g}s'"] if self.kind == "ewma" else []
+        return f"{self.kind}({', '.join(given)})"
 
 
 def count(column: str = "") -> Aggregate:
@@ -135,6 +207,45 @@ def approx_distinct(column: str) -> Aggregate:
 def top_k(column: str, k: int) -> Aggregate:
     """The k most frequent values with their counts, most frequent first, ties by value; exact."""
     return Aggregate("top_k", column, k)
+
+
+def quantile(column: str, share: float) -> Aggregate:
+    """The value below which this share of the values lies, between neighbours linearly; exact. For `features`.
+
+    >>> str(quantile("amount", 0.95).over("1d"))
+    "quantile('amount', 0.95)"
+    """
+    if not 0 <= share <= 1:
+        raise DefinitionError(f"a quantile at {share} does not exist", hint="the share is between 0 and 1")
+    return Aggregate("quantile", column, amount=float(share))
+
+
+def ewma(column: str, half_life: Span) -> Aggregate:
+    """The mean of the values, each weighted by 2^-(its age / half_life). For `features`.
+
+    Weights are made of plain multiplications and sums are exact, so it has the same bits on every machine and in
+    whatever order rows of one moment came.
+    """
+    us = span_us(half_life)
+    if us == 0:
+        raise DefinitionError("a half-life of nothing forgets everything", hint="write for example '10m'")
+    return Aggregate("ewma", column, amount=float(us))
+
+
+def trend(column: str) -> Aggregate:
+    """By how much the values grow a second: the slope of the least-squares line over event time. For `features`.
+
+    Null below two moments.
+    """
+    return Aggregate("trend", column)
+
+
+def time_since_last(column: str = "") -> Aggregate:
+    """How long ago the newest row before this one was (with a value in the column): this row does not count.
+
+    Of rows at one moment the ones that came before count, so zero is possible. For `features`.
+    """
+    return Aggregate("time_since_last", column)
 
 
 # ── plan time ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -215,8 +326,17 @@ def plan_aggregates(aggregates: Mapping[str, Aggregate], schema: Schema, *, step
             raise DefinitionError(
                 f"step '{step}': {name}={aggregate!r} is not an aggregate", hint="write for example total('amount')"
             )
-        source = schema[aggregate.column] if aggregate.column else Field("", pl.Null())
-        made, part, finish = _KINDS[aggregate.kind](aggregate, source, step)
+        if aggregate.kind in PER_ROW:
+            raise DefinitionError(
+                f"step '{step}': {aggregate} looks back from a row",
+                hint=f"sp.features({name}={aggregate}.over('1h'))",
+            )
+        if (aggregate.where_, aggregate.absent, aggregate.sources) != (None, NULL, ()):
+            raise DefinitionError(
+                f"step '{step}': {name}={aggregate} says what only features can",
+                hint="filter rows before the window, sp.where(...)",
+            )
+        made, part, finish = bind_aggregate(aggregate, schema, step=step)
         if part not in parts:
             parts.append(part)
         computed.append(Computed(replace(made, name=name), parts.index(part), finish))
@@ -224,6 +344,12 @@ def plan_aggregates(aggregates: Mapping[str, Aggregate], schema: Schema, *, step
 
 
 Bound = tuple[Field, Part, Finish]
+
+
+def bind_aggregate(aggregate: Aggregate, schema: Schema, *, step: str) -> Bound:
+    """One aggregate's output column, the part that it reads, and how a reading becomes the column."""
+    source = schema[aggregate.column] if aggregate.column else Field("", pl.Null())
+    return _KINDS[aggregate.kind](aggregate, source, step)
 
 
 def _refuse(aggregate: Aggregate, source: Field, step: str, takes: str) -> TypeMismatch:
@@ -449,6 +575,37 @@ def _var(aggregate: Aggregate, source: Field, step: str) -> Bound:
     )
 
 
+def _no_window() -> Accumulator:
+    raise DefinitionError("this aggregate looks back from a row", hint="use it in sp.features")
+
+
+def _of_numbers(aggregate: Aggregate, source: Field, step: str) -> Bound:
+    if not _is_number(source.dtype):
+        raise _refuse(aggregate, source, step, "numbers or decimals")
+    unit = "" if aggregate.kind == "trend" else source.unit
+    nullable = source.nullable or aggregate.kind == "trend"
+
+    def finish(name: str, reading: Reading) -> pl.Series:
+        return _where(pl.Series(name, reading[0]), reading[1] != 0)
+
+    return (
+        _derived(source, pl.Float64(), nullable=nullable, unit=unit),
+        Part(aggregate.kind, aggregate.column, "floats", _no_window),
+        finish,
+    )
+
+
+def _time_since_last(aggregate: Aggregate, source: Field, step: str) -> Bound:
+    return (
+        _derived(source, pl.Duration("us"), nullable=True),
+        Part("time_since_last", aggregate.column, "valid", _no_window),
+        lambda name, reading: _where(pl.Series(name, reading[0]).cast(pl.Duration("us")), reading[1] != 0),
+    )
+
+
+PER_ROW: Final = frozenset({"quantile", "ewma", "trend", "time_since_last"})
+"""Aggregates that only a look-back has."""
+
 _KINDS: Final[Mapping[str, Callable[[Aggregate, Field, str], Bound]]] = {
     "count": _count,
     "total": _total,
@@ -461,4 +618,8 @@ _KINDS: Final[Mapping[str, Callable[[Aggregate, Field, str], Bound]]] = {
     "distinct": _distinct,
     "approx_distinct": _approx_distinct,
     "top_k": _top_k,
+    "quantile": _of_numbers,
+    "ewma": _of_numbers,
+    "trend": _of_numbers,
+    "time_since_last": _time_since_last,
 }

@@ -12,7 +12,14 @@ to end at the row, see `rewinding`, and put back as it was. So an out-of-order r
 it, and never more than its window is long.
 
 **Extremes** cannot be taken back. In order they are the front of a chain of events whose values fall (a monotone
-queue); out of order the window is scanned.
+queue); out of order the window is scanned. What nothing keeps up to date (quantiles, trends, the most frequent values)
+is computed from a scan of the window for each row, see `window_scans`.
+
+**Windows without a begin** (`ever`) only ever take in. An event is forgotten once no row in time can lie before it; its
+numbers stay in the accumulators, and extremes and edges keep a memory of the best that was forgotten.
+
+**The bound.** A key keeps so many events at most. One more drops the oldest, from all windows too, and the key notes its
+event time: a window that reaches back that far is not covered any more.
 """
 
 from __future__ import annotations
@@ -26,7 +33,16 @@ from streamproc.operators.accumulators import wide_add
 from streamproc.operators.event_records import (
     AFTER,
     BEFORE,
+    BEFORE_ROW,
     COORDINATE,
+    COVERED,
+    EDGE_BASE,
+    EVER,
+    EXTREME_BASE,
+    FIRST,
+    FORGOT,
+    HELD,
+    LAST,
     NEWEST,
     OLDEST,
     PLACE,
@@ -43,6 +59,7 @@ from streamproc.operators.event_records import (
 from streamproc.operators.exact import SumArrays, add_exact, add_exact_square, clear_exact, rounded_sum
 from streamproc.operators.moments import sample_variance
 from streamproc.operators.rewinding import fetch_around, restore, rewind, save
+from streamproc.operators.window_scans import Room, scan
 from streamproc.ports import Int64s
 from streamproc.slot_index import prefetch
 
@@ -136,7 +153,10 @@ def _edge(events: Table, event: int, value: int, until: int, link: int) -> int:
     Of events at the same moment the one with the least coordinate going forward, with the greatest going back.
     """
     forward = link == AFTER
-    while event >= 0 and not (events[event, VALID] >> value) & 1:
+    while event >= 0 and (
+        (events[event, TIME] > until if forward else events[event, TIME] <= until)
+        or not (events[event, VALID] >> value) & 1
+    ):
         event = events[event, link]
         if event >= 0 and (events[event, TIME] > until if forward else events[event, TIME] <= until):
             event = -1
@@ -154,14 +174,78 @@ def _edge(events: Table, event: int, value: int, until: int, link: int) -> int:
 
 
 @tight
+def _newest_with(events: Table, event: int, value: int, since: int) -> int:
+    """From `event` back to, but without, a moment: the newest event with the value (-1: any), -1 if there is none."""
+    while event >= 0 and events[event, TIME] > since:
+        if value < 0 or (events[event, VALID] >> value) & 1:
+            return event
+        event = int(events[event, BEFORE])
+    return -1
+
+
+@tight
+def _read_edge(wants: Wants, store: Store, key: int, event: int, e: int, out: Results, i: int) -> None:
+    """Writes the result of one edge of row i."""
+    events, of_key = store.events, store.keys[key]
+    span, value, mode = wants.edges[e, 0], int(wants.edges[e, 1]), wants.edges[e, 2]
+    t = events[event, TIME]
+    since, ever = t - wants.spans[span], wants.spans[span] >= EVER
+    word, has = wants.words[0] + value, wants.extremes.shape[0] + e
+    base = wants.words[6] + EDGE_BASE * e
+    if mode == FIRST and ever and of_key[base]:
+        out.has[i, has], out.edges[i, e] = 1, of_key[base + EDGE_BASE - 1]
+        return
+    if mode == FIRST:
+        first = of_key[OLDEST] if ever else of_key[SPANS + span]
+        while first >= 0 and events[first, BEFORE] >= 0 and events[events[first, BEFORE], TIME] > since:
+            first = events[first, BEFORE]
+        best = _edge(events, int(first), value, int(t), AFTER)
+    elif mode == LAST:
+        best = _edge(events, event, value, int(since), BEFORE)
+    else:
+        start = int(events[event, BEFORE]) if mode == BEFORE_ROW else event
+        best = _newest_with(events, start, value, int(since))
+    if best >= 0:
+        out.has[i, has], out.edges[i, e] = 1, events[best, word] if mode <= LAST else t - events[best, TIME]
+    elif ever and of_key[base]:
+        out.has[i, has], out.edges[i, e] = 1, of_key[base + EDGE_BASE - 1] if mode <= LAST else t - of_key[base + 1]
+    else:
+        out.has[i, has], out.edges[i, e] = 0, 0
+
+
+@tight
+def _read_extreme(wants: Wants, store: Store, key: int, event: int, m: int, in_order: bool, out: Results, i: int) -> None:
+    """Writes the result of one extreme of row i."""
+    events, of_key = store.events, store.keys[key]
+    span, value, flip = wants.extremes[m, 0], wants.extremes[m, 1], wants.extremes[m, 2]
+    since, word = events[event, TIME] - wants.spans[span], wants.words[0] + value
+    best = -1
+    if in_order:
+        best = int(of_key[wants.words[2] + 2 * m])
+    else:
+        at = int(event)
+        while at >= 0 and events[at, TIME] > since:
+            if (events[at, VALID] >> value) & 1 and (
+                best < 0 or events[at, word] ^ flip > events[best, word] ^ flip
+            ):
+                best = at
+            at = int(events[at, BEFORE])
+    base = wants.words[5] + EXTREME_BASE * m
+    has, code = best >= 0, (events[best, word] ^ flip) if best >= 0 else np.int64(0)
+    if of_key[base] and (not has or of_key[base + 1] > code):
+        has, code = True, of_key[base + 1]
+    out.has[i, m] = has
+    out.extremes[i, m] = code ^ flip if has else 0
+
+
+@tight
 def _read(
-    wants: Wants, store: Store, sums: SumArrays, key: int, event: int, span: int, in_order: bool, out: Results, i: int
-) -> None:
+    wants: Wants, store: Store, sums: SumArrays, key: int, event: int, span: int, in_order: bool, out: Results, i: int,
+    room: Room,
+) -> None:  # fmt: skip
     """Writes the results of one window of row i, whose event is the window's newest."""
     events, of_key = store.events, store.keys[key]
-    values = wants.words[0]
-    t = events[event, TIME]
-    since = t - wants.spans[span]
+    since = events[event, TIME] - wants.spans[span]
     for c in range(wants.counts.shape[0]):
         if wants.counts[c, 0] == span:
             out.counts[i, c] = of_key[wants.words[3] + c]
@@ -183,32 +267,13 @@ def _read(
                 out.variances[i, v] = sample_variance(sums, sums, at, of_square, n, out.parts, out.limbs)
     for m in range(wants.extremes.shape[0]):
         if wants.extremes[m, 0] == span:
-            value, flip = wants.extremes[m, 1], wants.extremes[m, 2]
-            best = -1
-            if in_order:
-                best = int(of_key[wants.words[2] + 2 * m])
-            else:
-                at = int(event)
-                while at >= 0 and events[at, TIME] > since:
-                    if (events[at, VALID] >> value) & 1 and (
-                        best < 0 or events[at, values + value] ^ flip > events[best, values + value] ^ flip
-                    ):
-                        best = at
-                    at = int(events[at, BEFORE])
-            out.has[i, m] = best >= 0
-            out.extremes[i, m] = events[best, values + value] if best >= 0 else 0
+            _read_extreme(wants, store, key, event, m, in_order, out, i)
     for e in range(wants.edges.shape[0]):
         if wants.edges[e, 0] == span:
-            value = wants.edges[e, 1]
-            if wants.edges[e, 2]:
-                best = _edge(events, event, int(value), int(since), BEFORE)
-            else:
-                first = of_key[SPANS + span]
-                while events[first, BEFORE] >= 0 and events[events[first, BEFORE], TIME] > since:
-                    first = events[first, BEFORE]
-                best = _edge(events, int(first), int(value), int(t), AFTER)
-            out.has[i, wants.extremes.shape[0] + e] = best >= 0
-            out.edges[i, e] = events[best, values + value] if best >= 0 else 0
+            _read_edge(wants, store, key, event, e, out, i)
+    for s in range(wants.scans.shape[0]):
+        if wants.scans[s, 0] == span:
+            scan(wants, events, event, since, s, room, out.scans[i])
 
 
 @inlined
@@ -238,23 +303,93 @@ def _insert(wants: Wants, store: Store, rows: Rows, i: int) -> int:
         events[later, BEFORE] = event
     else:
         of_key[NEWEST] = event
+    of_key[wants.words[7] + HELD] += 1
     return event
 
 
+@tight
+def _later(events: Table, event: int, of_key: Int64s, base: int) -> bool:
+    """Whether an event stands behind an edge's memory, by event time, then coordinate."""
+    if events[event, TIME] != of_key[base + 1]:
+        return bool(events[event, TIME] > of_key[base + 1])
+    for k in range(COORDINATE):
+        if events[event, PLACE + k] != of_key[base + 2 + k]:
+            return bool(events[event, PLACE + k] > of_key[base + 2 + k])
+    return False
+
+
+@tight
+def _remember(wants: Wants, store: Store, key: int, event: int) -> None:
+    """Takes an event that is about to go into the memories of windows without a begin."""
+    events, of_key = store.events, store.keys[key]
+    for m in range(wants.extremes.shape[0]):
+        span, value = wants.extremes[m, 0], wants.extremes[m, 1]
+        if wants.spans[span] < EVER:
+            continue
+        _leave(wants, store, key, event, span)
+        if (events[event, VALID] >> value) & 1:
+            code, base = events[event, wants.words[0] + value] ^ wants.extremes[m, 2], wants.words[5] + EXTREME_BASE * m
+            if not of_key[base] or code > of_key[base + 1]:
+                of_key[base], of_key[base + 1] = 1, code
+    for e in range(wants.edges.shape[0]):
+        value, mode, base = wants.edges[e, 1], wants.edges[e, 2], wants.words[6] + EDGE_BASE * e
+        if wants.spans[wants.edges[e, 0]] < EVER or (value >= 0 and not (events[event, VALID] >> value) & 1):
+            continue
+        if mode > LAST:
+            if not of_key[base] or events[event, TIME] > of_key[base + 1]:
+                of_key[base], of_key[base + 1] = 1, events[event, TIME]
+        elif not of_key[base] or _later(events, event, of_key, base) == (mode == LAST):
+            of_key[base], of_key[base + 1] = 1, events[event, TIME]
+            for k in range(COORDINATE):
+                of_key[base + 2 + k] = events[event, PLACE + k]
+            of_key[base + EDGE_BASE - 1] = events[event, wants.words[0] + value]
+
+
 @inlined
-def _forget(store: Store, key: int, since: int) -> None:
+def _free(wants: Wants, store: Store, key: int, event: int) -> None:
+    """Frees the key's oldest event."""
+    events, of_key = store.events, store.keys[key]
+    store.free[store.counters[0]] = event
+    store.counters[0] += 1
+    of_key[wants.words[7] + HELD] -= 1
+    later = events[event, AFTER]
+    of_key[OLDEST] = later
+    if later >= 0:
+        events[later, BEFORE] = -1
+    else:
+        of_key[NEWEST] = -1
+
+
+@inlined
+def _forget(wants: Wants, store: Store, key: int, since: int, ever: bool) -> None:
     """Frees the key's events at or before a moment."""
     events, of_key = store.events, store.keys[key]
     event = of_key[OLDEST]
     while event >= 0 and events[event, TIME] <= since:
-        store.free[store.counters[0]] = event
-        store.counters[0] += 1
-        event = events[event, AFTER]
-    of_key[OLDEST] = event
-    if event >= 0:
-        events[event, BEFORE] = -1
-    else:
-        of_key[NEWEST] = -1
+        if ever:
+            _remember(wants, store, key, event)
+        _free(wants, store, key, event)
+        event = of_key[OLDEST]
+
+
+@tight
+def _keep_the_bound(wants: Wants, store: Store, sums: SumArrays, key: int, ever: bool) -> bool:
+    """Drops the oldest events while the key has more than its bound; False if a total leaves 128 bits."""
+    events, of_key, fine = store.events, store.keys[key], True
+    bound = wants.words[7]
+    while of_key[bound + HELD] > wants.words[8]:
+        event = of_key[OLDEST]
+        for span in range(wants.spans.size):
+            if of_key[SPANS + span] == event:
+                fine = _apply(wants, store, sums, key, event, span, -1) and fine
+                _leave(wants, store, key, event, span)
+                of_key[SPANS + span] = events[event, AFTER]
+        if ever:
+            _remember(wants, store, key, event)
+        if not of_key[bound + FORGOT] or events[event, TIME] > of_key[bound + COVERED]:
+            of_key[bound + FORGOT], of_key[bound + COVERED] = 1, events[event, TIME]
+        _free(wants, store, key, event)
+    return fine
 
 
 @inlined
@@ -292,14 +427,18 @@ def _look_ahead(wants: Wants, store: Store, sums: SumArrays, rows: Rows, i: int)
 
 
 @tight
-def look_back(wants: Wants, store: Store, sums: SumArrays, rows: Rows, out: Results, start: int) -> int:
+def look_back(wants: Wants, store: Store, sums: SumArrays, rows: Rows, out: Results, room: Room, start: int) -> int:
     """Takes rows in from `start` on; n when done, i if the pool needs room before row i, -1 - i for an overflow.
 
     There is room for an event per row.
     """
-    spans, number, longest = wants.spans.size, wants.sums.shape[0], np.int64(0)
+    # A row in time never lies before the watermark, but may lie at it: its own event must not be forgotten at once.
+    spans, number, longest, ever = wants.spans.size, wants.sums.shape[0], np.int64(1), False
     for span in range(spans):
-        longest = max(longest, wants.spans[span])
+        if wants.spans[span] < EVER:
+            longest = max(longest, wants.spans[span])
+        else:
+            ever = True
     for i in range(start, rows.keys.size):
         if sums.free_count[0] < number:
             return i
@@ -314,6 +453,8 @@ def look_back(wants: Wants, store: Store, sums: SumArrays, rows: Rows, out: Resu
         fine = True
         if in_order and newest >= 0:
             for span in range(spans):
+                if wants.spans[span] >= EVER:
+                    continue
                 oldest = of_key[SPANS + span]
                 while oldest >= 0 and events[oldest, TIME] <= t - wants.spans[span]:
                     fine = _apply(wants, store, sums, key, oldest, span, -1) and fine
@@ -326,15 +467,20 @@ def look_back(wants: Wants, store: Store, sums: SumArrays, rows: Rows, out: Resu
                 fine = _apply(wants, store, sums, key, event, span, 1) and fine
                 _queue(wants, store, key, event, span)
                 oldest = of_key[SPANS + span]
-                if oldest < 0 or events[oldest, TIME] > t:
+                if wants.spans[span] < EVER and (oldest < 0 or events[oldest, TIME] > t):
                     of_key[SPANS + span] = event
-        _forget(store, key, int(rows.reached[i] - longest))
+        _forget(wants, store, key, int(rows.reached[i] - longest), ever)
+        bound = wants.words[7]
+        if of_key[bound + HELD] > wants.words[8]:
+            fine = _keep_the_bound(wants, store, sums, key, ever) and fine
+        if of_key[bound + FORGOT]:
+            out.covered[i] = of_key[bound + COVERED]
         if not in_order:
             save(wants, store, sums, key, out.saved)
         for span in range(spans):
             if not in_order:
                 fine = rewind(wants, store, sums, key, event, span) and fine
-            _read(wants, store, sums, key, event, span, in_order, out, i)
+            _read(wants, store, sums, key, event, span, in_order, out, i, room)
         if not in_order:
             restore(wants, store, sums, key, out.saved)
         if not fine:
@@ -347,7 +493,7 @@ def drop_keys(wants: Wants, store: Store, sums: SumArrays, keys: Int64s) -> None
     """Frees all events of these keys and empties their accumulators."""
     number = wants.sums.shape[0]
     for i in range(keys.size):
-        _forget(store, keys[i], 2**63 - 1)
+        _forget(wants, store, keys[i], 2**63 - 1, False)
         store.keys[keys[i], : wants.words[3]] = -1
         store.keys[keys[i], wants.words[3] :] = 0
         for f in range(number):

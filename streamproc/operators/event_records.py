@@ -24,7 +24,29 @@ COORDINATE: Final = 4
 OLDEST: Final = 0
 NEWEST: Final = 1
 SPANS: Final = 2
-"""Words of a key; then the oldest event of each window, front and back of each extreme, counts, wide totals."""
+"""Words of a key; then the oldest event of each window, front and back of each extreme, counts, wide totals, what
+extremes and edges without a span remember of events that are no longer kept, and the words of the key's bound."""
+
+EVER: Final = 2**61
+"""The span of a window without a begin, in µs: what was added to it is never taken out."""
+
+EXTREME_BASE: Final = 2
+"""Words of an extreme's memory: whether there is one, its code (turned as the extreme is)."""
+EDGE_BASE: Final = 7
+"""Words of an edge's memory: whether there is one, event time, coordinate, value."""
+
+HELD: Final = 0
+FORGOT: Final = 1
+COVERED: Final = 2
+BOUND: Final = 3
+"""Words of a key's bound: events kept; whether one was dropped for want of room, and the event time of the newest."""
+
+FIRST: Final = 0
+LAST: Final = 1
+BEFORE_ROW: Final = 2
+UP_TO_ROW: Final = 3
+"""What an edge gives: the first or last value, or how long ago the last event with a value was: without the row itself,
+or with it."""
 
 Table = npt.NDArray[np.int64]
 Float64s = npt.NDArray[np.float64]
@@ -38,9 +60,12 @@ class Wants(NamedTuple):
     sums      (span, value, 1 for squares), of float64 values
     wides     (span, value word with the low half, with the high half)
     extremes  (span, value, flip: -1 for the smallest)
-    edges     (span, value, 1 for the last)
+    edges     (span, value or -1 for rows, FIRST, LAST, BEFORE_ROW or UP_TO_ROW)
     variances (sum of values, sum of squares, count)
-    words     int64[5]: an event's first value and first extreme; a key's first extreme, count and wide total
+    scans     (span, value, kind, first word of the result, how many of top_k), see `window_scans`
+    words     int64[9]: an event's first value and first extreme; a key's first extreme, count, wide total, extreme's
+              memory, edge's memory and bound; how many events a key keeps at most
+    amounts   float64[scans]: the share of a quantile, the half-life of a moving average in µs
     """
 
     spans: Int64s
@@ -50,7 +75,9 @@ class Wants(NamedTuple):
     extremes: Table
     edges: Table
     variances: Table
+    scans: Table
     words: Int64s
+    amounts: Float64s
 
 
 class Store(NamedTuple):
@@ -88,7 +115,11 @@ class Saved(NamedTuple):
 
 
 class Results(NamedTuple):
-    """Output, a row per input row and a column per want; `has` flags extremes, then edges; the last are scratch."""
+    """Output, a row per input row and a column per want; `has` flags extremes, then edges; the last are scratch.
+
+    scans    words of all scans, see `window_scans`
+    covered  event time of the newest event of the key that was dropped for want of room, MIN_TIME if none was
+    """
 
     counts: Table
     sums: Float64s
@@ -97,6 +128,8 @@ class Results(NamedTuple):
     edges: Table
     variances: Float64s
     has: npt.NDArray[np.uint8]
+    scans: Table
+    covered: Int64s
     parts: Float64s
     limbs: Int64s
     saved: Saved

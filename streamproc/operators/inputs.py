@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from streamproc.batch import C0, C1, C2, C3, EVENT_TIME, Batch
 from streamproc.hashing import frozen, mix64
@@ -55,6 +56,8 @@ class Inputs:
             return floats_of(values), valid
         if form == "codes":
             return codes_of(values), valid
+        if form == "codes of floats":
+            return codes_of(values.cast(pl.Float64)), valid
         if form == "placed":
             return codes_of(values), self._places(), valid
         if form == "labels":

@@ -14,6 +14,7 @@ from streamproc.hashing import inlined, tight
 from streamproc.operators.accumulators import wide_add
 from streamproc.operators.event_records import (
     BEFORE,
+    EVER,
     NEWEST,
     SPANS,
     TIME,
@@ -201,10 +202,13 @@ def rewind(wants: Wants, store: Store, sums: SumArrays, key: int, event: int, sp
     events, of_key = store.events, store.keys[key]
     newest = of_key[NEWEST]
     length, t = wants.spans[span], events[event, TIME]
+    if length >= EVER:
+        return bool(_walk(wants, store, sums, key, newest, t, span, -1))
     if _far_back(events[newest, TIME], t, length):
         _empty(wants, sums, of_key, key, span)
         return bool(_walk(wants, store, sums, key, event, t - length, span, 1))
     # The row is in the window, so all that came after it is too, and what lies before the window is older than the row.
     fine = _walk(wants, store, sums, key, newest, t, span, -1)
-    before = events[of_key[SPANS + span], BEFORE]
+    oldest = of_key[SPANS + span]
+    before = events[oldest, BEFORE] if oldest >= 0 else np.int64(-1)
     return bool(_walk(wants, store, sums, key, before, t - length, span, 1) and fine)
