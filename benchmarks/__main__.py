@@ -22,6 +22,7 @@ SUITES = {
     "state": ([], ["--keys", "10000,100000"]),
     "windows": ([], ["--rows", "200000", "--held", "100000"]),
     "joins": ([], ["--rows", "100000"]),
+    "features": ([], ["--batches", "16"]),
     "end_to_end": ([], ["--records", "500000"]),
     "nexmark": ([], ["--events", "50000"]),
     "learning": ([], ["--rows", "40000"]),

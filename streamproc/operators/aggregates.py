@@ -20,7 +20,7 @@ Only over the span before a row, in `features`:
     quantile("c", 0.9) between neighbours linearly   Float64, null of nothing
     ewma("c", "10m")   exponentially weighted mean   Float64, null of nothing
     trend("c")         least-squares slope, per second  Float64, null below two moments
-    time_since_last()  since the row before          Duration, null if there is none
+    time_since_last()  since the row before          Int64, µs, null if there is none
 
 Totals of floats are exact and rounded once; totals of integers and decimals are kept in 128 bits, and one that does not
 fit its column's type stops the step with an error rather than wrap.
@@ -241,7 +241,7 @@ def trend(column: str) -> Aggregate:
 
 
 def time_since_last(column: str = "") -> Aggregate:
-    """How long ago the newest row before this one was (with a value in the column): this row does not count.
+    """How many µs ago the newest row before this one was (with a value in the column): this row does not count.
 
     Of rows at one moment the ones that came before count, so zero is possible. For `features`.
     """
@@ -597,9 +597,9 @@ def _of_numbers(aggregate: Aggregate, source: Field, step: str) -> Bound:
 
 def _time_since_last(aggregate: Aggregate, source: Field, step: str) -> Bound:
     return (
-        _derived(source, pl.Duration("us"), nullable=True),
+        _derived(source, pl.Int64(), nullable=True, unit="us"),
         Part("time_since_last", aggregate.column, "valid", _no_window),
-        lambda name, reading: _where(pl.Series(name, reading[0]).cast(pl.Duration("us")), reading[1] != 0),
+        lambda name, reading: _where(pl.Series(name, reading[0]), reading[1] != 0),
     )
 
 

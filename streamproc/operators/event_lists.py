@@ -18,8 +18,8 @@ is computed from a scan of the window for each row, see `window_scans`.
 **Windows without a begin** (`ever`) only ever take in. An event is forgotten once no row in time can lie before it; its
 numbers stay in the accumulators, and extremes and edges keep a memory of the best that was forgotten.
 
-**The bound.** A key keeps so many events at most. One more drops the oldest, from all windows too, and the key notes its
-event time: a window that reaches back that far is not covered any more.
+**The bound.** A key keeps so many events at most. One more drops the oldest, from all windows too, and the key notes
+its event time: a window that reaches back that far is not covered any more.
 """
 
 from __future__ import annotations
@@ -184,6 +184,17 @@ def _newest_with(events: Table, event: int, value: int, since: int) -> int:
 
 
 @tight
+def _later(events: Table, event: int, of_key: Int64s, base: int) -> bool:
+    """Whether an event stands behind an edge's memory, by event time, then coordinate."""
+    if events[event, TIME] != of_key[base + 1]:
+        return bool(events[event, TIME] > of_key[base + 1])
+    for k in range(COORDINATE):
+        if events[event, PLACE + k] != of_key[base + 2 + k]:
+            return bool(events[event, PLACE + k] > of_key[base + 2 + k])
+    return False
+
+
+@tight
 def _read_edge(wants: Wants, store: Store, key: int, event: int, e: int, out: Results, i: int) -> None:
     """Writes the result of one edge of row i."""
     events, of_key = store.events, store.keys[key]
@@ -192,16 +203,17 @@ def _read_edge(wants: Wants, store: Store, key: int, event: int, e: int, out: Re
     since, ever = t - wants.spans[span], wants.spans[span] >= EVER
     word, has = wants.words[0] + value, wants.extremes.shape[0] + e
     base = wants.words[6] + EDGE_BASE * e
-    if mode == FIRST and ever and of_key[base]:
-        out.has[i, has], out.edges[i, e] = 1, of_key[base + EDGE_BASE - 1]
-        return
     if mode == FIRST:
         first = of_key[OLDEST] if ever else of_key[SPANS + span]
         while first >= 0 and events[first, BEFORE] >= 0 and events[events[first, BEFORE], TIME] > since:
             first = events[first, BEFORE]
         best = _edge(events, int(first), value, int(t), AFTER)
+        if ever and of_key[base] and best >= 0 and _later(events, best, of_key, int(base)):
+            best = -1
     elif mode == LAST:
         best = _edge(events, event, value, int(since), BEFORE)
+        if ever and of_key[base] and best >= 0 and not _later(events, best, of_key, int(base)):
+            best = -1
     else:
         start = int(events[event, BEFORE]) if mode == BEFORE_ROW else event
         best = _newest_with(events, start, value, int(since))
@@ -214,7 +226,9 @@ def _read_edge(wants: Wants, store: Store, key: int, event: int, e: int, out: Re
 
 
 @tight
-def _read_extreme(wants: Wants, store: Store, key: int, event: int, m: int, in_order: bool, out: Results, i: int) -> None:
+def _read_extreme(
+    wants: Wants, store: Store, key: int, event: int, m: int, in_order: bool, out: Results, i: int
+) -> None:
     """Writes the result of one extreme of row i."""
     events, of_key = store.events, store.keys[key]
     span, value, flip = wants.extremes[m, 0], wants.extremes[m, 1], wants.extremes[m, 2]
@@ -308,17 +322,6 @@ def _insert(wants: Wants, store: Store, rows: Rows, i: int) -> int:
 
 
 @tight
-def _later(events: Table, event: int, of_key: Int64s, base: int) -> bool:
-    """Whether an event stands behind an edge's memory, by event time, then coordinate."""
-    if events[event, TIME] != of_key[base + 1]:
-        return bool(events[event, TIME] > of_key[base + 1])
-    for k in range(COORDINATE):
-        if events[event, PLACE + k] != of_key[base + 2 + k]:
-            return bool(events[event, PLACE + k] > of_key[base + 2 + k])
-    return False
-
-
-@tight
 def _remember(wants: Wants, store: Store, key: int, event: int) -> None:
     """Takes an event that is about to go into the memories of windows without a begin."""
     events, of_key = store.events, store.keys[key]
@@ -338,7 +341,7 @@ def _remember(wants: Wants, store: Store, key: int, event: int) -> None:
         if mode > LAST:
             if not of_key[base] or events[event, TIME] > of_key[base + 1]:
                 of_key[base], of_key[base + 1] = 1, events[event, TIME]
-        elif not of_key[base] or _later(events, event, of_key, base) == (mode == LAST):
+        elif not of_key[base] or _later(events, event, of_key, int(base)) == (mode == LAST):
             of_key[base], of_key[base + 1] = 1, events[event, TIME]
             for k in range(COORDINATE):
                 of_key[base + 2 + k] = events[event, PLACE + k]

@@ -203,7 +203,7 @@ class Walk:
         return NotElementWise(
             f"step '{self.step}': {shown(node)} is not allowed, because {why}",
             hint=hint
-            or "a window, lookback or join gives values of other rows; sp.stateless takes a function of frames",
+            or "a window, features or a join give values of other rows; sp.stateless takes a function of frames",
         )
 
 

@@ -53,6 +53,7 @@ from streamproc.operators.inputs import Inputs
 from streamproc.operators.lateness import split_late
 from streamproc.operators.moments import scratch
 from streamproc.operators.value_table import ValueTable
+from streamproc.operators.values import Flags
 from streamproc.operators.wide_sums import LIMBS
 from streamproc.operators.window_scans import (
     DISTINCT,
@@ -243,7 +244,7 @@ def _top_k(at: int, k: int, text: bool) -> Reader:
     return read
 
 
-def _spelled(texts: ValueTable, codes: Int64s, has: Int64s) -> Reading:
+def _spelled(texts: ValueTable, codes: Int64s, has: Flags) -> Reading:
     """Codes as their bytes: (buffer, starts, ends, present)."""
     some = np.flatnonzero(has)
     keys = texts.keys.key_bytes(codes[some])
@@ -345,8 +346,13 @@ def open_lookback(plan: LookbackPlan, columns: pl.DataFrame) -> LookbackState:
     )  # fmt: skip
 
 
-def take_in(state: LookbackState, plan: LookbackPlan, batch: Batch, *, step: str) -> tuple[Results, Int64s]:
-    """Takes the rows in one by one, and gives what each sees, and the slots of their keys."""
+def take_in(
+    state: LookbackState, plan: LookbackPlan, batch: Batch, *, step: str, keep_us: int = 0
+) -> tuple[Results, Int64s]:
+    """Takes the rows in one by one, and gives what each sees, and the slots of their keys.
+
+    keep_us  how long a key's slot is needed after its newest row, where that is longer than the longest span
+    """
     assert batch.keys is not None  # the plan lets only keyed streams in
     wants, n = plan.wants, len(batch)
     slots = state.keys.intern(batch.keys)
@@ -379,7 +385,7 @@ def take_in(state: LookbackState, plan: LookbackPlan, batch: Batch, *, step: str
         state.sums.grow_pool()
     if n and plan.longest is not None:
         newest = state.events[state.key_words[slots, NEWEST], TIME]
-        set_deadlines(state.deadlines, state.minima, slots, newest + plan.longest)
+        set_deadlines(state.deadlines, state.minima, slots, newest + max(plan.longest, keep_us))
     return out, slots
 
 

@@ -210,5 +210,5 @@ def rewind(wants: Wants, store: Store, sums: SumArrays, key: int, event: int, sp
     # The row is in the window, so all that came after it is too, and what lies before the window is older than the row.
     fine = _walk(wants, store, sums, key, newest, t, span, -1)
     oldest = of_key[SPANS + span]
-    before = events[oldest, BEFORE] if oldest >= 0 else np.int64(-1)
+    before = int(events[oldest, BEFORE]) if oldest >= 0 else -1
     return bool(_walk(wants, store, sums, key, before, t - length, span, 1) and fine)

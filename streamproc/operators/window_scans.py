@@ -4,7 +4,7 @@
     ewma      sum of w x / sum of w, w = 2^-(age / half-life), both sums exactly rounded; ages count from the newest
               event with a value, which changes nothing, as all weights shrink alike, and keeps the newest weight at 1
     trend     slope of the least-squares line of the values over event time, per second: sum of (d - D)(x - X) over sum
-              of (d - D)^2, d seconds from the newest event, D and X the means; every sum exactly rounded
+              of (d - D)^2, d seconds from the newest event with a value, D and X the means; every sum exactly rounded
     distinct  how many different values
     top_k     the k most frequent values with their counts, ties by value
 
@@ -23,8 +23,9 @@ import numpy as np
 
 from streamproc.hashing import inlined, tight
 from streamproc.operators.event_records import BEFORE, TIME, VALID, Table, Wants
-from streamproc.operators.exact import LIMBS, PARTS, SumArrays, add_exact, clear_exact, rounded_sum
+from streamproc.operators.exact import PARTS, SumArrays, add_exact, clear_exact, rounded_sum
 from streamproc.operators.value_table import values_ordered
+from streamproc.operators.wide_sums import LIMBS
 from streamproc.ports import Bytes, Int64s
 
 QUANTILE: Final = 0
@@ -143,8 +144,8 @@ def _quantile(codes: Int64s, n: int, share: float, out: Int64s) -> None:
         return
     sort_codes(codes, n)
     place = share * np.float64(n - 1)
-    below = np.int64(place)
-    low, high = _as_float(codes[below]), _as_float(codes[min(below + 1, n - 1)])
+    below = int(place)
+    low, high = _as_float(codes[below]), _as_float(codes[below + 1] if below + 1 < n else codes[below])
     rest = place - np.float64(below)
     # Where neighbours are equal (or the place is one of them) nothing is computed: infinities stay what they are.
     value = low if rest == 0.0 or low == high else low * (1.0 - rest) + high * rest
@@ -173,9 +174,11 @@ def _average(
 
 @tight
 def _trend(events: Table, event: int, since: int, value: int, word: int, sums: SumArrays, out: Int64s) -> None:
-    first, newest, n = event, events[event, TIME], 0
+    first, newest, n = event, np.int64(0), 0
     while event >= 0 and events[event, TIME] > since:
         if (events[event, VALID] >> value) & 1:
+            if n == 0:
+                newest = events[event, TIME]
             add_exact(sums, 0, np.float64(events[event, TIME] - newest) / 1e6, 1)
             add_exact(sums, 1, np.int64(events[event, word]).view(np.float64), 1)
             n += 1

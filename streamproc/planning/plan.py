@@ -94,6 +94,7 @@ class PlannedSink:
     declared  the author named the contract; else the plan derived it
     forwards  records leave as the bytes that they came in
     identified  records carry the header `sp`
+    latest    a new topic is compacted
     """
 
     name: str
@@ -106,6 +107,7 @@ class PlannedSink:
     type: StreamType
     key: tuple[str, ...] | None
     identified: bool = False
+    latest: bool = False
 
 
 @dataclass(frozen=True, slots=True)

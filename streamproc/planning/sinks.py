@@ -42,6 +42,11 @@ def planned_sink(
         settled = _named(name, leaf.contract, contract)
         _check_columns(name, settled, kind.schema)
     _check_key(name, leaf.key, kind.schema)
+    if leaf.latest and not (leaf.key or (leaf.key is None and kind.keyed_by)):
+        raise DefinitionError(
+            f"sink '{name}' keeps the newest record of each key, and its records have none",
+            hint="give it key=..., or put sp.key_by(...) before it",
+        )
     return PlannedSink(
         name,
         port,
@@ -53,6 +58,7 @@ def planned_sink(
         kind,
         leaf.key,
         leaf.identified,
+        leaf.latest,
     )
 
 

@@ -37,6 +37,7 @@ class Sink:
     key       columns whose bytes key the records; without them the stream's own key, else no key
     identified  records carry the header `sp`, whose id is the same however often a row is made: for decisions and
               alerts, on which somebody acts. It triples the cost of writing, so bulk sinks go without
+    latest    a new topic is compacted: of each key the newest record stays, however old, and older ones may go
     """
 
     stream: Stream
@@ -44,6 +45,7 @@ class Sink:
     topic: str = ""
     key: tuple[str, ...] | None = None
     identified: bool = False
+    latest: bool = False
 
 
 def sink(
@@ -53,14 +55,17 @@ def sink(
     topic: str = "",
     key: tuple[str, ...] | str | None = None,
     identified: bool = False,
+    latest: bool = False,
 ) -> Sink:
     """A stream that leaves under a contract, to a topic, with a key of its own.
+
+    With latest=True the topic is a table: the newest record of each key stays for ever, see `FeatureTable`.
 
     >>> from streamproc.graph import source
     >>> sink(source("t", contract="c"), contract="alert.v1").contract
     'alert.v1'
     """
-    return Sink(stream, contract, topic, (key,) if isinstance(key, str) else key, identified)
+    return Sink(stream, contract, topic, (key,) if isinstance(key, str) else key, identified, latest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,12 @@ def bind(
             wanted[sink.topic] = (
                 have
                 if have is not None
-                else TopicSettings(partitions[sink.topic], retention_us=retention, append_time=True)
+                else TopicSettings(
+                    partitions[sink.topic],
+                    retention_us=None if sink.latest else retention,
+                    compacted=sink.latest,
+                    append_time=True,
+                )
             )
         for edge in stage.edges:
             wanted[names.edge(edge.name)] = TopicSettings(

@@ -167,6 +167,8 @@ def _verify_topics(binding: Binding, log: Log, report: VerifyReport) -> None:
         places = [TopicPartition(topic, p) for p in range(log.topics()[topic].partitions)]
         if any(log.start_offset(place) for place in places):
             continue  # Retention removed what was delivered: it cannot be counted any more, and it is nobody's fault.
+        if log.topics()[topic].compacted:
+            continue  # Of each key only the newest row has to be there: the older ones are in no digest of the log.
         rows, total = 0, (0, 0)
         for place in places:
             try:

@@ -104,7 +104,7 @@ def narrow(commit: str = "10ms") -> Topology:
         commit=commit,
         sinks={
             "good": good,
-            "back": mine | sp.lookback(n=sp.count().over("100ms"), spent=sp.total("price").over("1s")),
+            "back": mine | sp.features(n=sp.count().over("100ms"), spent=sp.total("price").over("1s")),
             "spend": mine | sp.tumbling("50ms", n=sp.count(), spend=sp.total("price"), top=sp.max("price")),
         },
     )
@@ -124,7 +124,7 @@ def wide(commit: str = "10ms") -> Topology:
             "spend": once | sp.key_by("who") | sp.tumbling("50ms", n=sp.count(), spend=sp.total("price")),
             "checked": by_auction | sp.as_of(floor, max_age="2s", columns=("floor",)),
             "hot": by_auction
-            | sp.lookback(n=sp.count().over("200ms"), mean=sp.mean("price").over("200ms"))
+            | sp.features(n=sp.count().over("200ms"), mean=sp.mean("price").over("200ms"))
             | sp.where(pl.col("n") > 2),
         },
     )

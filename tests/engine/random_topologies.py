@@ -238,7 +238,7 @@ def _built(recipe: Recipe, above: list[Stream], *, placed: bool, lateness: int) 
             return above[0] | sp.session(f"{args[0]}us", **folds)
         case "looked_back":
             span = f"{args[0]}us"
-            folded = above[0] | sp.lookback(n=sp.count().over(span), s=sp.total("v").over(span))
+            folded = above[0] | sp.features(n=sp.count().over(span), s=sp.total("v").over(span))
             return folded | sp.with_columns(v=col("n") * 7 + col("s")) | sp.drop("n", "s")
         case "busy":
             return above[0] | sp.where(col("n") > args[0])

@@ -12,11 +12,14 @@ import pytest
 from learning_laws import LEARNING_LAWS
 
 import streamproc as sp
+import streamproc.feature
 import streamproc.operators
 from streamproc.contracts.model import Field, Schema
+from streamproc.feature.together import Together
 from streamproc.graph import Step, Stream
 from streamproc.operator import StreamType
 from streamproc.operators.key_by import KeyBy
+from streamproc.operators.lookback import lookback
 from streamproc.testing import check_operator
 
 STREAMS = 200
@@ -198,7 +201,7 @@ LAWS: dict[str, tuple[Step, tuple[StreamType, ...]]] = {
     "session": (sp.session("3s", **AGGREGATES), (KEYED,)),
     "session with updates": (sp.session("3s", emit="update", **MERGEABLE), (KEYED,)),
     "lookback": (
-        sp.lookback(
+        lookback(
             n=sp.count().over("4s"), t=sp.total("x").over("4s"), u=sp.total("i").over("9s"),
             dt=sp.total("d").over("9s"),
             mean=sp.mean("x").over("4s"), var=sp.var("x").over("9s"), low=sp.min("x").over("4s"),
@@ -208,6 +211,49 @@ LAWS: dict[str, tuple[Step, tuple[StreamType, ...]]] = {
     ),
     "resolve": (RESOLVE, (ONE_KEY,)),
     "entity_rows": (sp.entity_rows("golden"), (RESOLVE.operator.schema(ONE_KEY),)),
+    "features": (
+        sp.features(
+            n=sp.count().over("4s"), some=sp.count("x").where(pl.col("i") > 0).over("9s"), t=sp.total("x").over("4s"),
+            share=pl.col("some") / pl.col("n"), dt=sp.total("d").over("9s"), mean=sp.mean("i").over("4s"),
+            var=sp.var("x").over("9s"), low=sp.min("x").over("4s"), high=sp.max("i").over("9s"),
+            first=sp.first("s").over("4s"), last=sp.last("x").over("9s"), kinds=sp.distinct("s").over("9s"),
+            often=sp.top_k("s", 2).over("9s"), numbers=sp.top_k("i", 2).over("4s"), status=True,
+        ),
+        (KEYED,),
+    ),
+    "features by scans": (
+        sp.features(
+            median=sp.quantile("x", 0.5).over("9s"), average=sp.ewma("x", "2s").over("9s").default(0.0),
+            trend=sp.trend("i").over("9s").indicator(0.0), since=sp.time_since_last().over("9s"),
+            calm=sp.derived(pl.col("since") / 2.0).default(-1.0),
+        ),
+        (KEYED,),
+    ),
+    "features without a begin": (
+        sp.features(
+            n=sp.count().ever(), t=sp.total("x").ever(), u=sp.total("d").ever(), var=sp.var("x").ever(),
+            low=sp.min("x").ever(), high=sp.max("i").ever(), first=sp.first("s").ever(), last=sp.last("d").ever(),
+            since=sp.time_since_last("x").ever(), recent=sp.max("x").over("4s"), status=True,
+        ),
+        (KEYED,),
+    ),
+    "features within a bound": (
+        sp.features(
+            n=sp.count().over("9s"), low=sp.min("x").over("9s"), mean=sp.mean("x").over("4s").carry("3s"),
+            all=sp.last("i").ever(), events_per_key=3, at_bound="not_covered", max_lag="6s", status=True,
+        ),
+        (KEYED,),
+    ),
+    "features of several sources": (
+        sp.features(
+            who=sp.contributors().over("9s"), a=sp.count().of("a").over("9s"), tb=sp.total("x").of("b").ever(),
+            both=sp.mean("x").over("4s").carry("5s"),
+            coverage={"b": sp.Coverage(since="1970-01-01T00:00:05Z"), "a": sp.Coverage(until="1970-01-01T00:01:00Z")},
+            status=True,
+        ),
+        (StreamType(Schema((*ROW, Field("source", pl.Enum(["a", "b"])))), ("k",)),),
+    ),
+    "together": (Step(Together(("a", "b")), (STREAM,)), (KEYED, RIGHT)),
     "as_of": (sp.as_of(STREAM, max_age="7s"), (KEYED, RIGHT)),
     "as_of some columns": (sp.as_of(STREAM, columns=("y",)), (KEYED, RIGHT)),
     "as_of in order": (sp.as_of(STREAM, max_age="7s"), (IN_ORDER, RIGHT_IN_ORDER)),
@@ -245,7 +291,8 @@ def test_every_verb_of_the_facade_has_its_laws() -> None:
 
 def test_every_operator_class_has_its_laws() -> None:
     known: set[type] = set()
-    for module in pkgutil.walk_packages(streamproc.operators.__path__, "streamproc.operators."):
+    homes = (streamproc.operators, streamproc.feature)
+    for module in [m for home in homes for m in pkgutil.walk_packages(home.__path__, f"{home.__name__}.")]:
         for _, kind in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
             if all(callable(getattr(kind, method, None)) for method in ("schema", "reads", "open", "process")):
                 known.add(kind)

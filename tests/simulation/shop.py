@@ -43,7 +43,7 @@ def till() -> sp.Topology:
     sales = sp.source("sales", contract=SALE, lateness="5s") | sp.select("id", "card", "at")
     once = sales | sp.ordered(by=("id", "card")) | sp.dedupe("id", within="1m", per="partition")
     cards = once | sp.key_by("card") | sp.ordered(by=("id",))
-    return sp.Topology("till", sinks={"seen": cards | sp.lookback(n=sp.count().over("20s"))}, commit="100ms")
+    return sp.Topology("till", sinks={"seen": cards | sp.features(n=sp.count().over("20s"))}, commit="100ms")
 
 
 @lru_cache(maxsize=4)

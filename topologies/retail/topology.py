@@ -76,7 +76,7 @@ history = (
     bought
     | sp.key_by("customer_id", name="orders_by_customer")
     | sp.ordered("invoice_no", name="orders_in_order")
-    | sp.lookback(name="orders_30d", orders_30d=sp.count().over("30d"), spend_30d=sp.total("gross").over("30d"))
+    | sp.features(name="orders_30d", orders_30d=sp.count().over("30d"), spend_30d=sp.total("gross").over("30d"))
     | sp.select("customer_id", "orders_30d", "spend_30d", name="buying_history")
 )
 
@@ -84,7 +84,7 @@ judged = (
     brought_back
     | sp.key_by("customer_id", name="returns_by_customer")
     | sp.ordered("invoice_no", name="returns_in_order")
-    | sp.lookback(name="refunds_30d", refunds_30d=sp.total("refund").over("30d"))
+    | sp.features(name="refunds_30d", refunds_30d=sp.total("refund").over("30d"))
     | sp.as_of(history, max_age="30d", name="bought")
     | sp.with_columns(
         name="measured",

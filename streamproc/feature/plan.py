@@ -1,0 +1,244 @@
+"""Features bound to the columns of a stream: what is prepared, what the look-back computes, what becomes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import polars as pl
+
+from streamproc.contracts.model import Field, Schema
+from streamproc.errors import DefinitionError, TypeMismatch, did_you_mean
+from streamproc.feature.coverage import Coverage
+from streamproc.operators.aggregates import EVER_US, Absent, Aggregate, count
+from streamproc.operators.evaluation import evaluate
+from streamproc.operators.expressions import canonical_text, check_predicate, expression_columns
+from streamproc.operators.lookback import LookbackPlan, plan_lookback
+from streamproc.operators.values import has_codes
+
+SOURCE: Final = "source"
+"""The column in which `together` says which source a row came from."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A column as an aggregate reads it: only rows under a condition, without what is not finite.
+
+    condition  its place among the conditions, or -1
+    """
+
+    name: str
+    column: str
+    condition: int
+    floats: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Planned:
+    """One aggregate of a `features`.
+
+    parts     places in the look-back: one, or for contributors one a source
+    sources   names of the parts' sources, for contributors
+    coverage  what must be covered for the value to be one
+    """
+
+    name: str
+    field: Field
+    span_us: int
+    absent: Absent
+    parts: tuple[int, ...]
+    sources: tuple[str, ...]
+    coverage: tuple[Coverage, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FeaturePlan:
+    """What a `features` does to a batch."""
+
+    conditions: tuple[pl.Expr, ...]
+    prepared: tuple[Prepared, ...]
+    lookback: LookbackPlan
+    planned: tuple[Planned, ...]
+
+    @property
+    def keep_us(self) -> int:
+        """How long carried values are needed."""
+        return max((2 * one.absent.max_age_us for one in self.planned), default=0)
+
+    def prepare(self, frame: pl.DataFrame, rows: int) -> pl.DataFrame:
+        """The columns under the look-back."""
+        if not self.prepared:
+            return pl.DataFrame()
+        named = [(f"?{i}", predicate.fill_null(False)) for i, predicate in enumerate(self.conditions)]
+        held = evaluate(frame, named, rows) if named else frame
+        made: list[pl.Series] = []
+        for one in self.prepared:
+            condition = pl.col(f"?{one.condition}") if one.condition >= 0 else None
+            if not one.column:
+                assert condition is not None  # a count of all rows reads no column
+                made.append(held.select(pl.when(condition).then(pl.lit(True)).alias(one.name)).to_series())
+                continue
+            column = held.get_column(one.column)
+            finite = pl.col(one.column).is_finite() if one.floats and not column.is_finite().all() else None
+            both = [part for part in (condition, finite) if part is not None]
+            if both:
+                column = held.select(pl.when(pl.all_horizontal(both)).then(pl.col(one.column))).to_series()
+            made.append(column.alias(one.name))
+        return pl.DataFrame(made)
+
+
+@dataclass(slots=True)
+class _Gathering:
+    """Columns and conditions collected while features are planned."""
+
+    schema: Schema
+    step: str
+    conditions: dict[str, pl.Expr] = field(default_factory=dict)
+    prepared: dict[tuple[str, int], Prepared] = field(default_factory=dict)
+    fields: dict[str, Field] = field(default_factory=dict)
+
+    def column(self, aggregate: Aggregate) -> str:
+        """The prepared column that the aggregate reads, "" for all rows."""
+        predicate = _condition(aggregate)
+        place = -1
+        if predicate is not None:
+            check_predicate(predicate, self.schema, self.step)
+            text = canonical_text(predicate)
+            self.conditions.setdefault(text, predicate)
+            place = list(self.conditions).index(text)
+        if not aggregate.column and place < 0:
+            return ""
+        known = self.prepared.get((aggregate.column, place))
+        if known is None:
+            source = self.schema[aggregate.column] if aggregate.column else Field("", pl.Boolean())
+            known = Prepared(f"{aggregate.column}?{place}", aggregate.column, place, source.dtype.is_float())
+            self.prepared[aggregate.column, place] = known
+            nullable = source.nullable or place >= 0 or source.dtype.is_float()
+            self.fields[known.name] = replace(source, name=known.name, nullable=nullable)
+        return known.name
+
+
+def _condition(aggregate: Aggregate) -> pl.Expr | None:
+    predicate = aggregate.where_
+    if aggregate.sources:
+        of = pl.any_horizontal([pl.col(SOURCE) == name for name in aggregate.sources])
+        predicate = of if predicate is None else of & predicate
+    return predicate
+
+
+def columns_read(aggregate: Aggregate) -> frozenset[str]:
+    """Columns of the input that an aggregate needs."""
+    predicate = _condition(aggregate)
+    under = expression_columns(predicate) if predicate is not None else frozenset()
+    tagged = {SOURCE} if aggregate.kind == "contributors" else set()
+    return under | tagged | ({aggregate.column} if aggregate.column else set())
+
+
+def plan_features(
+    aggregates: Mapping[str, Aggregate],
+    schema: Schema,
+    *,
+    step: str,
+    coverage: Mapping[str, Coverage],
+    may_blank: bool,
+    events_per_key: int,
+    aged: bool,
+) -> FeaturePlan:
+    """The plan of aggregates over a stream; raises DefinitionError (UnknownColumn, TypeMismatch) where it cannot be.
+
+    may_blank  whether any value may be taken away: for want of room, or of sources in time
+    aged       whether all ages are wanted
+    """
+    known = schema[SOURCE].dtype.categories.to_list() if _is_tagged(schema) else []  # type: ignore[attr-defined]
+    for name in coverage:
+        if name and name not in known:
+            raise _unknown_source(step, name, known)
+    gathering = _Gathering(schema, step)
+    inner: dict[str, Aggregate] = {}
+    planned: list[tuple[str, Aggregate, tuple[int, ...], tuple[str, ...]]] = []
+    for name, aggregate in aggregates.items():
+        for source in aggregate.sources:
+            if source not in known:
+                raise _unknown_source(step, source, known)
+        parts = {name: aggregate}
+        if aggregate.kind == "contributors":
+            if not known:
+                raise DefinitionError(
+                    f"step '{step}': {name}=contributors() needs a stream of several sources",
+                    hint="sp.together(orders=..., refunds=...)",
+                )
+            parts = {f"{name}?{source}": _rows_of(source, aggregate) for source in aggregate.sources or known}
+        places = []
+        for part, one in parts.items():
+            places.append(len(inner))
+            inner[part] = replace(one, column=gathering.column(one), where_=None, sources=(), absent=Absent())
+        planned.append((name, aggregate, tuple(places), tuple(aggregate.sources or known)))
+    carried = {part for name, one, places, _ in planned if one.absent.kind == "carry" for part in _named(inner, places)}
+    lookback = plan_lookback(
+        inner, Schema(tuple(gathering.fields.values())), step=step, events_at_most=events_per_key,
+        aged=set(inner) if aged else carried,
+    )  # fmt: skip
+    made = []
+    for name, one, places, sources in planned:
+        covered = _covered(coverage, one.sources, known)
+        column = _field(name, one, lookback, places, step=step, may_blank=may_blank or bool(covered))
+        made.append(Planned(name, column, one.span_us, one.absent, places, sources, covered))
+    return FeaturePlan(
+        tuple(gathering.conditions.values()), tuple(gathering.prepared.values()), lookback, tuple(made)
+    )
+
+
+def _named(inner: Mapping[str, Aggregate], places: tuple[int, ...]) -> list[str]:
+    return [list(inner)[place] for place in places]
+
+
+def _rows_of(source: str, aggregate: Aggregate) -> Aggregate:
+    counted = replace(count().of(source), span_us=aggregate.span_us)
+    return counted if aggregate.where_ is None else counted.where(aggregate.where_)
+
+
+def _is_tagged(schema: Schema) -> bool:
+    return SOURCE in schema and isinstance(schema[SOURCE].dtype, pl.Enum)
+
+
+def _unknown_source(step: str, name: str, known: list[str]) -> DefinitionError:
+    if not known:
+        return DefinitionError(
+            f"step '{step}' speaks of source '{name}', but its stream does not tell sources apart",
+            hint="sp.together(orders=..., refunds=...) does, in the column 'source'",
+        )
+    return DefinitionError(f"step '{step}' speaks of source '{name}'", hint=did_you_mean(name, known))
+
+
+def _covered(coverage: Mapping[str, Coverage], sources: tuple[str, ...], known: list[str]) -> tuple[Coverage, ...]:
+    wanted = ("", *(sources or known))
+    return tuple(coverage[name] for name in wanted if name in coverage)
+
+
+def _field(
+    name: str, aggregate: Aggregate, lookback: LookbackPlan, places: tuple[int, ...], *, step: str, may_blank: bool
+) -> Field:
+    made = lookback.columns[places[0]][0].renamed(name)
+    if aggregate.kind == "contributors":
+        made = Field(name, pl.List(pl.String()))
+    nullable = made.nullable or may_blank
+    absent = aggregate.absent
+    if absent.kind in ("default", "indicator"):
+        try:
+            pl.Series([absent.value], dtype=made.dtype, strict=True)
+        except (TypeError, pl.exceptions.PolarsError):
+            raise TypeMismatch(
+                f"step '{step}': {name} is {made.dtype}, its default is {absent.value!r}",
+                hint="give a default of the same type",
+            ) from None
+        nullable = False
+    if absent.kind == "carry" and not has_codes(made.dtype):
+        raise TypeMismatch(
+            f"step '{step}': {name} is {made.dtype}, which cannot be carried on",
+            hint="numbers, booleans, dates and times can; give a default instead",
+        )
+    return replace(made, nullable=nullable)
+
+
+EVER: Final = EVER_US
