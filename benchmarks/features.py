@@ -49,7 +49,8 @@ def cases() -> list[tuple[str, Any]]:
         "count": sp.count(), "total": sp.total("x"), "mean": sp.mean("x"), "var": sp.var("x"), "min": sp.min("x"),
         "max": sp.max("x"), "first": sp.first("x"), "last": sp.last("x"), "time_since_last": sp.time_since_last(),
         "distinct": sp.distinct("x"), "top_k 3": sp.top_k("x", 3), "quantile": sp.quantile("x", 0.9),
-        "ewma": sp.ewma("x", "30s"), "trend": sp.trend("x"), "total where x > 50": sp.total("x").where(pl.col("x") > 50),
+        "ewma": sp.ewma("x", "30s"), "trend": sp.trend("x"),
+        "total where x > 50": sp.total("x").where(pl.col("x") > 50),
     }  # fmt: skip
     both = sp.features(
         n=sp.count().over(minute), s=sp.total("x").over(minute), n10=sp.count().over(long), s10=sp.total("x").over(long)

@@ -169,11 +169,10 @@ def plan_features(
                     hint="sp.together(orders=..., refunds=...)",
                 )
             parts = {f"{name}?{source}": _rows_of(source, aggregate) for source in aggregate.sources or known}
-        places = []
+        first = len(inner)
         for part, one in parts.items():
-            places.append(len(inner))
             inner[part] = replace(one, column=gathering.column(one), where_=None, sources=(), absent=Absent())
-        planned.append((name, aggregate, tuple(places), tuple(aggregate.sources or known)))
+        planned.append((name, aggregate, tuple(range(first, len(inner))), tuple(aggregate.sources or known)))
     carried = {part for name, one, places, _ in planned if one.absent.kind == "carry" for part in _named(inner, places)}
     lookback = plan_lookback(
         inner, Schema(tuple(gathering.fields.values())), step=step, events_at_most=events_per_key,
@@ -181,7 +180,8 @@ def plan_features(
     )  # fmt: skip
     made = []
     for name, one, places, sources in planned:
-        covered = _covered(coverage, one.sources, known)
+        # Who contributed is known, whoever may be missing.
+        covered = () if one.kind == "contributors" else _covered(coverage, one.sources, known)
         column = _field(name, one, lookback, places, step=step, may_blank=may_blank or bool(covered))
         made.append(Planned(name, column, one.span_us, one.absent, places, sources, covered))
     return FeaturePlan(

@@ -1,14 +1,16 @@
-"""Customer lifetime value: orders - refunds - support cost - stock cost, after every event of any of the four processes.
+"""Customer lifetime value: orders - refunds - support cost - stock cost, after every event of any of four processes.
 
 Sales, service, the support desk and the warehouse write topics of their own. Below, their events become one stream per
-customer, in order of event time, and features say what the customer has been worth up to each event, from which sources,
-and how sure that is: the support desk's records begin in March, so what a customer cost before is not zero but unknown,
-and the value says NOT_COVERED instead of a number that is too high.
+customer, in order of event time, and features say what the customer has been worth up to each event, from which
+sources, and how sure that is: the support desk's records begin in March, so what a customer cost before is not zero but
+unknown, and the value says NOT_COVERED instead of a number that is too high.
 
 What it takes for granted: goods cost 60 % of their price, an hour of support costs 33 GBP.
 """
 
 from __future__ import annotations
+
+from datetime import UTC, datetime
 
 import polars as pl
 
@@ -17,7 +19,7 @@ import streamproc as sp
 LATENESS = "1h"
 COST_OF_GOODS = 0.6
 COST_OF_A_MINUTE = 0.55
-SUPPORT_SINCE = "2011-03-01"
+SUPPORT_SINCE = datetime(2011, 3, 1, tzinfo=UTC)
 """The support desk keeps records from here on."""
 
 bought = (
@@ -34,11 +36,11 @@ brought_back = (
 )
 supported = (
     sp.source("support.cases", contract="support_case", lateness=LATENESS)
-    | sp.where(pl.col("customer_id").is_not_null() & (pl.col("closed_at") >= pl.lit(SUPPORT_SINCE).str.to_datetime(
-        "%Y-%m-%d", time_unit="us", time_zone="UTC", strict=False)), name="known_callers")
-    | sp.select("customer_id", at=pl.col("closed_at"), support_cost=pl.col("minutes") * COST_OF_A_MINUTE, name="support")
+    | sp.where(pl.col("customer_id").is_not_null(), pl.col("closed_at") >= SUPPORT_SINCE, name="known_callers")
+    | sp.select("customer_id", at=pl.col("closed_at"), support_cost=pl.col("minutes") * COST_OF_A_MINUTE,
+                name="support")
     | sp.key_by("customer_id", name="support_by_customer")
-)
+)  # fmt: skip
 moved = (
     sp.source("inventory.movements", contract="inventory_movement", lateness=LATENESS)
     | sp.where(pl.col("customer_id").is_not_null() & (pl.col("unit_price") > 0), name="known_receivers")
@@ -47,9 +49,12 @@ moved = (
     | sp.key_by("customer_id", name="stock_by_customer")
 )  # fmt: skip
 
-happened = sp.together(orders=bought, refunds=brought_back, support=supported, stock=moved) | sp.ordered(name="in_order")
+happened = (
+    sp.together(orders=bought, refunds=brought_back, support=supported, stock=moved)
+    | sp.ordered(name="in_order")
+)  # fmt: skip
 
-COVERAGE = {"support": sp.Coverage(since=SUPPORT_SINCE)}
+COVERAGE = {"support": sp.Coverage(since=SUPPORT_SINCE.isoformat())}
 
 valued = happened | sp.features(
     name="value",
@@ -74,5 +79,5 @@ customer_value = sp.Topology(
         "values": valued,
         "latest": sp.sink(valued, latest=True),
     },
-    doc="What each customer has been worth so far: orders - refunds - support cost - stock cost, with status and sources.",
+    doc="What each customer has been worth so far: orders - refunds - support cost - stock cost; status and sources.",
 )
