@@ -35,7 +35,8 @@ from streamproc.operators.evaluation import evaluate
 from streamproc.operators.event_records import Results
 from streamproc.operators.expressions import check_elementwise, expression_columns
 from streamproc.operators.lateness import split_late
-from streamproc.operators.lookback import EVENTS_AT_MOST, LookbackState, forget, open_lookback, take_in
+from streamproc.operators.lookback import LookbackState, forget, open_lookback, take_in
+from streamproc.operators.lookback_plan import EVENTS_AT_MOST
 from streamproc.operators.values import Flags
 from streamproc.ports import Int64s
 

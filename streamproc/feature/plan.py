@@ -14,7 +14,7 @@ from streamproc.feature.coverage import Coverage
 from streamproc.operators.aggregates import EVER_US, Absent, Aggregate, count
 from streamproc.operators.evaluation import evaluate
 from streamproc.operators.expressions import canonical_text, check_predicate, expression_columns
-from streamproc.operators.lookback import LookbackPlan, plan_lookback
+from streamproc.operators.lookback_plan import LookbackPlan, plan_lookback
 from streamproc.operators.values import has_codes
 
 SOURCE: Final = "source"
