@@ -98,7 +98,7 @@ def topologies() -> dict[str, sp.Topology]:
             "looks",
             sinks={
                 "out": keyed
-                | sp.lookback(bids=sp.count().over("60s"), spend=sp.total("price").over("60s"))
+                | sp.features(bids=sp.count().over("60s"), spend=sp.total("price").over("60s"))
                 | sp.select("bidder", "at", "bids", "spend")
             },
         ),

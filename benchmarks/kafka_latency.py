@@ -59,7 +59,7 @@ def topology(shape: str, commit: str, topic: str, run: str) -> sp.Topology:
     counted = (
         source
         | sp.key_by("bidder")
-        | sp.lookback(bids=sp.count().over("10s"))
+        | sp.features(bids=sp.count().over("10s"))
         | sp.select("auction", "bidder", "channel", "url", "at", price=pl.col("bids").cast(pl.Float64))
     )
     return sp.Topology(f"live-{run}", sinks={"out": sp.sink(counted, contract=BID)}, commit=commit)

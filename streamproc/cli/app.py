@@ -15,6 +15,7 @@ from typing import Final
 import click
 
 _VERBS: Final = {
+    "audit-features": ("streamproc.cli.audit_features:audit_features_command", "Try whether features look ahead."),
     "check": ("streamproc.cli.check:check", "Plan a topology and say what is wrong with it; runs nothing."),
     "contracts": ("streamproc.cli.contracts:contracts", "List, register and check contracts."),
     "demo": ("streamproc.cli.demo:demo", "Run the retail topology on real events, replay it, and prove both equal."),
@@ -34,6 +35,10 @@ _VERBS: Final = {
     "simulate": ("streamproc.cli.simulate:simulate", "Run a topology under random faults; results must be exact."),
     "subscribe": ("streamproc.cli.subscribe:subscribe", "Print a topic's rows as JSON lines."),
     "topics": ("streamproc.cli.topics:topics", "List the topics of the log."),
+    "training-set": (
+        "streamproc.cli.training_set:training_set_command",
+        "Replay features and join them with labels.",
+    ),
     "upgrade": ("streamproc.cli.upgrade:upgrade", "Let a new version take over where an older one was drained."),
     "verify": ("streamproc.cli.verify:verify", "Hold the log against the journal."),
     "why": ("streamproc.cli.why:why", "Name the source records behind one record of a sink."),

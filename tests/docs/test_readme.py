@@ -20,7 +20,7 @@ def test_the_python_of_the_readme_runs_from_top_to_bottom() -> None:
 
 
 def test_every_command_of_the_readme_has_help() -> None:
-    verbs = set(re.findall(r"^\s+(?:\S+/)?streamproc ([a-z]+)", README, re.M))
+    verbs = set(re.findall(r"^\s+(?:\S+/)?streamproc ([a-z-]+)", README, re.M))
     assert {"check", "run", "replay", "verify", "produce", "subscribe", "dlq"} <= verbs
     for verb in verbs:
         answer = CliRunner().invoke(cli, [verb, "--help"])

@@ -71,7 +71,7 @@ def test_a_window_depends_on_its_rows_and_each_column_on_those_that_change_it() 
 
 
 def test_a_row_that_looks_back_depends_on_itself_wholly_and_on_others_by_column() -> None:
-    looks = payments | sp.key_by("card_id") | sp.ordered("payment_id") | sp.lookback(
+    looks = payments | sp.key_by("card_id") | sp.ordered("payment_id") | sp.features(
         n=sp.count().over("1h"), spend=sp.total("amount").over("2h"))  # fmt: skip
     topology = sp.Topology("t", sinks={"out": looks | sp.select("payment_id", "n", "spend")})
     out = drive(topology, payments=PAID)

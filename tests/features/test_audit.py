@@ -1,0 +1,146 @@
+"""The audit finds features that look ahead, and finds none where none do."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from click.testing import CliRunner
+from shop import CHARGEBACK, PAYMENT, chargebacks, payments, topology
+
+import streamproc as sp
+from connectors.embedded import EmbeddedLog
+from connectors.registry import FolderRegistry
+from streamproc.cli.app import cli
+from streamproc.contracts.derive import avsc_text
+from streamproc.contracts.registry import MemoryRegistry
+from streamproc.errors import InputError
+from streamproc.ports import TopicSettings
+from streamproc.testing import drive
+from streamproc.testing.drive import append_frame
+from streamproc.testing.feature_audit import auc, audit_features
+
+
+class Peeking:
+    """A person's own step, which looks into the future: it holds a batch and gives each row the amount of the next."""
+
+    def schema(self, rows: Any) -> Any:
+        from streamproc.contracts.model import Field, Schema
+
+        return Schema((*rows.fields, Field("next_amount", pl.Float64())))
+
+    def open(self) -> None:
+        return None
+
+    def process(self, state: None, rows: pl.DataFrame) -> tuple[None, pl.DataFrame]:
+        later = rows.select(pl.col("amount").shift(-1).over("card_id").fill_null(0.0)).to_series()
+        return None, rows.select(PAYMENT.schema.names).with_columns(next_amount=later)
+
+
+def test_features_do_not_look_ahead_and_equal_the_brute_force() -> None:
+    audit = audit_features(topology(), {"payments": payments()}, MemoryRegistry((PAYMENT,)), sample=60)
+    assert audit.fine, (audit.looks_ahead, audit.wrong)
+    assert audit.recomputed > 300
+    scores = audit.auc["features"]
+    assert set(scores) == {"payments_1h", "spend_1h", "large", "typical", "usual", "since", "share", "first"}
+    assert set(scores.values()) == {0.5}
+
+
+def test_a_step_that_peeks_is_found() -> None:
+    peeking = (
+        sp.source("payments", contract=PAYMENT, lateness="1m")
+        | sp.key_by("card_id")
+        | sp.custom(Peeking(), key=("card_id",))
+        | sp.features(spend_1h=sp.total("next_amount").over("1h"), n=sp.count().over("1h"))
+    )
+    leaky = sp.Topology("leaky", sinks={"features": peeking})
+    audit = audit_features(leaky, {"payments": payments()}, MemoryRegistry((PAYMENT,)), sample=10)
+    assert not audit.fine
+    assert any("'spend_1h'" in found for found in audit.looks_ahead)
+    assert audit.auc["features"]["spend_1h"] > 0.5 and audit.auc["features"]["n"] == 0.5
+
+
+def test_a_planted_feature_equal_to_a_future_label_scores_as_a_coin() -> None:
+    """The last chargeback of the card, as known at each payment, says nothing of the payment's own coming one."""
+    paid = payments(3_000, 200, seed=5)
+    coins = chargebacks(paid)
+    labels = (
+        sp.source("chargebacks", contract=CHARGEBACK)
+        | sp.key_by("card_id")
+        | sp.ordered("payment_id")
+        | sp.select("card_id", "is_fraud", "reported_at")
+    )
+    planted = (
+        sp.source("payments", contract=PAYMENT, lateness="1m")
+        | sp.key_by("card_id")
+        | sp.ordered("payment_id")
+        | sp.as_of(labels, columns=("is_fraud",), name="label")
+    )
+    ran = drive(sp.Topology("planted", sinks={"rows": planted}), payments=paid, chargebacks=coins,
+                contracts=(PAYMENT, CHARGEBACK))  # fmt: skip
+    rows = ran["rows"].join(coins.select("payment_id", coin="is_fraud"), on="payment_id").drop_nulls("is_fraud")
+    assert rows.height > 500
+    score = auc(rows.filter(pl.col("coin") == 0)["is_fraud"], rows.filter(pl.col("coin") == 1)["is_fraud"])
+    assert abs(score - 0.5) < 3 * np.sqrt(1 / (3 * rows.height)), "three standard errors of a coin"
+
+
+def test_a_delay_is_measured_on_the_values_of_the_other_sources() -> None:
+    both = sp.together(
+        paid=sp.source("payments", contract=PAYMENT, lateness="1m") | sp.select("card_id", "payment_id", "amount",
+            at=pl.col("paid_at")) | sp.key_by("card_id"),
+        back=sp.source("chargebacks", contract=CHARGEBACK) | sp.select("card_id", "is_fraud", at=pl.col("reported_at"))
+        | sp.key_by("card_id"),
+    ) | sp.ordered()  # fmt: skip
+    made = both | sp.features(frauds=sp.total("is_fraud").of("back").ever(), n=sp.count().of("paid").over("1h"))
+    paid = payments(600, 20)
+    at_once = chargebacks(paid).with_columns(pl.col("reported_at") - timedelta(days=1))
+    frames = {"payments": paid, "chargebacks": at_once}
+    audit = audit_features(
+        sp.Topology("delayed", sinks={"features": made}), frames, MemoryRegistry((PAYMENT, CHARGEBACK)),
+        delays={"chargebacks": 3_600_000_000},
+    )  # fmt: skip
+    assert audit.fine, (audit.looks_ahead, audit.wrong)
+    shares = audit.delayed["chargebacks"]["features"]
+    assert shares["frauds"] > 0.3 and shares["n"] == 0.0
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "schemas_avro"
+    folder.mkdir()
+    for contract in (PAYMENT, CHARGEBACK):
+        (folder / f"{contract}.avsc").write_text(avsc_text(contract))
+    (tmp_path / "shop.py").write_text((Path(__file__).parent / "shop.py").read_text() + "\n\ncards = topology()\n")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".streamproc").mkdir()
+    with EmbeddedLog(tmp_path / ".streamproc" / "log.db") as log:
+        registry = FolderRegistry((folder,))
+        paid = payments(200)
+        for topic, contract, frame in (("payments", PAYMENT, paid), ("chargebacks", CHARGEBACK, chargebacks(paid))):
+            log.create_topic(topic, TopicSettings(2))
+            append_frame(log, registry, topic, registry.contract(contract.name), frame)
+    return tmp_path
+
+
+def test_both_commands_work_on_a_log(project: Path) -> None:
+    audited = CliRunner().invoke(cli, ["audit-features", "shop.py:cards", "--sample", "20", "--json"])
+    assert audited.exit_code == 0, audited.output
+    assert json.loads(audited.stdout)["ok"]
+    call = ["training-set", "shop.py:cards", "features", "chargebacks", "--on", "payment_id", "--label", "is_fraud",
+            "--available-at", "reported_at", "--out", "training.parquet", "--json"]  # fmt: skip
+    made = CliRunner().invoke(cli, call)
+    assert made.exit_code == 0, made.output
+    assert json.loads(made.stdout)["rows"] == 200
+    training = pl.read_parquet(project / "training.parquet")
+    assert {"spend_1h", "is_fraud", "_label_available_at"} <= set(training.columns)
+    early = CliRunner().invoke(cli, [*call, "--until", "2026-11-01T00:00:00Z"])
+    assert json.loads(early.stdout)["rows"] == 0
+    wrong = CliRunner().invoke(cli, [*call[:2], "featurs", *call[3:]])
+    assert isinstance(wrong.exception, InputError) and "did you mean 'features'?" in str(wrong.exception)
+
+
