@@ -74,7 +74,7 @@ _HOMES: Final = {
     "meaning": "streamproc.operators.definitions",
     "min": "streamproc.operators.aggregates",
     "ordered": "streamproc.operators.ordered",
-    "outcome": "streamproc.learning.outcome",
+    "outcome": "streamproc.operators.outcome",
     "quantile": "streamproc.operators.aggregates",
     "read_features": "streamproc.runtime.feature_table",
     "rename": "streamproc.operators.columns",
