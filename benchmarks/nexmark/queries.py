@@ -110,7 +110,7 @@ winning = (
     | sp.as_of(opened, columns=("opened", "expires", "seller", "category"), name="auction")
     | sp.where(pl.col("date_time") >= pl.col("opened"), pl.col("date_time") <= pl.col("expires"))
     | sp.with_columns(score=pl.col("price") * SCORE - (pl.col("date_time").cast(pl.Int64) - BEGIN_US))
-    | sp.features(best=sp.max("score").over(EVER))
+    | sp.features(best=sp.max("score").ever())
     | sp.where(pl.col("score") == pl.col("best"))
 )
 # The same auctions again, each at the moment when it ends: event time may be any column of the contract.
@@ -161,7 +161,7 @@ def q3() -> Stream:
 
 def q4() -> Stream:
     """The mean price at which auctions of a category closed."""
-    return closed | sp.key_by("category") | sp.ordered("id") | sp.features(average=sp.mean("price").over(EVER))
+    return closed | sp.key_by("category") | sp.ordered("id") | sp.features(average=sp.mean("price").ever())
 
 
 def q5() -> Stream:
