@@ -26,6 +26,7 @@ SUITES = {
     "end_to_end": ([], ["--records", "500000"]),
     "nexmark": ([], ["--events", "50000"]),
     "learning": ([], ["--rows", "40000"]),
+    "harmonise": ([], ["--rows", "200000"]),
 }
 """Arguments of a whole run and of a quick one."""
 

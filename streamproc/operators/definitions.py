@@ -18,6 +18,7 @@ import polars as pl
 
 from streamproc.batch import Batch
 from streamproc.contracts.model import Field, Schema
+from streamproc.contracts.sensitivity import strictest
 from streamproc.errors import DefinitionError, DuplicateName
 from streamproc.event_time import MIN_TIME, Span, instant_us, span_us
 from streamproc.graph import Step, Stream
@@ -80,7 +81,6 @@ class Definitions:
                 raise DuplicateName(
                     f"step '{self.verb}' makes '{name}', which is there already", hint="choose another word"
                 )
-        tags = sorted({field.pii for field in read if field.pii})
         origins: frozenset[str] = frozenset().union(*(field.origins for field in read))
         canonical, by, *flags, because = self._made
         fields = (
@@ -89,7 +89,7 @@ class Definitions:
             *(Field(name, pl.Boolean(), nullable=True) for name in flags),
             Field(because, TAGS, doc="clauses that do not hold for owners who say no where another says yes"),
         )
-        pii = tags[0] if tags else ""  # "direct" sorts before every other tag
+        pii = strictest(field.pii for field in read)
         made_fields = (replace(field, pii=pii, origins=origins) for field in fields)
         return replace(stream, schema=Schema((*stream.schema, *made_fields)))
 

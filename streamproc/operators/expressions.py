@@ -21,6 +21,7 @@ from typing import Final
 import polars as pl
 
 from streamproc.contracts.model import Field, Schema
+from streamproc.contracts.sensitivity import strictest
 from streamproc.errors import NotElementWise, TypeMismatch
 from streamproc.operators.evaluation import evaluate
 from streamproc.operators.expression_nodes import COMPARISONS, Node, function_name, nodes_of, one_line
@@ -63,10 +64,9 @@ def _checked(written: _Written, schema: Schema, step: str) -> Field:
         raise TypeMismatch(f"step '{step}' cannot evaluate {one_line(expr)}: {_reason(error)}") from None
     made_null = _probe(expr, schema, seen.columns, step)
     read = [column for column in schema if column.name in seen.columns]
-    tags = sorted({column.pii for column in read if column.pii})
     return Field(
         name, dtype, seen.nullable or made_null, seen.unit,
-        pii=tags[0] if tags else "",  # "direct" sorts before every other tag
+        pii=strictest(column.pii for column in read),
         origins=frozenset().union(*(column.origins for column in read)),
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ import polars as pl
 
 from streamproc.batch import Batch
 from streamproc.contracts.model import Field, Schema
+from streamproc.contracts.sensitivity import strictest
 from streamproc.errors import DefinitionError, NotElementWise, TypeMismatch, UnknownColumn, did_you_mean
 from streamproc.graph import Step
 from streamproc.operator import Output, StepTime, StreamType
@@ -92,9 +93,8 @@ class Stateless:
             ) from error
         if self.declared is None:
             # The function may carry anything that it reads into any column that it gives.
-            tags = sorted({column.pii for column in read if column.pii})
             origins: frozenset[str] = frozenset().union(*(column.origins for column in read))
-            pii = tags[0] if tags else ""  # "direct" sorts before every other tag
+            pii = strictest(column.pii for column in read)
             return tuple(Field(name, dtype, True, pii=pii, origins=origins) for name, dtype in types.items())
         if self.declared.polars() != pl.Schema(types):
             raise TypeMismatch(

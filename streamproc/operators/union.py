@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from streamproc.batch import Batch, merge
 from streamproc.contracts.model import Field, Schema
+from streamproc.contracts.sensitivity import strictest
 from streamproc.errors import DefinitionError, TypeMismatch
 from streamproc.graph import Step, Stream
 from streamproc.operator import Output, StepTime, StreamType
@@ -94,12 +95,11 @@ def _same_columns(left: Schema, other: Schema, port: int) -> None:
 
 def _joined(columns: list[Field]) -> Field:
     """One column out of the same one of several streams: the weaker promise, the stricter tag, all origins."""
-    tags = sorted({column.pii for column in columns if column.pii})
     return replace(
         columns[0],
         nullable=any(column.nullable for column in columns),
         # A column without a unit, such as a constant, fits every unit and promises none.
         unit=columns[0].unit if len({column.unit for column in columns}) == 1 else "",
-        pii=tags[0] if tags else "",  # "direct" sorts before every other tag
+        pii=strictest(column.pii for column in columns),
         origins=frozenset().union(*(column.origins for column in columns)),
     )

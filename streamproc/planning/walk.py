@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from streamproc.contracts.model import Contract, Schema
+from streamproc.contracts.sensitivity import LINKING, linked
 from streamproc.errors import ContractError, DefinitionError, DuplicateName, TypeMismatch, UnknownColumn, did_you_mean
 from streamproc.graph import Source, Stream
 from streamproc.operator import Operator, StreamType, sides_of
@@ -173,7 +174,8 @@ class Walk:
     def _typed(self, operator: Operator, name: str, types: list[StreamType]) -> StreamType:
         """What the step gives; an operator speaks of itself by its verb, and is then called by the step's name."""
         try:
-            return operator.schema(*types)
+            made = operator.schema(*types)
+            return replace(made, schema=linked(made.schema)) if operator.verb in LINKING else made
         except DefinitionError as problem:
             called = f"step '{operator.verb}"
             message = problem.message.replace(called, f"step '{name}", 1)

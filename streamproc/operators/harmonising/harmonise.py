@@ -13,6 +13,7 @@ import polars as pl
 
 from streamproc.batch import Batch
 from streamproc.contracts.model import Field, Schema
+from streamproc.contracts.sensitivity import strictest
 from streamproc.errors import DefinitionError, DuplicateName
 from streamproc.graph import Step
 from streamproc.operator import Output, StepTime, StreamType, passes_through
@@ -150,8 +151,7 @@ def _fields(name: str, canonical: Canonical, schema: Schema) -> list[Field]:
     """The field's columns, all with the sensitivity and origins of what they are made from."""
     value, *beside = canonical.fields(name, schema)
     read = [schema[column] for column in canonical.reads]
-    tags = sorted({column.pii for column in read if column.pii})
-    pii = tags[0] if tags else ""  # "direct" sorts before every other tag
+    pii = strictest(column.pii for column in read)
     origins: frozenset[str] = frozenset().union(*(column.origins for column in read))
     # Null stands for what is missing, a blank text too, and where the policy says so.
     blank = any(isinstance(column.dtype, pl.String) for column in read)
