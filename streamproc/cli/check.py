@@ -9,8 +9,9 @@ import click
 from streamproc.cli.render import counted, put_json, put_table
 from streamproc.cli.workspace import load_topology, workspace_options
 from streamproc.contracts.derive import avsc_text
+from streamproc.contracts.sensitivity import LINKING
 from streamproc.graph import Source
-from streamproc.planning.plan import Plan
+from streamproc.planning.plan import Node, Plan
 from streamproc.runtime.binding import plan_topology
 from streamproc.runtime.trim import declared_audit_us, retention_findings
 from streamproc.runtime.workspace import Workspace
@@ -103,6 +104,14 @@ def describe(topology: str, as_json: bool, workspace: Workspace) -> None:
             ("step", "kind", "reads", "key", "ordered", "columns"),
             rows,
         )
+    personal = [
+        (step["name"], column, sensitivity, step["raised"].get(column, ""))
+        for stage in described["stages"]
+        for step in stage["steps"]
+        for column, sensitivity in step["pii"].items()
+    ]
+    if personal:
+        put_table("personal data", ("step", "column", "sensitivity", "raised here from"), personal)
     put_table(
         "sinks",
         ("sink", "topic", "contract", "how"),
@@ -154,6 +163,8 @@ def description(plan: Plan) -> dict[str, Any]:
                         "state": node.state,
                         "logic": node.logic,
                         "columns": {field.name: _type_text(field.dtype) for field in node.type.schema},
+                        "pii": {field.name: field.pii for field in node.type.schema if field.pii},
+                        "raised": _raised(plan, node),
                     }
                     for node in stage.nodes
                 ],
@@ -172,6 +183,14 @@ def description(plan: Plan) -> dict[str, Any]:
             for sink in plan.sinks
         ],
     }
+
+
+def _raised(plan: Plan, node: Node) -> dict[str, str]:
+    """Columns that are more sensitive below a step than above it, because it links records, and what they were."""
+    if isinstance(node.origin, Source) or node.origin.verb not in LINKING:
+        return {}
+    above = {field.name: field.pii for rank, _ in reversed(node.inputs) for field in plan.nodes[rank].type.schema}
+    return {f.name: above[f.name] for f in node.type.schema if f.pii and above.get(f.name, f.pii) != f.pii}
 
 
 def _type_text(dtype: object) -> str:

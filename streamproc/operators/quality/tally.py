@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,21 +99,13 @@ class RuleTally:
             windows, number = np.unique(ends, return_inverse=True)
         else:
             windows = first + np.arange(width) * self.span_us
-        tests = [rule.expression for _, rule in self.declared]
-        kept = _kept(batch.frame, [test for test in tests if test is not None])
+        tests = [rule.expression is not None for _, rule in self.declared]
         counts = np.zeros((windows.size, 1 + len(tests)), np.int64)
         counts[:, 0] = np.bincount(number, minlength=windows.size)
+        counts[:, 1 + np.flatnonzero(tests)] = counts[:, :1] - _kept(batch.frame, self.declared, number, windows.size)
         duplicated = iter(state.seen)
-        at = 0
         for place, (_, rule) in enumerate(self.declared, 1):
-            if tests[place - 1] is not None:
-                column = kept[at]
-                at += 1
-                if windows.size == 1:
-                    counts[0, place] = len(column) - int(column.sum())
-                elif not column.all():
-                    counts[:, place] = np.bincount(number[~column.to_numpy()], minlength=windows.size)
-            elif rule.kind == "duplicates":
+            if rule.kind == "duplicates":
                 again = _repeated(next(duplicated), batch.frame, rule.columns, ends)
                 counts[:, place] = np.bincount(number[again], minlength=windows.size)
         filled = counts[:, 0] > 0
@@ -154,14 +148,36 @@ def _window_ends(meta: Meta, span: int) -> Int64s:
     return ends
 
 
-def _kept(frame: pl.DataFrame, tests: list[pl.Expr]) -> list[pl.Series]:
-    """Per test, Booleans that say which rows keep it."""
+@functools.lru_cache(maxsize=64)
+def _tests(declared: tuple[tuple[str, Rule], ...]) -> tuple[pl.Expr, ...]:
+    """The tests of single rows, under numbers."""
+    tests = [rule.expression for _, rule in declared]
+    return tuple(test.alias(str(number)) for number, test in enumerate(tests) if test is not None)
+
+
+def _kept(
+    frame: pl.DataFrame, declared: tuple[tuple[str, Rule], ...], number: Int64s, windows: int
+) -> npt.NDArray[np.int64]:
+    """int64[windows, tests]: rows of each window that keep each test; null does not.
+
+    number  the window of each row.  Where rows stand in the order of their windows, counting is a population count.
+    """
+    tests = _tests(declared)
     if not tests:
-        return []
-    made = in_columns(
-        lambda part: part.select(test.fill_null(False).alias(str(number)) for number, test in enumerate(tests)), frame
-    )
-    return made.get_columns()
+        return np.zeros((windows, 0), np.int64)
+    if windows == 1 and frame.height > 1:
+        sums = in_columns(lambda part: part.select(test.sum() for test in tests), frame)
+        return np.array([sums.row(0)], np.int64)
+    made = in_columns(lambda part: part.select(tests), frame)
+    if made.height != frame.height:  # Tests of constants alone give one row.
+        made = made[[0] * frame.height]
+    if (number[1:] < number[:-1]).any():
+        order = np.argsort(number, kind="stable")
+        made, number = made[order], number[order]
+    bounds = np.searchsorted(number, np.arange(windows + 1)).tolist()
+    columns = made.get_columns()
+    spans = [(start, stop - start) for start, stop in itertools.pairwise(bounds)]
+    return np.array([[column.slice(*span).sum() or 0 for column in columns] for span in spans], np.int64)
 
 
 def _repeated(seen: Seen, frame: pl.DataFrame, columns: tuple[str, ...], ends: Int64s) -> npt.NDArray[np.bool_]:

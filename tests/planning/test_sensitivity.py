@@ -1,0 +1,86 @@
+"""Sensitivity flows with the columns, and rises where records are linked."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import orjson
+import polars as pl
+import pytest
+
+import streamproc as sp
+from streamproc.cli.app import run as command
+from streamproc.contracts.avro_schema import parse_contract
+from streamproc.contracts.model import Field, Schema
+from streamproc.contracts.sensitivity import linked, strictest
+
+CLASSES = ("", "quasi", "health", "pseudonym", "direct")
+
+
+def test_the_strictest_class_wins_in_any_order() -> None:
+    for tags in itertools.permutations(CLASSES):
+        assert strictest(tags) == "direct"
+    assert [strictest([a, b]) for a, b in itertools.pairwise(CLASSES)] == list(CLASSES[1:])
+    # A word of one's own that sorts before "direct" does not hide it.
+    assert strictest(["contact", "direct"]) == "direct" and strictest([]) == ""
+
+
+@pytest.mark.parametrize("tags", [t for n in (1, 2, 3) for t in itertools.combinations_with_replacement(CLASSES, n)])
+def test_linking_never_lowers_and_raises_what_becomes_identifying(tags: tuple[str, ...]) -> None:
+    schema = Schema(tuple(Field(f"c{n}", pl.Int64(), pii=tag) for n, tag in enumerate(tags)))
+    made = [column.pii for column in linked(schema)]
+    named = "direct" if "direct" in tags else "pseudonym" if "pseudonym" in tags else ""
+    together = named or ("pseudonym" if tags.count("quasi") > 1 else "quasi")
+    assert made == [together if tag == "quasi" else tag for tag in tags]
+
+
+TOPOLOGY = """
+import streamproc as sp
+from streamproc.contracts.avro_schema import parse_contract
+from test_sensitivity import LEFT, RIGHT
+left, right = (sp.source(t, contract=c) | sp.key_by("k") for t, c in (("sales", LEFT), ("support", RIGHT)))
+one = sp.Topology("linked", sinks={"out": left | sp.as_of(right) | sp.with_columns(area=sp_col("zip").str.head(2))})
+"""
+AT = '{"name": "at", "type": {"type": "long", "logicalType": "timestamp-micros"}, "sp:role": "event_time"}'
+LEFT = parse_contract(
+    '{"type": "record", "name": "sale", "sp:version": 1, "fields": [{"name": "k", "type": "long", "sp:role": "key", '
+    '"sp:pii": "pseudonym"}, {"name": "zip", "type": "string", "sp:pii": "quasi"}, ' + AT + "]}"
+)
+RIGHT = parse_contract(
+    '{"type": "record", "name": "case", "sp:version": 1, "fields": [{"name": "k", "type": "long", "sp:role": "key"}, '
+    '{"name": "born", "type": "int", "sp:pii": "quasi"}, {"name": "name", "type": "string", "sp:pii": "direct"}, '
+    + AT
+    + "]}"
+)
+
+
+def test_the_plan_shows_what_linking_raises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("linked.py").write_text(
+        TOPOLOGY.replace("sp_col", "pl.col").replace("import streamproc", "import polars as pl\nimport streamproc", 1)
+    )
+    assert command(["describe", "linked.py", "--json"]) == 0
+    steps = {step["name"]: step for stage in orjson.loads(capsys.readouterr().out)["stages"] for step in stage["steps"]}
+    assert steps["sales"]["pii"] == {"k": "pseudonym", "zip": "quasi"} and steps["sales"]["raised"] == {}
+    assert steps["as_of"]["pii"] == {"k": "pseudonym", "zip": "direct", "born": "direct", "name": "direct"}
+    assert steps["as_of"]["raised"] == {"zip": "quasi", "born": "quasi"}
+    # What is derived further down is as sensitive as what it is made of, and so is the sink's contract.
+    assert steps["with_columns"]["pii"]["area"] == "direct"
+    assert command(["describe", "linked.py"]) == 0
+    assert "raised here from" in capsys.readouterr().out
+    assert command(["check", "linked.py"]) == 0
+    assert '{"name": "area", "type": "string", "sp:pii": "direct"}' in capsys.readouterr().out
+
+
+def test_harmonised_columns_are_as_sensitive_as_what_they_are_made_from() -> None:
+    from streamproc.operator import StreamType
+
+    schema = Schema((Field("tel", pl.String(), pii="direct"), Field("land", pl.String(), pii="quasi")))
+    operator = sp.harmonise(
+        phone=sp.canonical.phone("tel", region_column="land"), country=sp.canonical.country("land")
+    ).operator  # fmt: skip
+    made = operator.schema(StreamType(schema)).schema
+    assert [made[name].pii for name in ("phone", "phone_extension", "country")] == ["direct", "direct", "quasi"]
