@@ -1,0 +1,55 @@
+"""The people topology from end to end: real records, the shipped linkage, quality against the truth."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from connectors.registry import FolderRegistry
+from streamproc.cli.workspace import load_topology, shipped_contracts
+from streamproc.entities.cluster_quality import cluster_quality
+from streamproc.testing.drive import Driven, drive
+from topologies.people.load import RECORDS, read_records, truth
+
+
+@pytest.fixture(scope="module")
+def run() -> Driven:
+    topology = load_topology("topologies.people.topology:topology")
+    return drive(topology, {RECORDS: read_records()}, registry=FolderRegistry((shipped_contracts(),)))
+
+
+def test_the_registers_people_are_found(run: Driven) -> None:
+    last = entities_at(run, 5_000)
+    quality = cluster_quality(last["entity_id"], last["person"])
+    assert quality.f1 >= 0.998 and quality.b_cubed_f1 >= 0.998
+
+
+def test_quality_holds_while_records_come(run: Driven) -> None:
+    for share in (10, 25, 50):
+        then = entities_at(run, 50 * share)
+        assert cluster_quality(then["entity_id"], then["person"]).f1 >= 0.99, share
+
+
+def test_every_record_has_one_row_and_every_entity_one_golden_record(run: Driven) -> None:
+    assert run["resolved"].height == 5_000
+    golden = run["golden"].group_by("entity_id", maintain_order=True).last()
+    now = entities_at(run, 5_000)["entity_id"]
+    assert set(now) <= set(golden["entity_id"])
+    sizes = golden.filter(pl.col("entity_id").is_in(now.unique().implode()))
+    assert sizes["size"].sum() == 5_000
+    assert sizes.filter(pl.col("surname").is_not_null() & pl.col("surname_from").is_null()).height == 0
+
+
+def entities_at(run: Driven, records: int) -> pl.DataFrame:
+    """Entity and person of the first so many records, once these had come: what the events up to then say."""
+    wanted = [f"r{i}" for i in range(records)]
+    of: dict[str, str] = {}
+    seen = 0
+    columns = pl.col("event").cast(pl.String), pl.col("entity_id"), pl.col("records")
+    for event, entity, named in run["entity_events"].select(columns).iter_rows():
+        seen += event in ("created", "joined")
+        if seen > records:
+            break
+        of.update(dict.fromkeys(named, entity))
+    found = pl.DataFrame({"record_id": wanted, "entity_id": [of[name] for name in wanted]})
+    return found.join(truth(), on="record_id")

@@ -1,0 +1,1 @@
+"""People of several registers, brought together while their records come."""
