@@ -61,10 +61,12 @@ def train_linkage(
         compare(parts[0], parts[1] if len(parts) > 1 else "exact", frequencies="frequencies" in parts[2:])  # type: ignore[arg-type]
         for parts in (one.split(":") for one in compared)
     ) or propose_comparisons(frame, chosen)
+    for one in comparisons:
+        _require(frame, one.column, records)
     blocks = tuple(block(*one.split(",")) for one in blocked) or propose_blocks(
         frame, [one.column for one in comparisons if one.form == "text"]
     )
-    for name in {name for one in blocks for name in one.columns} | {one.column for one in comparisons}:
+    for name in dict.fromkeys(name for rule in blocks for name in rule.columns):
         _require(frame, name, records)
     with compiling():
         trained = train(frame, comparisons, blocks, source=source, sources=sources)
