@@ -99,7 +99,7 @@ class Drift:
             row = watch(
                 values, offsets, start, stop, self.warm, self.reference, _MODES[self.serial],
                 float(self.run_length), self.seed, wagers(), seen.counts, seen.first, seen.edges, seen.counted,
-                seen.fortunes, seen.serial, seen.recent, seen.rise,
+                seen.fortunes, seen.serial, seen.recent, seen.parts, seen.shares, seen.rise,
             )  # fmt: skip
             if int(seen.counts[SERIAL]) % self.report == 0:
                 reports.append(self._report(state))

@@ -5,9 +5,10 @@ among the bins of all values since, ties broken by a number drawn from the row's
 and independent of the past for *any* distribution as long as rows are exchangeable (Vovk 2003). A null has a bin of its
 own, below all others. With a frozen reference the ranks are among its rows only, nearly as good from 2,000 rows on.
 
-**Bets.** Each p is bet on by twelve wagers that are worth 1 on average where p is uniform: normal tilts of p's
-quantile, eight for a shift and four for a change of spread; each cell of p holds its wager's exact average. A wager's
-fortunes, started anew at every row, add up (Shiryaev-Roberts): R = (1 + R) * wager.
+**Bets.** Each p is bet on by thirteen wagers that are worth 1 on average where p is uniform. Twelve are normal tilts
+of p's quantile, eight for a shift and four for a change of spread; each cell of p holds its wager's exact average. The
+last one bets that p goes on to fall where the last 256 did, in sixteenths: it sees what has no direction, such as a
+text that comes no more. Fortunes, started anew at every row, add up (Shiryaev-Roberts): R = (1 + R) * wager.
 
 **The promise.** The mean of R over wagers and columns grows by at most 1 a row while nothing changes, whatever the
 dependence between columns. So an alarm at R >= `run_length` comes on average no earlier than every `run_length` rows
@@ -35,7 +36,10 @@ Small = npt.NDArray[np.int16]
 
 BINS: Final = 64
 CELLS: Final = 1024
-WAGERS: Final = 12
+FIXED: Final = 12
+WAGERS: Final = 13
+PARTS: Final = 16
+_PRIOR: Final = 2.0
 RECENT: Final = 256
 _EIGHTS: Final = 72
 _ALL: Final = 81
@@ -58,7 +62,7 @@ SKIPPED: Final = 6
 
 @cache
 def wagers() -> Floats:
-    """float64[cells of p, wagers]: what each wager pays, averaged over the cell; every column has mean 1.
+    """float64[cells of p, 12]: what each fixed wager pays, averaged over the cell; every column has mean 1.
 
     >>> bool(np.allclose(wagers().mean(axis=0), 1.0, atol=1e-12)), bool((wagers() > 0).all())
     (True, True)
@@ -86,6 +90,7 @@ class Evidence:
     fortunes float64[columns, wagers]: R
     serial   float64[columns, 6]: last rank, sum of products of neighbouring ranks, -, their number; last value, phi
     recent   int16[columns, 256]: the bins of the last rows that were ranked
+    parts    int16[columns, 256]: the sixteenths in which the last ranks fell; `shares` counts them
     rise     float64[2]: evidence at the last row, and the log of its rise since SINCE
     """
 
@@ -96,6 +101,8 @@ class Evidence:
     fortunes: Floats
     serial: Floats
     recent: Small
+    parts: Small
+    shares: Floats
     rise: Floats
 
     def restart(self) -> None:
@@ -109,6 +116,8 @@ class Evidence:
             self.fortunes,
             self.serial,
             self.recent,
+            self.parts,
+            self.shares,
             self.rise,
         ):
             array[...] = 0
@@ -140,7 +149,8 @@ def no_evidence(columns: int, grid_rows: int) -> Evidence:
     made = Evidence(
         np.zeros(8, np.int64), np.zeros((columns, grid_rows)), np.zeros((columns, BINS)),
         np.zeros((columns, _ALL + 1), np.int64), np.zeros((columns, WAGERS)), np.zeros((columns, 6)),
-        np.zeros((columns, RECENT), np.int16), np.zeros(2),
+        np.zeros((columns, RECENT), np.int16), np.zeros((columns, RECENT), np.int16),
+        np.zeros((columns, PARTS)), np.zeros(2),
     )  # fmt: skip
     made.restart()
     return made
@@ -163,7 +173,8 @@ def blamed(evidence: Floats, watched: int, alpha: float = 0.05) -> list[int]:
 def watch(
     values: Floats, offsets: Int64s, start: int, stop: int, warm: int, frozen_rows: int, serial_mode: int,
     run_length: float, seed: int, table: Floats, counts: Int64s, first: Floats, edges: Floats, counted: Int64s,
-    fortunes: Floats, serial: Floats, recent: Small, rise: Floats,
+    fortunes: Floats, serial: Floats, recent: Small, parts: Small,
+    shares: Floats, rise: Floats,
 ) -> int:  # fmt: skip
     """Takes rows from `start` up to `stop` until one raises the alarm; gives that row, or `stop`.
 
@@ -228,10 +239,21 @@ def watch(
             serial[j, 0] = w
             if bets:
                 wins, owned = table[min(int(p * CELLS), CELLS - 1)], fortunes[j]
-                for k in range(WAGERS):
+                for k in range(FIXED):
                     fortune = (1.0 + owned[k]) * wins[k]
                     owned[k] = fortune
                     totals[k] += fortune
+                part = min(int(p * PARTS), PARTS - 1)
+                held = min(RECENT, watched - (warm - grid_rows))
+                fortune = 1.0 + owned[FIXED]
+                fortune *= PARTS * (shares[j, part] + _PRIOR) / (held + PARTS * _PRIOR)
+                owned[FIXED] = fortune
+                totals[FIXED] += fortune
+                at = watched % RECENT
+                if held == RECENT:
+                    shares[j, parts[j, at]] -= 1.0
+                parts[j, at] = part
+                shares[j, part] += 1.0
         total = 0.0
         for k in range(WAGERS):
             total += totals[k]

@@ -71,7 +71,8 @@ def test_ranks_are_uniform_and_independent_of_the_rank_before() -> None:
         for row in range(values.shape[1]):
             watch(
                 values, np.zeros(6_000, np.int64), row, row + 1, 1000, 2**62, 0, 1e300, 0, wagers(), seen.counts,
-                seen.first, seen.edges, seen.counted, seen.fortunes, seen.serial, seen.recent, seen.rise,
+                seen.first, seen.edges, seen.counted, seen.fortunes, seen.serial, seen.recent, seen.parts,
+                seen.shares, seen.rise,
             )  # fmt: skip
             ranks.append(seen.serial[0, 0])
         p = np.array(ranks[600:]) / 1.7320508075688772 / 2 + 0.5
@@ -125,6 +126,14 @@ def test_texts_are_watched_too() -> None:
     assert 3_900 <= alarms["first_offset"][0] < alarms["last_offset"][0] < 4_200
     assert report is not None and report.filter(pl.col("column") == "x")["promise"].unique().to_list() == ["holds"]
     assert report.filter(pl.col("column") == "s")["rows"][:3].to_list() == [1000, 2000, 3000]
+
+
+def test_a_text_that_comes_no_more_is_drift() -> None:
+    random = np.random.default_rng(13)
+    before = random.choice(["a", "b", "c", "d"], 4_000, p=[0.3, 0.3, 0.1, 0.3])
+    after = random.choice(["a", "b", "d"], 3_000)
+    alarms, _ = watched(sp.drift("s", run_length=50_000), pl.DataFrame({"s": np.concatenate((before, after))}))
+    assert alarms.height and 4_000 < alarms["last_offset"][0] < 4_800
 
 
 @pytest.mark.parametrize("test", ["ks", "psi", "chi2", "wasserstein"])
