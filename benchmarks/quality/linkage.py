@@ -68,8 +68,10 @@ def people() -> tuple[pl.DataFrame, list[str]]:
             origin=pl.lit("wic")
         )
     )
-    fields = ["first_name", "middle_initial", "last_name", "date_of_birth", "street_number", "street_name", "city",
-              "zipcode", "sex", "race_ethnicity"]  # fmt: skip
+    # A household shares its whole address: number, street and code say one thing, not three, so they are one field.
+    address = pl.concat_str("street_number", "street_name", "zipcode", separator=" ", ignore_nulls=True)
+    parts = [part.with_columns(address=address) for part in parts]
+    fields = ["first_name", "middle_initial", "last_name", "date_of_birth", "address", "sex", "race_ethnicity"]
     frame = pl.concat(
         [part.select("simulant_id", "origin", *(name if name in part.columns else pl.lit(None, pl.String).alias(name)
                                                 for name in fields)) for part in parts]
