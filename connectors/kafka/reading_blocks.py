@@ -6,6 +6,7 @@ is taken from it waits here as blocks until it is asked for.  The client is in n
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import select
@@ -64,7 +65,7 @@ class BlockReader:
         kernels.prepare()
         settings = profile.reader()
         del settings["group.id"]
-        self._admin = admin
+        self._profile, self._admin = profile, admin
         self._most = max(1 << 20, profile.waiting_bytes)
         self._client = Client(CONSUMER, settings, Connection(profile.brokers))
         self._waiting: dict[TopicPartition, _Waiting] = {}
@@ -109,6 +110,12 @@ class BlockReader:
                 return _cut(waiting, max_records, max_bytes)
             if waiting.broken is not None:
                 first, why = max(offset, waiting.broken[0]), waiting.broken[1]
+                self._drop(partition)
+                if not self._is_broken(partition, first):
+                    # A client that met a broken batch may speak of it still when it reads elsewhere.
+                    if time.monotonic() > until:
+                        raise self._client.connection.away(f"reading {partition.topic}-{partition.partition}")
+                    continue
                 behind = self._behind(partition, first)
                 why = f"{why}; records {first} to {behind - 1} cannot be handed out"
                 # Wherever reading begins in a broken batch, it is the same one record that stands for it.
@@ -178,7 +185,6 @@ class BlockReader:
 
     def _behind(self, partition: TopicPartition, broken: int) -> int:
         """The first offset behind a batch that cannot be read: nothing tells where it ends, so it is searched for."""
-        self._drop(partition)
         end = self._admin.end_offset(partition)
         step, good = 1, end
         while broken + step < end:
@@ -195,19 +201,17 @@ class BlockReader:
         return good
 
     def _is_broken(self, partition: TopicPartition, offset: int) -> bool:
-        until = time.monotonic() + READ_S
-        while True:
-            waiting = self._at(partition, offset)
-            self._pull(partition, waiting)
-            if waiting.broken is not None:
-                self._drop(partition)
-                return True
-            if waiting.blocks or waiting.reached >= 0:
-                self._drop(partition)
-                return False
-            if time.monotonic() > until:
-                raise self._client.connection.away(f"reading {partition.topic}-{partition.partition} from {offset}")
-            self._sleep(_LOOK_S)
+        """Whether what stands at an offset cannot be read, as a client says that has read nothing else."""
+        with contextlib.closing(BlockReader(self._profile, self._admin)) as alone:
+            until = time.monotonic() + READ_S
+            while time.monotonic() < until:
+                waiting = alone._at(partition, offset)
+                alone._pull(partition, waiting)
+                if waiting.broken is not None or waiting.blocks or waiting.reached >= 0:
+                    # Records that came before it met trouble are good.
+                    return not waiting.blocks and waiting.broken is not None
+                alone._sleep(_LOOK_S)
+        raise self._client.connection.away(f"reading {partition.topic}-{partition.partition} from {offset}")
 
     def _sleep(self, seconds: float) -> None:
         """Until a queue has something, or the time is over."""
@@ -288,19 +292,29 @@ class BlockReader:
 
     def _trouble(self, partition: TopicPartition, waiting: _Waiting, error: KafkaError, offset: int) -> None:
         code = error.code()
+        if waiting.broken is not None:
+            return  # What the client says after a broken batch is of no use: it may have taken payload for a head.
         if code == KafkaError._PARTITION_EOF:
             waiting.reached = max(waiting.reached, offset)
-        elif code in POISON:
+            return
+        if code in POISON:
             waiting.broken = (offset, error.str())
-        elif code == KafkaError._AUTO_OFFSET_RESET:
+            return
+        gone = code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION)
+        if not gone and code != KafkaError._AUTO_OFFSET_RESET and error.retriable():
+            return
+        position = waiting.newest
+        if not gone and code in (KafkaError._AUTO_OFFSET_RESET, KafkaError._NOT_IMPLEMENTED):
             start, end = self._admin.start_offset(partition), self._admin.end_offset(partition)
-            position = waiting.newest
-            self._drop(partition)
-            raise out_of_range(partition, position, start, end)
-        elif code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION) or not error.retriable():
-            self._drop(partition)
-            what = f"reading {partition.topic}-{partition.partition}"
-            raise refusal(error, what, self._client.connection)
+            if start <= position < end and not start <= offset <= end:
+                # Nobody sent the client there: inside a broken batch it took payload for the next head.
+                waiting.broken = (position, f"the client lost its place: {error.str()}")
+                return
+            if code == KafkaError._AUTO_OFFSET_RESET:
+                self._drop(partition)
+                raise out_of_range(partition, position, start, end)
+        self._drop(partition)
+        raise refusal(error, f"reading {partition.topic}-{partition.partition}", self._client.connection)
 
 
 def _told(message: int) -> tuple[int, int, str]:

@@ -9,7 +9,8 @@ from streamproc.cli.render import put_json, put_table
 from streamproc.cli.workspace import Workspace, load_topology, workspace_options
 from streamproc.ports import TopicPartition
 from streamproc.runtime.binding import bind
-from streamproc.runtime.why import Why, decoded
+from streamproc.runtime.made_by import decoded
+from streamproc.runtime.why import Why
 from streamproc.runtime.why import why as explained
 
 
