@@ -14,8 +14,7 @@ from streamproc.engine.leaving import sink_blocks
 from streamproc.errors import InputError, InputGone, OffsetOutOfRange, did_you_mean
 from streamproc.ports import Log, TopicPartition
 from streamproc.runtime.binding import Binding
-from streamproc.runtime.journal import Entry
-from streamproc.runtime.restore import journal_entries
+from streamproc.runtime.journal import Entry, journal_entries
 from streamproc.runtime.task import Task
 from streamproc.wire import Decoder, split_frames
 
