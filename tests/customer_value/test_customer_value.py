@@ -69,7 +69,7 @@ def test_the_value_after_every_moment_equals_sql_over_the_same_events(
     with duckdb.connect() as base:
         for name, frame in (("orders", orders), ("refunds", refunds), ("cases", cases), ("movements", movements)):
             base.register(name, frame.to_arrow())
-        expected = base.execute(SQL).pl()
+        expected = base.sql(SQL).pl()
     last = ran["values"].group_by("customer_id", "at", maintain_order=True).last().sort("customer_id", "at")
     assert last.height == expected.height > 800
     for name in ("revenue", "refunded", "stock_costs"):

@@ -13,7 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from streamproc.cli.app import run
 
-UNITS = ("_seconds", "_bytes", "_rows", "_blocks", "_tasks", "_steps", "_info", "_paused", "_draining")
+UNITS = (
+    "_seconds", "_bytes", "_rows", "_blocks", "_tasks", "_steps", "_info", "_paused", "_draining", "_labels", "_error",
+)  # fmt: skip
 
 
 def ledger(there: Deployed) -> dict[tuple[str, str], float]:

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner
-from shop import CHARGEBACK, PAYMENT, chargebacks, payments, topology
+from feature_shop import CHARGEBACK, PAYMENT, chargebacks, payments, topology
 
 import streamproc as sp
 from connectors.embedded import EmbeddedLog
@@ -115,7 +115,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for contract in (PAYMENT, CHARGEBACK):
         (folder / f"{contract}.avsc").write_text(avsc_text(contract))
-    (tmp_path / "shop.py").write_text((Path(__file__).parent / "shop.py").read_text() + "\n\ncards = topology()\n")
+    (tmp_path / "cards_shop.py").write_text(
+        (Path(__file__).parent / "feature_shop.py").read_text() + "\n\ncards = topology()\n"
+    )
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".streamproc").mkdir()
     with EmbeddedLog(tmp_path / ".streamproc" / "log.db") as log:
@@ -128,11 +130,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_both_commands_work_on_a_log(project: Path) -> None:
-    audited = CliRunner().invoke(cli, ["audit-features", "shop.py:cards", "--sample", "20", "--json"])
+    audited = CliRunner().invoke(cli, ["audit-features", "cards_shop.py:cards", "--sample", "20", "--json"])
     assert audited.exit_code == 0, audited.output
     assert json.loads(audited.stdout)["ok"]
-    call = ["training-set", "shop.py:cards", "features", "chargebacks", "--on", "payment_id", "--label", "is_fraud",
-            "--available-at", "reported_at", "--out", "training.parquet", "--json"]  # fmt: skip
+    call = ["training-set", "cards_shop.py:cards", "features", "chargebacks", "--on", "payment_id",
+            "--label", "is_fraud", "--available-at", "reported_at", "--out", "training.parquet", "--json"]  # fmt: skip
     made = CliRunner().invoke(cli, call)
     assert made.exit_code == 0, made.output
     assert json.loads(made.stdout)["rows"] == 200
@@ -142,5 +144,3 @@ def test_both_commands_work_on_a_log(project: Path) -> None:
     assert json.loads(early.stdout)["rows"] == 0
     wrong = CliRunner().invoke(cli, [*call[:2], "featurs", *call[3:]])
     assert isinstance(wrong.exception, InputError) and "did you mean 'features'?" in str(wrong.exception)
-
-

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from shop import AT, CHARGEBACK, PAYMENT, chargebacks, payments, topology
+from feature_shop import AT, CHARGEBACK, PAYMENT, chargebacks, payments, topology
 
 import streamproc as sp
 from streamproc.contracts.registry import MemoryRegistry
