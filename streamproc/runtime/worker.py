@@ -157,6 +157,8 @@ class Worker:
         # The cyclic collector nearly doubles the cost where objects live long: it runs at checkpoints, and looks only
         # at what was made since the start.
         gc.disable()
+        # Whoever runs many workers may have frozen what was there before: it stays so when one of them is done.
+        inside = gc.get_freeze_count() > 0
         gc.freeze()
         sound = False
         try:
@@ -170,7 +172,8 @@ class Worker:
                 # After an error a task's state may be half of a step: it must never become a checkpoint.
                 self.close(save=sound)
             finally:
-                gc.unfreeze()
+                if not inside:
+                    gc.unfreeze()
                 if collecting:
                     gc.enable()
         return self.progress

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 
+import streamproc as sp
 from streamproc.contracts.avro_schema import parse_contract
 from streamproc.contracts.model import Field, Schema
 from streamproc.operator import StreamType
@@ -85,3 +87,18 @@ def digests() -> str:
 def test_nothing_depends_on_the_hash_seed() -> None:
     sys.path.insert(0, str(Path(__file__).parent))
     assert "t.spend=" in check_hash_seeds("test_testing_kit", "digests", seeds=(0, 1))
+
+
+def test_many_runs_in_one_process_look_once_at_what_was_there_before() -> None:
+    """A worker freezes what is older than itself for the collector; one inside others must not thaw theirs."""
+    topology = sp.Topology("many", sinks={"out": sp.source("events", contract=EVENT)})
+    events = pl.DataFrame({"k": ["a"], "x": [1.0], "at": [0]})
+    assert gc.get_freeze_count() == 0
+    drive(topology, events=events)
+    assert gc.get_freeze_count() == 0
+    gc.freeze()
+    try:
+        drive(topology, events=events)
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
