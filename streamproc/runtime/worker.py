@@ -144,6 +144,7 @@ class Worker:
         self._generation = -1
         self._idle = False
         self._stop = self._finished = False
+        self._collects = False
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -160,7 +161,7 @@ class Worker:
         # Whoever runs many workers may have frozen what was there before: it stays so when one of them is done.
         inside = gc.get_freeze_count() > 0
         gc.freeze()
-        sound = False
+        self._collects, sound = True, False
         try:
             self._open_patiently()
             while not self._stop and (pause := self.turn()) is not None:
@@ -408,7 +409,7 @@ class Worker:
         due = [number for number in sorted(self.tasks) if self._is_due(number)]
         for number in due:
             self._save(number)
-        if due:
+        if due and self._collects:  # Whoever takes turns one by one collects when it likes.
             gc.collect()
         if not steps:
             return None

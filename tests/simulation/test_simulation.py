@@ -5,6 +5,7 @@ Many more seeds:  python -m pytest -m long tests/simulation -n 2     (STREAMPROC
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -75,6 +76,8 @@ def require_clean(case: Case, seeds: Iterable[int]) -> Counter[str]:
             if outcome.finding is not None:
                 pytest.fail(told(shrunk(case, outcome)))
             struck.update(outcome.fired)
+            if seed % 25 == 0:
+                gc.collect()
     return struck
 
 
