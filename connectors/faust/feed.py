@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import shutil
 import ssl
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -48,8 +50,11 @@ class FaustFeed:
         ask: Callable[[Callable[[Log], Block]], Awaitable[Block]],
     ) -> None:
         self._topics, self._ask, self._brokers = tuple(topics), ask, connection["bootstrap.servers"]
+        # Faust makes a folder for tables, in the current one if it is not told otherwise; there are no tables here.
+        self._folder = tempfile.mkdtemp(prefix="streamproc-react-")
         self._app = faust.App(
             group,
+            datadir=self._folder,
             broker=[f"kafka://{address.strip()}" for address in self._brokers.split(",")],
             store="memory://",
             topic_allow_declare=False,
@@ -106,8 +111,11 @@ class FaustFeed:
 
     async def close(self) -> None:
         """Leaves the group."""
-        if self._started:
-            await self._app.stop()
+        try:
+            if self._started:
+                await self._app.stop()
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _agent(self, deliveries: Deliveries, failure: asyncio.Future[None]) -> Any:
         async def act(stream: Any) -> None:
