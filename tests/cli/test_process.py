@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+from card_payments import payments_csv
 from command_line import CommandLine
-from conftest import payments_csv
 
 ROOT = Path(__file__).parents[2]
 STREAMPROC = [sys.executable, "-m", "streamproc"]
