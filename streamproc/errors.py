@@ -118,7 +118,12 @@ class Fenced(LogError):
 
 
 class StaleMember(Fenced):
-    """The group moved on without this member: its commit is refused, though nobody took its name."""
+    """The group moved on without this member: its commit is refused, though nobody took its name.
+
+    joined  the member has joined anew by itself: its membership goes on, and to leave now would only move more
+    """
+
+    joined: bool = False
 
 
 class LogUnavailable(LogError):

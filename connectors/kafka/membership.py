@@ -80,7 +80,10 @@ class KafkaMembership:
         self._connection.check()
         if self._lost:
             self._lost = False
-            raise stale(self._member, self._group, "its session ran out, and its partitions went to others")
+            lost = stale(self._member, self._group, "its session ran out, and its partitions went to others")
+            # To leave while that is under way makes a member of nobody, which keeps its share for a whole session.
+            lost.joined = True
+            raise lost
         return frozenset(self._held)
 
     def renew(self) -> None:

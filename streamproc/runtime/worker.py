@@ -41,6 +41,8 @@ _LEAST_TURN_UNITS: Final = 65_536
 _GROUP_POLL_S: Final = 1.0
 _TICK_S: Final = 1.0
 _IDLE_S: Final = 0.1
+_RESTORE_S: Final = 2.0
+"""After so long of restoring the tasks that stand take their steps, and the group is heard, before it goes on."""
 _CHECKPOINT_WORK_S: Final = 5.0
 _LEASE_S: Final = 10.0
 _FENCED_AGAIN_S: Final = 60.0
@@ -142,6 +144,8 @@ class Worker:
         self._troubled_since: float | None = None
         self._again_s = _AGAIN_S[0]
         self._generation = -1
+        self._missing = 0  # Tasks that are this member's and do not stand yet,
+        self._restores_on = False  # and whether more of them are restored in the next turn.
         self._idle = False
         self._stop = self._finished = False
         self._collects = False
@@ -204,23 +208,25 @@ class Worker:
         """
         try:
             membership, producer = self._enter()
-            if self.clock.monotonic() - self._polled_at >= _GROUP_POLL_S or not self.tasks:
+            due = self.clock.monotonic() - self._polled_at >= _GROUP_POLL_S
+            if due or self._restores_on or not self.tasks:
                 self._take_over(membership)
                 self.heed.look(self.tasks)
                 self._polled_at = self.clock.monotonic()
             pause = self._turn(producer, membership)
             if pause is None and self.heed.ending is not None:
-                if not self.heed.paused and self.heed.ending.finished(self.tasks):
+                if not self.heed.paused and not self._missing and self.heed.ending.finished(self.tasks):
                     self._finished = True
                     return None
                 pause = min(self._commit_s, _IDLE_S)
         except (Fenced, UnknownOutcome, LogUnavailable) as error:
             self.observer.troubled(error)
             return self._recover(error)
-        self._troubled_since, self._again_s = None, _AGAIN_S[0]
         self.progress.seconds = self.clock.monotonic() - self._began
-        self.observer.turned(self.tasks, idle=self._idle, request=self.heed.request)
-        return self._commit_s if pause is None else pause
+        if not self._missing:
+            self._troubled_since, self._again_s = None, _AGAIN_S[0]
+            self.observer.turned(self.tasks, idle=self._idle, request=self.heed.request)
+        return 0.0 if self._restores_on else self._commit_s if pause is None else pause
 
     def close(self, *, save: bool = True) -> None:
         """Gives everything back; `save` writes a last checkpoint of each task first."""
@@ -270,10 +276,11 @@ class Worker:
         logger.warning("%s begins again from what is committed: %s", self.member, error)
         self.tasks.clear()
         self._fresh.clear()
+        self._missing, self._restores_on = 0, False
         self._polled_at = float("-inf")
         producer, self._producer = self._producer, None
         try:
-            if isinstance(error, Fenced):
+            if isinstance(error, Fenced) and not (isinstance(error, StaleMember) and error.joined):
                 self._leave()
             if producer is not None:
                 producer.close()
@@ -320,8 +327,24 @@ class Worker:
             others = sorted(set(range(self.binding.task_count)) - owned)
             if others:
                 membership.released(others)
+        until = self._alive_at + _RESTORE_S
+        self._restores_on = False
         for number in sorted(owned - set(self.tasks)):
-            self._restore(number, membership, len(owned))
+            self._restores_on = self.clock.monotonic() >= until
+            if self._restores_on:
+                break
+            try:
+                self._restore(number, membership, len(owned))
+            except LogUnavailable as error:
+                # Nothing of the other tasks is in doubt: they go on, and this one is tried again with the next look.
+                now = self.clock.monotonic()
+                self._troubled_since = now if self._troubled_since is None else self._troubled_since
+                if not self.tasks or now - self._troubled_since > self.patience_s:
+                    raise
+                logger.warning("%s restores task %d later: %s", self.member, number, error)
+                self.observer.waiting(error)
+                break
+        self._missing = len(owned - set(self.tasks))
 
     def _restore(self, number: int, membership: Membership, owned: int) -> None:
         self._renew(membership)

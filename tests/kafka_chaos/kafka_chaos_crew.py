@@ -102,6 +102,14 @@ class Crew:
             self.hands[name] = Hand(job, process, here)
             return self.hands[name]
 
+    def wait_for_commits(self, name: str, more: int, within_s: float = 60.0) -> None:
+        """Waits until a worker told of so many more commits."""
+        hand, until = self.hands[name], time.monotonic() + within_s
+        enough = hand.commits + more
+        while hand.commits < enough:
+            assert time.monotonic() < until, f"{name} committed nothing for {within_s:.0f} s"
+            time.sleep(0.05)
+
     def kill(self, name: str) -> None:
         """Ends it with SIGKILL."""
         with self._lock:

@@ -61,9 +61,12 @@ class Faults:
 
     def run(
         self, seconds: float, *, kill_every_s: float, bounce_every_s: float, pause_every_s: float,
-        pause_s: tuple[float, float],
+        pause_s: tuple[float, float], bounces: int = 2,
     ) -> None:  # fmt: skip
-        """Runs all lanes for so long; at the end every broker serves and every worker runs."""
+        """Runs all lanes for so long; at the end every broker serves and every worker runs.
+
+        bounces  so many brokers are killed or restarted at least, however long that takes
+        """
         until = time.monotonic() + seconds
         lanes = [
             threading.Thread(target=self._lane, args=(self._workers, until, kill_every_s)),
@@ -73,7 +76,7 @@ class Faults:
             lane.start()
         try:
             # On this thread, for a broker dies with the thread that started it.
-            self._bounces(until, bounce_every_s)
+            self._bounces(until, bounce_every_s, bounces)
         finally:
             for lane in lanes:
                 lane.join()
@@ -100,10 +103,12 @@ class Faults:
             self._crew.revive()
             self.counts["kills"] += 1
 
-    def _bounces(self, until: float, every_s: float) -> None:
-        dice, struck = self._dice["bounces"], 0
-        while (at := time.monotonic() + dice.uniform(0.5, 1.5) * every_s) < until or struck < 2:
+    def _bounces(self, until: float, every_s: float, least: int) -> None:
+        dice, struck, began = self._dice["bounces"], 0, time.monotonic()
+        # From beginning to beginning: how long a broker takes to come back shall not make bounces rarer.
+        while (at := max(time.monotonic(), began + dice.uniform(0.5, 1.5) * every_s)) < until or struck < least:
             self._sleep(at)
+            began = at
             (kind, role), away = self._draw("bounces", ("kill", "restart")), dice.uniform(0.5, 6.0)
             node = self._take("bounces", kind, role)
             if node is None:
@@ -117,7 +122,7 @@ class Faults:
             self._cluster.start(node)
             self.note(f"broker {node} serves again")
             self._give(node)
-            self._count(kind, role)
+            self._count("bounces", kind, role)
             struck += 1
         self._sleep(until)
 
@@ -138,9 +143,9 @@ class Faults:
             self._count(kind, role)
             struck += 1
 
-    def _count(self, kind: str, role: str) -> None:
+    def _count(self, *what: str) -> None:
         with self._lock:
-            self.counts.update(("bounces", kind, role))
+            self.counts.update(what)
 
     def _sleep(self, until: float) -> None:
         while (left := until - time.monotonic()) > 0:

@@ -58,6 +58,11 @@ class Feeder:
         self._stop.set()
         self._thread.join()
 
+    @property
+    def rests(self) -> bool:
+        """Whether all but what it keeps back is sent."""
+        return self.sent >= self._until
+
     def release(self) -> None:
         """Lets the last part go."""
         self._release.set()

@@ -21,9 +21,9 @@ WORKERS = 4
 
 def survive(
     folder: Path, topology: str, *, seed: int, seconds: float, bids: int, kill_every_s: float, bounce_every_s: float,
-    pause_every_s: float, pause_s: tuple[float, float],
+    pause_every_s: float, pause_s: tuple[float, float], bounces: int = 2,
 ) -> None:  # fmt: skip
-    """A run under faults, and its verdict."""
+    """A run under faults, and its verdict; `bounces` of brokers strike at least."""
     rate = bids / seconds / 1.1
     with (
         kafka_cluster(brokers=3) as cluster,
@@ -47,10 +47,11 @@ def survive(
                 bounce_every_s=bounce_every_s,
                 pause_every_s=pause_every_s,
                 pause_s=pause_s,
+                bounces=bounces,
             )
             faults.note(f"progress after {stage.wait_for_progress():.1f} s")
             stage.feeder.wait(120)
-            faults.note(f"everything consumed after {stage.drain(300):.1f} s")
+            faults.note(f"everything consumed after {stage.drain(600):.1f} s")
             wrong = stage.verdict()
         except AssertionError as failed:
             wrong = [str(failed)]
@@ -59,11 +60,12 @@ def survive(
         assert not wrong, told(folder, faults.notes, wrong)
         for fault in ("kills", "kill", "restart", "pause", *ROLES):
             assert faults.counts[fault], f"no fault of the kind '{fault}' struck, so nothing is proved of it"
+        assert faults.counts["bounces"] >= bounces
 
 
 def test_killed_workers_and_brokers_lose_and_double_nothing(tmp_path: Path) -> None:
     survive(
-        tmp_path, "both", seed=11, seconds=60, bids=100_000, kill_every_s=5, bounce_every_s=10, pause_every_s=16,
+        tmp_path, "both", seed=11, seconds=60, bids=100_000, kill_every_s=5, bounce_every_s=16, pause_every_s=16,
         pause_s=(5, 7),
     )  # fmt: skip
 
@@ -75,5 +77,5 @@ def test_killed_workers_and_brokers_lose_and_double_nothing_in_ten_minutes(topol
         tmp_path, topology, seed=int(os.environ.get("STREAMPROC_SEED", "1")),
         seconds=float(os.environ.get("STREAMPROC_SECONDS", "600")),
         bids=int(os.environ.get("STREAMPROC_EVENTS", "1000000")),
-        kill_every_s=3, bounce_every_s=16, pause_every_s=24, pause_s=(5, 40),
+        kill_every_s=3, bounce_every_s=14, pause_every_s=24, pause_s=(5, 40), bounces=30,
     )  # fmt: skip

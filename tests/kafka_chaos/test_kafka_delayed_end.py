@@ -40,7 +40,7 @@ def delay(folder: Path, topology: str, *, rounds: int, seed: int, longest_s: flo
             stage.feeder.rate = 20_000.0
             stage.feeder.release()
             stage.feeder.wait(120)
-            stage.drain(300)
+            stage.drain(600)
             wrong = stage.verdict()
         except AssertionError as failed:
             wrong = [str(failed)]

@@ -42,7 +42,7 @@ class Watch:
 def storm(folder: Path, *, most: int, changes: int, every_s: float, seed: int, protocol: str) -> None:
     """Up to `most` workers, down to one, and `changes` more in between at any moment."""
     dice = random.Random(seed)
-    rate = 400.0
+    rate = 200.0
     steps = [+1] * (most - 1) + [dice.choice((-1, +1)) for _ in range(changes)] + [-1] * most
     with (
         kafka_cluster(brokers=1) as cluster,
@@ -73,7 +73,7 @@ def storm(folder: Path, *, most: int, changes: int, every_s: float, seed: int, p
             stage.feeder.rate = 20_000.0
             stage.feeder.release()
             stage.feeder.wait(120)
-            stage.drain(300)
+            stage.drain(600)
             notes.append(
                 f"{stage.crew.starts} starts, {stage.crew.all_commits} commits, longest pause {watch.longest:.1f} s"
             )

@@ -187,6 +187,8 @@ class KafkaCluster:
             "group.consumer.heartbeat.interval.ms": 500,
             "group.min.session.timeout.ms": 1_000,
             "group.consumer.min.session.timeout.ms": 1_000,
+            # The client does not say: the shortest session that a worker of the other protocol may ask for.
+            "group.consumer.session.timeout.ms": 6_000,
             "group.initial.rebalance.delay.ms": 0,
             "auto.create.topics.enable": "false",
             "log.cleaner.dedupe.buffer.size": 8 << 20,

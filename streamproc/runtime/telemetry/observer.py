@@ -24,6 +24,9 @@ class Observer:
     def restored(self, task: Task, steps: int, seconds: float) -> None:
         """A task stands where its journal ends; so many recorded steps ran again."""
 
+    def waiting(self, error: LogError) -> None:
+        """A task could not be restored now; those that stand go on, and it is tried again."""
+
     def stepped(self, task: Task, seconds: float) -> None:
         """A step of a task took so long; it is not committed yet."""
 
@@ -31,7 +34,7 @@ class Observer:
         """A commit holds, and took so long; `steps` may be empty: then tasks only said where they stand."""
 
     def turned(self, tasks: Mapping[int, Task], *, idle: bool, request: Request | None) -> None:
-        """A turn came to its end; `idle`: it found nothing to do. `request` is what is in force."""
+        """A turn came to its end, and every task stands; `idle`: nothing was to do. `request` is what is in force."""
 
     def troubled(self, error: LogError) -> None:
         """A turn failed; the worker begins again from what is committed."""

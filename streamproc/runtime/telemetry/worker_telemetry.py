@@ -85,6 +85,10 @@ class WorkerTelemetry(Observer):
         metrics.restoring.labels(name).set(max(0, self._owned - len(self._fates)))
         self._vital.beat()
 
+    def waiting(self, error: LogError) -> None:
+        """A task is to be restored later."""
+        self._vital.troubled(str(error))
+
     def _steps_to_run(self, number: int) -> int:
         place = TopicPartition(self._binding.names.tasks, number)
         stage, index = self._binding.task_of(number)
