@@ -1,4 +1,4 @@
-"""Several blocks of one partition as one."""
+"""Several blocks of one partition as one, and of what waits as much as is asked for."""
 
 from __future__ import annotations
 
@@ -43,3 +43,31 @@ def joined(blocks: Sequence[Block]) -> Block:
         moved([block.key_ends for block in blocks]),
         tuple(column(name) for name in names),
     )
+
+
+def cut(waiting: list[Block], most: int, most_bytes: int) -> Block:
+    """Takes as many of the waiting records as the bounds allow, at least one, away from the list."""
+    taken: list[Block] = []
+    while waiting and most > 0:
+        block = waiting[0]
+        if len(block) <= most and block.buffer.size <= most_bytes:
+            taken.append(waiting.pop(0))
+            most, most_bytes = most - len(block), most_bytes - block.buffer.size
+            continue
+        lengths = (
+            block.value_ends - block.value_starts + block.key_ends - block.key_starts
+            + sum((header.ends - header.starts for header in block.headers), np.int64(0))
+        )  # fmt: skip
+        fits = int(np.searchsorted(np.cumsum(lengths), most_bytes, side="right"))
+        count = min(len(block), most, fits)
+        if count == 0:
+            if taken:
+                break
+            count = 1
+        taken.append(block.slice(0, count))
+        most -= count
+        most_bytes -= int(lengths[:count].sum())
+        waiting[:1] = [block.slice(count, len(block))] if count < len(block) else []
+        if count < len(block):
+            break
+    return joined(taken)

@@ -2,23 +2,29 @@
 
 The path for installations whose librdkafka cannot be called directly; see `connectors.kafka.reading_blocks`. One
 consumer has all partitions that are read, each assigned by hand at the offset that was asked for; what came and was not
-asked for yet waits in a queue of its own partition. A partition whose queue is long stands still until it was read.
+asked for yet waits as blocks of its own partition. The client is asked for more only while a partition that is read has
+little: for one of which too much waits, because others are read and it is not, it has to forget what it fetched.
+
+Whatever is asked of a message is asked of a whole batch of them by one `map` over the method: that takes a third of the
+time of a loop.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
+from operator import itemgetter
 from typing import Any, Final, Protocol, cast
 
 import numpy as np
-from confluent_kafka import Consumer, KafkaError
+from confluent_kafka import Consumer, KafkaError, Message
 from confluent_kafka import TopicPartition as KafkaPlace
 
 from connectors.kafka.admin import Admin, out_of_range
 from connectors.kafka.answers import Connection, refusal
+from connectors.kafka.joining import cut
 from connectors.kafka.profile import Profile
 from streamproc.ports import Block, Int64s, TopicPartition, block_of
 
@@ -28,7 +34,10 @@ UNUSED_S: Final = 10.0
 """A partition that nobody asked for is not fetched any longer."""
 POISON: Final = (KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG, KafkaError.INVALID_MSG)
 """A batch of records that no client can hand out: it does not inflate, or its checksum is wrong."""
-_TAKEN: Final = 20_000
+_TAKEN: Final = 4_096
+"""Messages that are taken at once: so many stay in the processor's cache until they are a block."""
+_PLENTY: Final = 65_536
+"""So many records of a partition wait before the client is not asked for more."""
 
 
 class Reader(Protocol):
@@ -57,15 +66,29 @@ class Reader(Protocol):
 
 @dataclass(slots=True)
 class _Waiting:
-    """What came of a partition: messages from `position` on; `reached`: the log's end when the last one had come."""
+    """What came of a partition: blocks from `position` on; `reached`: the log's end when the last one had come."""
 
     position: int
-    messages: deque[Any] = field(default_factory=deque)
-    size: int = 0
+    blocks: list[Block] = field(default_factory=list)
     reached: int = -1
     standing: bool = False
     asked: float = 0.0
     broken: tuple[int, str] | None = None
+
+    @property
+    def newest(self) -> int:
+        """One past the last record here."""
+        return int(self.blocks[-1].offsets[-1]) + 1 if self.blocks else self.position
+
+    @property
+    def size(self) -> int:
+        """Bytes of what waits."""
+        return sum(block.buffer.size for block in self.blocks)
+
+    @property
+    def has_plenty(self) -> bool:
+        """Whether a step finds as much as it may take."""
+        return sum(map(len, self.blocks)) >= _PLENTY
 
 
 class MessageReader:
@@ -81,8 +104,9 @@ class MessageReader:
     def available(self, partition: TopicPartition, offset: int) -> int:
         """One past the last record that came, or the offset itself."""
         waiting = self._at(partition, offset)
-        self._pump(0.0)
-        return self._newest(waiting, offset)
+        while not waiting.has_plenty and self._pump(0.0) == _TAKEN:
+            pass
+        return max(offset, waiting.newest)
 
     def wait(self, partitions: Mapping[TopicPartition, int], timeout_s: float) -> bool:
         """Waits until one of the partitions has a record."""
@@ -90,12 +114,14 @@ class MessageReader:
         for place, offset in partitions.items():
             self._at(place, offset)
         while True:
-            self._pump(max(0.0, min(0.05, until - time.monotonic())))
             for place, offset in partitions.items():
-                if self._newest(self._at(place, offset), offset) > offset or self._waiting[place].broken is not None:
+                waiting = self._at(place, offset)
+                if waiting.blocks or waiting.broken is not None:
                     return True
-            if time.monotonic() >= until:
+            left = until - time.monotonic()
+            if left < 0:
                 return False
+            self._pump(min(0.05, left))
 
     def read(self, partition: TopicPartition, offset: int, *, max_records: int, max_bytes: int) -> Block:
         """Records from an offset on; none if the partition has none up to its end."""
@@ -103,9 +129,12 @@ class MessageReader:
         until = time.monotonic() + READ_S
         end = -1
         while True:
-            self._pump(0.0 if waiting.messages else 0.02 if end >= 0 else 0.0)
-            if waiting.messages:
-                return self._taken(partition, waiting, max_records, max_bytes)
+            if not waiting.blocks:
+                self._pump(0.02 if end >= 0 else 0.0)
+            if waiting.blocks:
+                block = cut(waiting.blocks, max_records, max_bytes)
+                waiting.position = int(block.offsets[-1]) + 1
+                return block
             if waiting.broken is not None:
                 return self._unreadable(partition, waiting)
             if end < 0:
@@ -130,7 +159,7 @@ class MessageReader:
         """The partition's queue, beginning at an offset: what came before it is dropped, else reading begins anew."""
         waiting = self._waiting.get(partition)
         now = time.monotonic()
-        if waiting is None or not waiting.position <= offset <= self._reach(waiting):
+        if waiting is None or not waiting.position <= offset <= max(waiting.newest, waiting.reached):
             self._admin.check(partition)
             start, end = self._admin.start_offset(partition), self._admin.end_offset(partition)
             if not start <= offset <= end:
@@ -139,21 +168,13 @@ class MessageReader:
                 self._drop(partition)
             waiting = self._waiting[partition] = _Waiting(offset)
             self._consumer.incremental_assign([KafkaPlace(*partition, offset)])
-        while waiting.messages and waiting.messages[0].offset() < offset:
-            waiting.size -= _size(waiting.messages.popleft())
+        while waiting.blocks and offset > waiting.blocks[0].offsets[0]:
+            first = waiting.blocks[0]
+            rest = first.slice(int(np.searchsorted(first.offsets, offset)), len(first))
+            waiting.blocks[:1] = [rest] if len(rest) else []
         waiting.position = max(waiting.position, offset)
         waiting.asked = now
         return waiting
-
-    @staticmethod
-    def _reach(waiting: _Waiting) -> int:
-        """Up to which offset a reader may skip ahead without a new start."""
-        newest = waiting.messages[-1].offset() + 1 if waiting.messages else waiting.position
-        return max(newest, waiting.reached)
-
-    @staticmethod
-    def _newest(waiting: _Waiting, offset: int) -> int:
-        return waiting.messages[-1].offset() + 1 if waiting.messages else offset
 
     def _drop(self, partition: TopicPartition) -> None:
         waiting = self._waiting.pop(partition)
@@ -162,42 +183,56 @@ class MessageReader:
             self._consumer.resume([KafkaPlace(*partition)])
         self._consumer.incremental_unassign([KafkaPlace(*partition)])
 
-    def _pump(self, timeout_s: float) -> None:
-        """Takes over what the client has fetched."""
+    def _pump(self, timeout_s: float) -> int:
+        """Takes over what the client has fetched; gives how many messages that were."""
         now = time.monotonic()
         for place in [place for place, waiting in self._waiting.items() if now - waiting.asked > UNUSED_S]:
             self._drop(place)
         if not self._waiting:
             time.sleep(min(timeout_s, 0.05))
-            return
+            return 0
         messages = self._consumer.consume(_TAKEN, timeout_s)
         self._connection.check()
-        for message in messages:
-            waiting = self._waiting.get(TopicPartition(message.topic(), message.partition()))
-            error = message.error()
-            if waiting is None:
-                if error is not None and error.code() not in (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET):
-                    raise refusal(error, "reading", self._connection)
-            elif error is None:
-                if message.offset() >= waiting.position:
-                    waiting.messages.append(message)
-                    waiting.size += _size(message)
-            elif error.code() == KafkaError._PARTITION_EOF:
-                waiting.reached = max(waiting.reached, message.offset())
-            else:
-                self._trouble(message, error, waiting)
+        if not messages:
+            return 0
+        errors = list(map(Message.error, messages))
+        wrong = any(errors)  # To compare an error with None would leave an exception behind.
+        good = [m for m, error in zip(messages, errors, strict=True) if error is None] if wrong else messages
+        for place, mine in by_partition(good):
+            waiting = self._waiting.get(place)
+            if waiting is not None:
+                block = _block(place, mine)
+                first = int(np.searchsorted(block.offsets, waiting.newest))
+                if first < len(block):
+                    waiting.blocks.append(block.slice(first, len(block)) if first else block)
+        if wrong:
+            for message, error in zip(messages, errors, strict=True):
+                if error is not None:
+                    self._trouble(message, error)
+        self._hold_back()
+        return len(messages)
+
+    def _hold_back(self) -> None:
+        """Stops and starts the partitions of which too much waits."""
         for place, waiting in self._waiting.items():
-            if waiting.size > self._most and not waiting.standing:
+            size = waiting.size
+            if size > self._most and not waiting.standing:
                 self._consumer.pause([KafkaPlace(*place)])
                 waiting.standing = True
-            elif waiting.standing and waiting.size < self._most // 2:
+            elif waiting.standing and size < self._most // 2:
                 self._consumer.resume([KafkaPlace(*place)])
                 waiting.standing = False
 
-    def _trouble(self, message: Any, error: KafkaError, waiting: _Waiting) -> None:
+    def _trouble(self, message: Any, error: KafkaError) -> None:
         place = TopicPartition(message.topic(), message.partition())
-        if error.code() == KafkaError._AUTO_OFFSET_RESET:
-            position = self._newest(waiting, waiting.position)
+        waiting = self._waiting.get(place)
+        if waiting is None:
+            if error.code() not in (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET):
+                raise refusal(error, "reading", self._connection)
+        elif error.code() == KafkaError._PARTITION_EOF:
+            waiting.reached = max(waiting.reached, message.offset())
+        elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+            position = waiting.newest
             start, end = self._admin.start_offset(place), self._admin.end_offset(place)
             self._drop(place)
             if not start <= position <= end:
@@ -217,38 +252,34 @@ class MessageReader:
         self._drop(partition)
         return unreadable_block(partition, at, f"{why}; the batch that holds this offset was passed over")
 
-    def _taken(self, partition: TopicPartition, waiting: _Waiting, most: int, most_bytes: int) -> Block:
-        taken: list[Any] = []
-        size = 0
-        while waiting.messages and len(taken) < most:
-            length = _size(waiting.messages[0])
-            if taken and size + length > most_bytes:
-                break
-            size += length
-            taken.append(waiting.messages.popleft())
-        waiting.size -= size
-        waiting.position = taken[-1].offset() + 1
-        return _block(partition, taken)
+
+def by_partition(messages: Sequence[Any]) -> Iterator[tuple[TopicPartition, Sequence[Any]]]:
+    """The messages of each partition, in order."""
+    if not messages:
+        return
+    topics = list(map(Message.topic, messages))
+    numbers = np.fromiter(map(Message.partition, messages), np.int64, len(messages))
+    for topic in [topics[0]] if topics.count(topics[0]) == len(topics) else sorted(set(topics)):
+        there = np.fromiter(map(topic.__eq__, topics), np.bool_, len(topics))
+        for number in np.unique(numbers[there]).tolist():
+            mine = there & (numbers == number)
+            yield TopicPartition(topic, number), messages if mine.all() else list(compress(messages, mine.tolist()))
 
 
-def _size(message: Any) -> int:
-    return len(message.value() or b"") + len(message.key() or b"") + 64
-
-
-def _block(partition: TopicPartition, messages: list[Any]) -> Block:
-    headers: list[dict[str, bytes]] | None = None
-    if any(message.headers() for message in messages):
-        headers = []
-        for message in messages:
+def _block(partition: TopicPartition, messages: Sequence[Any]) -> Block:
+    count = len(messages)
+    values, keys = list(map(Message.value, messages)), list(map(Message.key, messages))
+    stamps = np.fromiter(map(itemgetter(1), map(Message.timestamp, messages)), np.int64, count) * 1_000
+    offsets = np.fromiter(map(Message.offset, messages), np.int64, count)
+    lists = list(map(Message.headers, messages))
+    if lists.count(None) != count and any(lists):
+        headers: list[dict[str, bytes]] = []
+        for given in lists:
             mine: dict[str, bytes] = {}
-            for name, value in message.headers() or ():
+            for name, value in given or ():
                 if value is not None:
                     mine.setdefault(name, value)  # Of several headers with one name, the first counts.
             headers.append(mine)
-    values, keys = [message.value() for message in messages], [message.key() for message in messages]
-    stamps = np.array([message.timestamp()[1] for message in messages], np.int64) * 1_000
-    offsets = np.array([message.offset() for message in messages], np.int64)
-    if headers is not None:
         return replace(block_of(*partition, values, keys=keys, headers=headers), offsets=offsets, timestamps=stamps)
     value_data, value_starts, value_ends = _column(values, 0)
     key_data, key_starts, key_ends = _column(keys, len(value_data))

@@ -21,7 +21,7 @@ from confluent_kafka import KafkaError
 from connectors.kafka import kernels
 from connectors.kafka.admin import Admin, out_of_range
 from connectors.kafka.answers import Connection, refusal
-from connectors.kafka.joining import joined
+from connectors.kafka.joining import cut
 from connectors.kafka.native import CONSUMER, Client, check_code, rd
 from connectors.kafka.profile import Profile
 from connectors.kafka.reading import POISON, READ_S, UNUSED_S, unreadable_block
@@ -107,7 +107,9 @@ class BlockReader:
             waiting = self._at(partition, offset)
             self._pull(partition, waiting)
             if waiting.blocks:
-                return _cut(waiting, max_records, max_bytes)
+                block = cut(waiting.blocks, max_records, max_bytes)
+                waiting.position = int(block.offsets[-1]) + 1
+                return block
             if waiting.broken is not None:
                 first, why = max(offset, waiting.broken[0]), waiting.broken[1]
                 self._drop(partition)
@@ -321,33 +323,3 @@ def _told(message: int) -> tuple[int, int, str]:
     """Code, offset and words of a message that is an error."""
     code, offset = ctypes.c_int32.from_address(message).value, ctypes.c_int64.from_address(message + kernels.AT_OFFSET)
     return code, offset.value, str((rd.message_errstr(message) or b"").decode(errors="replace"))
-
-
-def _cut(waiting: _Waiting, most: int, most_bytes: int) -> Block:
-    """As many of the waiting records as the bounds allow, at least one."""
-    taken: list[Block] = []
-    while waiting.blocks and most > 0:
-        block = waiting.blocks[0]
-        if len(block) <= most and block.buffer.size <= most_bytes:
-            taken.append(waiting.blocks.pop(0))
-            most, most_bytes = most - len(block), most_bytes - block.buffer.size
-            continue
-        lengths = (
-            block.value_ends - block.value_starts + block.key_ends - block.key_starts
-            + sum((header.ends - header.starts for header in block.headers), np.int64(0))
-        )  # fmt: skip
-        fits = int(np.searchsorted(np.cumsum(lengths), most_bytes, side="right"))
-        count = min(len(block), most, fits)
-        if count == 0:
-            if taken:
-                break
-            count = 1
-        taken.append(block.slice(0, count))
-        most -= count
-        most_bytes -= int(lengths[:count].sum())
-        waiting.blocks[:1] = [block.slice(count, len(block))] if count < len(block) else []
-        if count < len(block):
-            break
-    whole = joined(taken)
-    waiting.position = int(whole.offsets[-1]) + 1
-    return whole

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -337,34 +337,55 @@ class KafkaTransaction:
 
     def _send(self, block: Block) -> None:
         client, data = self._producer.client, block.buffer.tobytes()
-        stamped = block.timestamps.size > 0
-
-        def cells(starts: Int64s, ends: Int64s) -> list[bytes | None]:
-            bounds = zip(starts.tolist(), ends.tolist(), strict=True)
-            return [None if start < 0 else data[start:end] for start, end in bounds]
-
-        values, keys = cells(block.value_starts, block.value_ends), cells(block.key_starts, block.key_ends)
-        headers = [(h.name, cells(h.starts, h.ends)) for h in block.headers]
+        values = _cells(data, block.value_starts, block.value_ends)
+        keys = _cells(data, block.key_starts, block.key_ends)
         last = len(block) - 1
+        if block.headers or block.timestamps.size:
+            self._send_each(block, data, values, keys)
+        else:
+            # A partition's records arrive in order: the first and the last say where all of them lie. Each report costs
+            # as much as its record, and the commit refuses a transaction of which any record failed.
+            topic, partition, produce = block.topic, block.partition, client.produce
+            self._produce(topic, values[0], keys[0], partition, self._report)
+            for value, key in zip(values[1:last], keys[1:last], strict=True):
+                try:
+                    produce(topic, value, key, partition)
+                except (BufferError, KafkaException):
+                    self._produce(topic, value, key, partition)
+            if last:
+                self._produce(topic, values[last], keys[last], partition, self._report)
+        client.poll(0)
+
+    def _send_each(
+        self, block: Block, data: bytes, values: Sequence[bytes | None], keys: Sequence[bytes | None]
+    ) -> None:
+        """Records with a timestamp or headers of their own."""
+        headers = [(header.name, _cells(data, header.starts, header.ends)) for header in block.headers]
+        stamped, last = block.timestamps.size > 0, len(block) - 1
         for row, (value, key) in enumerate(zip(values, keys, strict=True)):
             extra: dict[str, Any] = {}
             if headers:
                 extra["headers"] = [(name, column[row]) for name, column in headers if column[row] is not None]
             if stamped:
                 extra["timestamp"] = int(block.timestamps[row]) // 1_000
-            if row in (0, last):
-                # A partition's records arrive in order: these two say where all of them lie. Each report costs as much
-                # as its record, and the commit refuses a transaction of which any record failed.
-                extra["on_delivery"] = self._report
-            while True:
-                try:
-                    client.produce(block.topic, value, key, block.partition, **extra)
-                    break
-                except BufferError:
-                    client.poll(0.05)
-                except KafkaException as problem:
-                    self._answer(problem, certain=True)
-        client.poll(0)
+            report = self._report if row in (0, last) else None
+            self._produce(block.topic, value, key, block.partition, report, **extra)
+
+    def _produce(
+        self, topic: str, value: bytes | None, key: bytes | None, partition: int, report: Any = None, **extra: Any
+    ) -> None:
+        """Hands over one record, however long its queue is full."""
+        client = self._producer.client
+        if report is not None:
+            extra["on_delivery"] = report
+        while True:
+            try:
+                client.produce(topic, value, key, partition, **extra)
+                return
+            except BufferError:
+                client.poll(0.05)
+            except KafkaException as problem:
+                self._answer(problem, certain=True)
 
     def _report(self, error: KafkaError | None, message: Any) -> None:
         if error is not None:
@@ -379,6 +400,14 @@ class KafkaTransaction:
         if self.over:
             raise LogError("the transaction is over", hint="begin another one")
         self._producer.usable()
+
+
+def _cells(data: bytes, starts: Int64s, ends: Int64s) -> list[bytes | None]:
+    """The bytes of each range; None for null."""
+    bounds = zip(starts.tolist(), ends.tolist(), strict=True)
+    if starts.size and int(starts.min()) >= 0:
+        return [data[start:end] for start, end in bounds]
+    return [None if start < 0 else data[start:end] for start, end in bounds]
 
 
 def _let_go(client: Any, calls: Calls, timeout_s: float) -> None:

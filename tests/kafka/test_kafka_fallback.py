@@ -6,8 +6,10 @@ import contextlib
 from collections.abc import Iterator
 
 import pytest
+from confluent_kafka import Message
 
 from connectors.kafka import KafkaLog, Profile, kafka_settings
+from connectors.kafka.reading import by_partition
 from streamproc.ports import TopicPartition, TopicSettings, block_of
 from tests.services.kafka import KafkaCluster, kafka_cluster
 
@@ -39,3 +41,17 @@ def test_a_partition_that_stood_still_is_read_again_from_its_start(cluster: Kafk
             seen = there.stop
         again = log.read(TopicPartition("two", 0), 0, max_records=2)
         assert [again.value(row) for row in range(2)] == [b"%0100d" % n for n in range(2)]
+
+
+def test_messages_of_several_topics_come_apart_by_topic_and_partition_in_their_order() -> None:
+    """Partition 1 of either topic must not be taken for the other, however their messages alternate."""
+    places = [("a", 1), ("b", 1), ("a", 1), ("a", 0), ("b", 1), ("b", 0), ("a", 1)]
+    messages = [
+        Message(topic=topic, partition=number, offset=row, value=b"%d" % row)
+        for row, (topic, number) in enumerate(places)
+    ]
+    found = {place: [message.offset() for message in mine] for place, mine in by_partition(messages)}
+    assert found == {TopicPartition(*place): [at for at, p in enumerate(places) if p == place] for place in set(places)}
+    one = [messages[0], messages[2]]
+    assert [(place, list(mine)) for place, mine in by_partition(one)] == [(TopicPartition("a", 1), one)]
+    assert list(by_partition([])) == []
