@@ -9,25 +9,34 @@ import click
 from streamproc.cli.render import counted, put_json, put_table
 from streamproc.cli.workspace import load_topology, workspace_options
 from streamproc.contracts.derive import avsc_text
+from streamproc.contracts.registry import Registry
 from streamproc.contracts.sensitivity import LINKING
 from streamproc.graph import Source
 from streamproc.planning.plan import Node, Plan
 from streamproc.runtime.binding import plan_topology
+from streamproc.runtime.placement import source_findings
 from streamproc.runtime.trim import declared_audit_us, retention_findings
 from streamproc.runtime.workspace import Workspace
 
 
 @click.command()
 @click.argument("topology")
+@click.option(
+    "--live",
+    is_flag=True,
+    help="Also read some hundred of the newest records of each source: can they be read, and do they lie in the "
+    "partition of their key, as the contract declares?  [default: look at settings only]",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.  [default: text]")
 @workspace_options
-def check(topology: str, as_json: bool, workspace: Workspace) -> None:
+def check(topology: str, live: bool, as_json: bool, workspace: Workspace) -> None:
     """Plan TOPOLOGY: names, types, units, keys, contracts. Runs nothing and needs no log.
 
     Where the log is there, also whether its sources keep their records for as long as a restart and audits need them.
     """
-    plan = plan_topology(load_topology(topology), workspace.registry())
-    findings = _retention(plan, workspace)
+    registry = workspace.registry()
+    plan = plan_topology(load_topology(topology), registry)
+    findings = _on_log(plan, workspace, registry, live=live)
     derived = [sink for sink in plan.sinks if not sink.declared and not sink.forwards]
     if as_json:
         put_json(
@@ -60,12 +69,13 @@ def check(topology: str, as_json: bool, workspace: Workspace) -> None:
         click.echo(avsc_text(sink.contract))
 
 
-def _retention(plan: Plan, workspace: Workspace) -> list[str]:
+def _on_log(plan: Plan, workspace: Workspace, registry: Registry, *, live: bool) -> list[str]:
     declared_audit_us(plan)
-    if not workspace.has_log:
+    if not live and not workspace.has_log:
         return []
     with workspace.log() as log:
-        return retention_findings(plan, log.topics())
+        found = retention_findings(plan, log.topics())
+        return found + source_findings(plan, log, registry) if live else found
 
 
 @click.command()
