@@ -75,6 +75,8 @@ def broker() -> KafkaCluster:
 class KafkaAdapter:
     """A cluster whose time is the machine's: what is to happen later is waited for."""
 
+    cleaning_takes = 2  # A record that was aborted, and the mark that says so.
+
     def __init__(self, *, blocks: bool) -> None:
         self._blocks = blocks
         self._profile = Profile(kafka_settings({"brokers": broker().bootstrap}), session_s=1.5)
@@ -98,6 +100,7 @@ class KafkaAdapter:
         for topic, settings in log.topics().items():
             for partition in range(settings.partitions):
                 transaction.append(block_of(topic, partition, [b""], keys=[b"cleaner"]))
+        transaction._delivered()  # Else it would be thrown away before it was sent.
         transaction.abort()
         producer.close()
         time.sleep(3)
