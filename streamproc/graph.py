@@ -19,6 +19,7 @@ class Source:
     max_future_skew_us how far beyond its record's own timestamp an event time may be; beyond that it is a dead letter
     idle_after_us      a partition that gave nothing for so long no longer holds time back; None: it always does
     event_time         the column of event time where the contract names none
+    table              records are changes of a table: the newest of each key holds, one without a value deletes its key
     """
 
     topic: str
@@ -27,6 +28,7 @@ class Source:
     max_future_skew_us: int = 300_000_000
     idle_after_us: int | None = None
     event_time: str = ""
+    table: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,3 +135,37 @@ def source(
             event_time,
         )
     )
+
+
+def table(
+    topic: str,
+    *,
+    contract: str | Contract,
+    lateness: Span = "0s",
+    max_future_skew: Span = "5m",
+    idle_after: Span | None = None,
+    event_time: str = "",
+) -> Stream:
+    """A stream of the changes of a table: a compacted topic, whose records are the newest of their keys.
+
+    The stream is keyed by the contract's key. Beside the contract's columns, which may all be null but for the key and
+    the event time, it has `deleted`: true on the row of a record without a value, which deletes its key. So `as_of`
+    finds no row of a key that is deleted, `join` ends its row, and a sink with latest=True writes a record without a
+    value again. Where the contract has a boolean field with the role "deleted", that column tells deletes too.
+
+    A delete happened at the event time in its header `sp-at`, which our sinks write; without one, at its record's
+    timestamp: then it does not move time.
+
+    The rows go through an internal topic, by key: what steps below remember does not hang on what compaction leaves of
+    the topic, and it may have any number of partitions. A table that changes seldom holds back the time of all that it
+    is joined with, unless it has `idle_after`.
+
+    >>> table("customers", contract="customer.v1").origin.table
+    True
+    """
+    made = source(
+        topic, contract=contract, lateness=lateness, max_future_skew=max_future_skew, idle_after=idle_after,
+        event_time=event_time,
+    )  # fmt: skip
+    assert isinstance(made.origin, Source)  # a source is what was asked for
+    return replace(made, origin=replace(made.origin, table=True))

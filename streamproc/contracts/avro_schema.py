@@ -2,7 +2,7 @@
 
     record   sp:subject sp:version sp:owner sp:steward sp:scope sp:retention sp:sla sp:doc
              sp:key_encoding sp:partitioner sp:compatibility
-    field    sp:role ("event_time" or "key") sp:unit sp:pii
+    field    sp:role ("event_time", "key" or "deleted") sp:unit sp:pii
 
 An unknown `sp:` attribute is refused: a promise with a typing error would be no promise.
 """
@@ -38,7 +38,7 @@ _RECORD: Final = (
     "sp:compatibility",
 )
 _FIELD: Final = ("sp:role", "sp:unit", "sp:pii")
-_ROLES: Final = ("event_time", "key")
+_ROLES: Final = ("event_time", "key", "deleted")
 _ENCODINGS: Final = ("utf8", "int64", "composite")
 _PARTITIONERS: Final = ("murmur2", "crc32", "fnv1a", "unknown")
 _SUBJECT: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z_][A-Za-z0-9_-]*)*\Z")
@@ -108,6 +108,7 @@ def _column(contract: str, item: Mapping[str, object]) -> Field:
         pii=_text(item, "sp:pii", name) or inherited,
         doc=_text(item, "doc", name),
         origins=frozenset((f"{contract}.{name}",)),
+        deletes=item.get("sp:role") == "deleted",
     )  # fmt: skip
 
 
@@ -144,7 +145,7 @@ def _known(node: Mapping[str, object], names: tuple[str, ...], path: str) -> Non
 
 
 def _roles(fields: list[Mapping[str, object]]) -> tuple[str, tuple[str, ...]]:
-    event_time, key = "", []
+    event_time, deleted, key = "", "", []
     for item in fields:
         name = str(item["name"])
         role = _one_of(item, "sp:role", _ROLES, name)
@@ -156,6 +157,12 @@ def _roles(fields: list[Mapping[str, object]]) -> tuple[str, tuple[str, ...]]:
         elif role == "key":
             _check_key(item["type"], name)
             key.append(name)
+        elif role == "deleted":
+            if item["type"] != "boolean":
+                raise refuse(name, "what tells deletes is no boolean", 'declare "type": "boolean"')
+            if deleted:
+                raise refuse(name, f"'{deleted}' has the role deleted already", "only one field tells deletes")
+            deleted = name
     return event_time, tuple(key)
 
 

@@ -69,6 +69,7 @@ def contract_of(
     roles = dict.fromkeys(key, "key") | ({event_time: "event_time"} if event_time else {})
     for field in roles:
         schema[field]
+    roles = {column.name: "deleted" for column in schema if column.deletes} | roles
     record["fields"] = [_member(column, str(record["name"]), roles.get(column.name, "")) for column in schema]
     check_schema(record)
     return contract_of_avro(record)

@@ -18,6 +18,7 @@ class Field:
     unit       a unit or currency code, "" where none is declared
     pii        sensitivity tag ("" = none), for example "pseudonym" or "direct"
     origins    source fields ("contract.field") from which the values derive
+    deletes    true stands on a row that deletes its key: the rows are changes of a table
     """
 
     name: str
@@ -27,6 +28,7 @@ class Field:
     pii: str = ""
     doc: str = ""
     origins: frozenset[str] = frozenset()
+    deletes: bool = False
 
     def renamed(self, name: str) -> Field:
         """The same column under another name."""
@@ -66,6 +68,11 @@ class Schema:
             if column.name == name:
                 return column
         raise UnknownColumn(f"there is no column '{name}'", hint=did_you_mean(name, self.names))
+
+    @property
+    def deletes(self) -> str:
+        """The column that says of a row that it deletes its key, "" where there is none: then the rows are no table."""
+        return next((column.name for column in self.fields if column.deletes), "")
 
     def polars(self) -> pl.Schema:
         """The Polars schema."""

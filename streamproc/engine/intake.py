@@ -15,8 +15,10 @@ import polars as pl
 
 from streamproc.batch import C0, C1, EVENT_TIME, WATERMARK, WIDTH, Meta, Raw
 from streamproc.batch import LATE as ROW_LATE
+from streamproc.contracts.model import Schema
 from streamproc.engine.edges import CARRIED, IDLE, read_edge
 from streamproc.engine.timeline import BAD, MARK, ROW
+from streamproc.engine.tombstones import Deletes, deletes_of
 from streamproc.errors import CorruptLog
 from streamproc.event_time import MAX_TIME, MIN_TIME
 from streamproc.graph import Source
@@ -42,6 +44,7 @@ STAMP: Final = 8
 """The record's own timestamp, µs."""
 UNIT_WIDTH: Final = 9
 NOBODY: Final = np.empty(0, np.int64)
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +108,14 @@ class SourceIntake:
             raise TypeError(f"'{inlet.name}' is no source")
         self._source = node.origin
         self._rank = node.rank
-        self._schema = node.type.schema
         self._wanted = [name for name in node.type.schema.names if name in node.columns]
-        self._reader = Reader(node.contract.avro, lookup, columns=self._wanted)
+        read = [name for name in self._wanted if name in node.contract.schema]
+        self._reader = Reader(node.contract.avro, lookup, columns=read)
+        self._key = node.contract.key
+        # What tells deletes is no field of the contract, or tells them too where a record has a value.
+        deletes = node.type.schema.deletes if self._source.table else ""
+        self._deletes = deletes if deletes in self._wanted else ""
+        self._read = Schema(tuple(node.type.schema[name] for name in read))
 
     @property
     def max_future_skew_us(self) -> int:
@@ -137,6 +145,11 @@ class SourceIntake:
         times = event_times(frame[self._source.event_time])
         missing = times.is_null().to_numpy() if times.null_count() else None
         event_time = (times if missing is None else times.fill_null(0)).to_numpy()
+        resting = NOBODY
+        if self._source.table:
+            deletes = deletes_of(block, self._read, self._key, self._source.event_time)
+            frame, rows, event_time, missing = self._with_deletes(frame, rows, event_time, missing, deletes)
+            resting = deletes.rows[~deletes.own]
         # Lateness is subtracted from event time, and spans are added: neither may leave 64 bits.
         stamps = block.timestamps if rows.size == n else block.timestamps[rows]
         wrong = _wrong_times(
@@ -163,11 +176,34 @@ class SourceIntake:
             self._source.lateness_us,
             (self._rank << 32) | block.partition,
         )
+        units[resting, ADVANCE] = MIN_TIME
         bounds = (block.value_starts, block.value_ends, block.key_starts, block.key_ends)
         records = np.stack(bounds, axis=1)
         raw = Raw(block.buffer, *(bounds if rows.size == n else (bound[rows] for bound in bounds)))
         frame = frame if frame.columns == self._wanted else frame[self._wanted]
         return Units(units, frame, meta, raw, block.buffer, records, tuple(reasons), future=judged)
+
+    def _with_deletes(
+        self, frame: pl.DataFrame, rows: Int64s, event_time: Int64s, missing: Mask | None, deletes: Deletes
+    ) -> tuple[pl.DataFrame, Int64s, Int64s, Mask | None]:
+        """Rows with a value and deletes in the order of their records."""
+        n, m = rows.size, deletes.rows.size
+        if self._deletes:
+            told = pl.Series(self._deletes, [False]).new_from_index(0, n)
+            # A record that has a value may still say that it deletes its key.
+            told = frame.get_column(self._deletes) if self._deletes in frame.columns else told
+            frame = frame.with_columns(told)
+        if not m:
+            return frame, rows, event_time, missing
+        gone = deletes.frame
+        if self._deletes:
+            gone = gone.with_columns(pl.Series(self._deletes, [True]).new_from_index(0, m))
+        order = np.argsort(np.concatenate([rows, deletes.rows]), kind="stable")
+        both = pl.concat([frame, gone.select(frame.columns)], rechunk=True)[order]
+        if missing is not None:
+            missing = np.concatenate([missing, np.zeros(m, np.bool_)])[order]
+        joined = np.concatenate([event_time, deletes.times])[order]
+        return both, np.concatenate([rows, deletes.rows])[order], joined, missing
 
 
 _MISSING, _FUTURE, _PAST = 1, 2, 3

@@ -17,6 +17,7 @@ from streamproc.batch import C0, C3, Batch
 from streamproc.engine.compiled import CompiledStage, EdgeWriter, SinkWriter
 from streamproc.engine.edges import IDLE as SLEEPS
 from streamproc.engine.edges import write_edge
+from streamproc.engine.tombstones import delete_headers
 from streamproc.hashing import content_id, frozen, partitions_of, row_hashes
 from streamproc.keys import NULL_KEY, keys_of
 from streamproc.ports import Block, Bytes, HeaderColumn, Int64s
@@ -26,6 +27,7 @@ HEADER: Final = "sp"
 _ID: Final = 16
 _HEADER: Final = 32
 _NONE: Final = np.empty(0, np.int64)
+Flags = np.ndarray[Any, np.dtype[np.bool_]]
 _UNHASHED: Final = {
     column.name: column
     for column in (
@@ -55,10 +57,10 @@ def sink_blocks(
     raw = batch.raw
     if raw is not None and sink.forwards:
         buffer, starts, ends = raw.buffer, raw.starts, raw.ends
+        gone = None
     else:
-        encoded = writer.encoder.encode(_conformed(batch.frame, writer.columns), schema_id=writer.schema_id)
-        buffer, starts, ends = encoded.buffer, encoded.starts, encoded.ends
-    hashed = Hashed(buffer, starts + 5, ends)
+        gone = _gone(batch, sink.deletes)
+        buffer, starts, ends = _encoded(writer, batch, gone)
     keys = keys_of(batch.frame, sink.key) if sink.key is not None else batch.keys
     if keys is not None:
         null = (keys.ends - keys.starts == len(NULL_KEY)) & (_first_bytes(keys.buffer, keys.starts) == NULL_KEY[0])
@@ -85,9 +87,18 @@ def sink_blocks(
         )
         buffer = np.concatenate([buffer, key_buffer])
     headers: tuple[HeaderColumn, ...] = ()
+    hashed = Hashed(buffer, starts + 5, ends)
+    if gone is not None:
+        # A record without a value is told from others by its key alone.
+        hashed = Hashed(
+            buffer, np.where(gone, np.maximum(key_starts, 0), starts + 5), np.where(gone, np.maximum(key_ends, 0), ends)
+        )
+        moments, told = delete_headers(batch.event_time, gone, buffer.size)
+        headers = (moments,)
+        buffer = np.concatenate([buffer, told])
     if sink.identified:
         at = buffer.size + _HEADER * np.arange(len(batch), dtype=np.int64)
-        headers = (HeaderColumn(HEADER, at, at + _HEADER),)
+        headers = (*headers, HeaderColumn(HEADER, at, at + _HEADER))
         maker = f"{stage.names.topology}\0{stage.plan.nodes[sink.port[0]].name}\0{sink.port[1]}"
         buffer = np.concatenate([buffer, _identities(batch, maker, task, step)])
     counts = np.bincount(where, minlength=1)
@@ -110,6 +121,25 @@ def sink_blocks(
             )
         )
     return hashed, blocks
+
+
+def _gone(batch: Batch, column: str) -> Flags | None:
+    """Which rows leave as records without a value; None where none does."""
+    if not column:
+        return None
+    gone = batch.frame.get_column(column).fill_null(False).to_numpy()
+    return np.array(gone, np.bool_) if gone.any() else None
+
+
+def _encoded(writer: SinkWriter, batch: Batch, gone: Flags | None) -> tuple[Bytes, Int64s, Int64s]:
+    """The values of the rows and their bounds, -1 for those that are gone."""
+    frame = batch.frame if gone is None else batch.frame.filter(pl.Series(~gone))
+    encoded = writer.encoder.encode(_conformed(frame, writer.columns), schema_id=writer.schema_id)
+    if gone is None:
+        return encoded.buffer, encoded.starts, encoded.ends
+    starts, ends = np.full(len(batch), -1, np.int64), np.full(len(batch), -1, np.int64)
+    starts[~gone], ends[~gone] = encoded.starts, encoded.ends
+    return encoded.buffer, starts, ends
 
 
 def edge_blocks(

@@ -15,7 +15,6 @@ from streamproc.columns import grow
 from streamproc.contracts.model import Field, Schema
 from streamproc.errors import DefinitionError, DuplicateName, StreamprocError
 from streamproc.event_time import MIN_TIME, Span, span_us
-from streamproc.feature.coverage import Coverage
 from streamproc.feature.plan import EVER, FeaturePlan, Planned, columns_read, plan_features
 from streamproc.feature.statuses import (
     MISSING,
@@ -31,6 +30,7 @@ from streamproc.feature.statuses import (
 from streamproc.graph import Step
 from streamproc.operator import Output, StepTime, StreamType, passes_through
 from streamproc.operators.aggregates import NULL, Absent, Aggregate
+from streamproc.operators.coverage import Coverage
 from streamproc.operators.evaluation import evaluate
 from streamproc.operators.event_records import Results
 from streamproc.operators.expressions import check_elementwise, expression_columns

@@ -10,8 +10,8 @@ import polars as pl
 
 from streamproc.contracts.model import Field, Schema
 from streamproc.errors import DefinitionError, TypeMismatch, did_you_mean
-from streamproc.feature.coverage import Coverage
 from streamproc.operators.aggregates import EVER_US, Absent, Aggregate, count
+from streamproc.operators.coverage import Coverage
 from streamproc.operators.evaluation import evaluate
 from streamproc.operators.expressions import canonical_text, check_predicate, expression_columns
 from streamproc.operators.lookback_plan import LookbackPlan, plan_lookback

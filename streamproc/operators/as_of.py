@@ -4,6 +4,9 @@ Right rows lie in runs per key, by event time; a left row takes the last one at 
 right row can still be good for ends at a moment that is known: when the watermark reaches the event time of the next
 row of its key, no row to come can ask for it, and with `max_age` it ends in any case. That moment is the row's
 deadline, so forgetting never changes a result.
+
+A table is a stream with a column that tells deletes (`Field.deletes`): a right row that deletes its key is one like any
+other, except that who finds it has found nothing; it is good for nothing more once the watermark has passed it.
 """
 
 from __future__ import annotations
@@ -21,9 +24,11 @@ from streamproc.event_time import MAX_TIME, MIN_TIME, Span, span_us
 from streamproc.graph import Step, Stream
 from streamproc.hashing import kernel
 from streamproc.operator import Output, StepTime, StreamType
+from streamproc.operators.coverage import Coverage
 from streamproc.operators.deadlines import BLOCK, NEVER
 from streamproc.operators.event_order import absorb, pass_in_order
 from streamproc.operators.join_columns import (
+    deleting,
     only_columns,
     output_name,
     reads_of,
@@ -50,15 +55,19 @@ from streamproc.operators.row_store import RowStore, row_store
 from streamproc.ports import Int64s
 from streamproc.state import KeyTable
 
-STATUS: Final = pl.Enum(["MATCHED", "MISSING", "EXPIRED"])
-"""MATCHED: the right columns are those of the newest right row.  MISSING: the key has none.  EXPIRED: it is too old."""
-_MATCHED, _MISSING, _EXPIRED = 0, 1, 2
+STATUS: Final = pl.Enum(["MATCHED", "MISSING", "EXPIRED", "NOT_COVERED"])
+"""MATCHED: the right columns are those of the newest right row.  MISSING: the key has none, or it was deleted.
+EXPIRED: it is too old.  NOT_COVERED: the other stream was not there at some moment since, so that nobody knows."""
+_MATCHED, _MISSING, _EXPIRED, _NOT_COVERED = range(4)
 _STATUSES: Final = pl.Series(STATUS.categories.to_list(), dtype=STATUS)
 
 
 @dataclass(slots=True)
 class AsOfState:
-    """Keys, runs and rows of the right side, and rows of both sides that wait for the watermark (if ordered)."""
+    """Keys, runs and rows of the right side, and rows of both sides that wait for the watermark (if ordered).
+
+    A right row that deletes its key has the mark 1; `deletes` is the column that tells so, "" where there is none.
+    """
 
     table: KeyTable
     runs: KeyRuns
@@ -66,6 +75,7 @@ class AsOfState:
     left_waits: RowStore
     right_waits: RowStore
     in_order: int
+    deletes: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +86,7 @@ class AsOf:
     suffix: str
     columns: tuple[str, ...] | None
     prefix: str
+    coverage: Coverage | None = None
 
     @property
     def verb(self) -> str:
@@ -107,7 +118,8 @@ class AsOf:
         return replace(left, schema=Schema((*left.schema, *fields, *made)), ordered=left.ordered and right.ordered)
 
     def reads(self, needed: frozenset[str], *inputs: Schema) -> tuple[frozenset[str], ...]:
-        return reads_of(needed, inputs[0], inputs[1], suffix=self.suffix, chosen=self.columns)
+        ours, theirs = reads_of(needed, inputs[0], inputs[1], suffix=self.suffix, chosen=self.columns)
+        return ours, theirs | {inputs[1].deletes} if inputs[1].deletes else theirs
 
     def open(self, *inputs: StreamType) -> AsOfState:
         left, right = inputs
@@ -121,6 +133,7 @@ class AsOf:
             row_store(left.schema.polars(), keyed=True),
             row_store(right.schema.polars(), keyed=True),
             int(left.ordered and right.ordered),
+            right.schema.deletes,
         )
 
     def process(self, state: AsOfState, inputs: tuple[Batch, ...], time: StepTime) -> tuple[AsOfState, Output]:
@@ -142,8 +155,11 @@ class AsOf:
         runs.make_room(int(owners.max(initial=-1)) + 1)
         moments = np.ascontiguousarray(right.event_time)
         ends = np.full(len(right), NEVER, np.int64) if self.max_age_us is None else moments + self._horizon
+        deletes = deleting(right, state.deletes)
+        ends[deletes] = moments[deletes]
         brought = replace(right, frame=only_columns(right.frame, rows.old.columns))
         numbers = rows.append(brought, ends, owners=owners)
+        rows.marks[numbers] = deletes
         runs.arena, found = _look_up(
             runs.runs, runs.arena, runs.free, runs.used, rows.deadlines, rows.minima,
             merge_by_position(_positions(left), _positions(right), state.in_order),
@@ -153,24 +169,36 @@ class AsOf:
 
     def _joined(self, state: AsOfState, left: Batch, numbers: Int64s) -> Batch:
         known = numbers >= 0
+        known[known] = state.rows.marks[numbers[known]] == 0
         age = np.zeros(len(left), np.int64)
         age[known] = left.event_time[known] - state.rows.meta[numbers[known], EVENT_TIME]
         status = np.where(known, _MATCHED, _MISSING).astype(np.int64)
         if self.max_age_us is not None:
             known &= age <= self._horizon
             status = np.where(known, np.where(age > self.max_age_us, _EXPIRED, _MATCHED), _MISSING).astype(np.int64)
-        matched = status == _MATCHED
-        if matched.any():
-            found = state.rows.frame(numbers[matched])
-            if found.width and not matched.all():
-                found = found[_null_where(~matched, np.cumsum(matched) - 1)]
-        else:
-            found = state.rows.old.clear(len(left))
+        if self.coverage is not None:
+            self._uncover(status, left.event_time, np.where(known, age, -1))
+            known &= status != _NOT_COVERED
+        found = state.rows.frame_or_nulls(np.where(status == _MATCHED, numbers, -1))
         names = left.frame.columns
         columns = [column.alias(output_name(column.name, names, self.suffix)) for column in found.get_columns()]
         said, aged = self._made
         made = [_STATUSES[status].alias(said), _null_where(~known, age).alias(aged)]
         return left.with_frame(pl.DataFrame([*left.frame.get_columns(), *columns, *made]))
+
+    def _uncover(self, status: Int64s, times: Int64s, age: Int64s) -> None:
+        """Says NOT_COVERED where the other stream was not there at some moment from the right row on.
+
+        Without a right row, since the longest age that would have counted, if there is one, else since ever.
+        """
+        assert self.coverage is not None
+        times = np.ascontiguousarray(times)
+        found = age >= 0
+        spans = np.where(found, age + 1, self._horizon + 1)
+        missed = self.coverage.misses(times, spans if self.max_age_us is not None else np.where(found, spans, 1))
+        if self.max_age_us is None:
+            missed |= ~found & self.coverage.misses(times, None)
+        status[missed] = _NOT_COVERED
 
     def _forget(self, state: AsOfState, time: StepTime) -> None:
         """Drops the right rows for which no left row to come can ask."""
@@ -193,6 +221,7 @@ def as_of(
     max_age: Span | None = None,
     suffix: str = "_right",
     columns: tuple[str, ...] | None = None,
+    coverage: Coverage | None = None,
     name: str = "",
 ) -> Step:
     """Gives each row the columns of the newest row of `other` with its key, as of its own event time.
@@ -202,10 +231,15 @@ def as_of(
     max_age  older ones do not count: their columns are null and the status is EXPIRED. Beyond twice the age it is
              MISSING, as if the key had never been seen, so that state is bounded
     columns  which ones to bring; all but the key of `other` if not given. One that the left side has too gets `suffix`
+    coverage when `other` was there. Where it was not at some moment from the right row on, a newer one may have been
+             missed: NOT_COVERED. Where there is no right row, it must have been there for twice the age, or ever since
+             its coverage began
 
-    Two columns are added: `<name>_status` (MATCHED, MISSING or EXPIRED) and `<name>_age`, µs from the right row's event
-    time to the left one's (null if MISSING); `<name>` is "as_of" where the step has none. To keep matched rows only,
-    filter by the status.
+    Two columns are added: `<name>_status` (MATCHED, MISSING, EXPIRED or NOT_COVERED) and `<name>_age`, µs from the
+    right row's event time to the left one's (null if MISSING or NOT_COVERED); `<name>` is "as_of" where the step has
+    none. To keep matched rows only, filter by the status.
+
+    If `other` is a table (`table`, `changes`), a key whose newest row deletes it is MISSING.
 
     If both inputs are `ordered`, rows are applied in one order of event time, right rows first, and every right row at
     or before the left one's event time counts. Otherwise a row sees only what came before it, and of equal moments
@@ -217,7 +251,7 @@ def as_of(
     """
     age = None if max_age is None else span_us(max_age)
     chosen = None if columns is None else tuple(columns)
-    return Step(AsOf(age, require_suffix(suffix), chosen, name or "as_of"), (other,), name)
+    return Step(AsOf(age, require_suffix(suffix), chosen, name or "as_of", coverage), (other,), name)
 
 
 def _null_where(mask: npt.NDArray[np.bool_], values: Int64s) -> pl.Series:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
+from streamproc.batch import Batch
 from streamproc.contracts.model import Schema
 from streamproc.errors import DefinitionError, TypeMismatch
 from streamproc.keys import key_kinds
@@ -28,10 +31,18 @@ def _said(columns: tuple[str, ...], kinds: tuple[str, ...]) -> str:
 
 
 def right_columns(right: StreamType, chosen: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Columns of the right side that the join brings: the chosen ones, else all that are not its key."""
+    """Columns of the right side that the join brings: the chosen ones, else all but its key and what tells deletes."""
     if chosen is None:
-        return tuple(name for name in right.schema.names if name not in (right.keyed_by or ()))
+        own = (*(right.keyed_by or ()), right.schema.deletes)
+        return tuple(name for name in right.schema.names if name not in own)
     return tuple(right.schema[name].name for name in chosen)
+
+
+def deleting(batch: Batch, column: str) -> npt.NDArray[np.bool_]:
+    """Which rows of a batch delete their key; none where the stream has no column that tells so."""
+    if not column:
+        return np.zeros(len(batch), np.bool_)
+    return np.array(batch.frame.get_column(column).fill_null(False).to_numpy(), np.bool_)
 
 
 def only_columns(frame: pl.DataFrame, names: list[str]) -> pl.DataFrame:

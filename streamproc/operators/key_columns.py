@@ -18,9 +18,13 @@ from streamproc.contracts.model import Field
 from streamproc.hashing import frozen, kernel
 from streamproc.operators.values import decimal_from_wide
 from streamproc.ports import Bytes, Int64s
+from streamproc.wire.cells import is_utf8
 
 _arrow: Any = pyarrow  # it re-exports nothing that a type checker sees
 _NULL_PART: Final = 0xFFFFFFFF
+_UTF8: Final = -1
+_ANY: Final = -2
+Flags = npt.NDArray[np.bool_]
 
 
 @kernel
@@ -77,6 +81,49 @@ def _gather(buffer: Bytes, starts: Int64s, ends: Int64s, offsets: Int64s, out: B
         for k in range(starts[i], ends[i]):
             out[at] = buffer[k]
             at += 1
+
+
+@kernel
+def _well_formed(buffer: Bytes, starts: Int64s, ends: Int64s, widths: Int64s, good: Flags) -> None:
+    for i in range(starts.size):
+        at, end = starts[i], ends[i]
+        fits = True
+        for part in range(widths.size):
+            length = end - at
+            if widths.size > 1:
+                if length < 4:
+                    fits = False
+                    break
+                length = np.int64(0)
+                for k in range(4):
+                    length = (length << 8) | np.int64(buffer[at + k])
+                at += 4
+                if length > end - at:
+                    fits = False
+                    break
+            width = widths[part]
+            if (width > 0 and length != width) or (width == _UTF8 and not is_utf8(buffer, at, at + length)):
+                fits = False
+                break
+            at += length
+        good[i] = fits and at == end
+
+
+def well_formed(keys: Keys, fields: Sequence[Field]) -> Flags:
+    """Which keys are as `keys_of` makes them for values of these columns, none of them null; bytes of any origin.
+
+    >>> keys = Keys(np.frombuffer(b"ab\xff", np.uint8), np.array([0, 2]), np.array([2, 3]), np.empty(0, np.uint64))
+    >>> well_formed(keys, [Field("card", pl.String())]).tolist()
+    [True, False]
+    """
+    widths = np.empty(len(fields), np.int64)
+    for place, field in enumerate(fields):
+        dtype = field.dtype
+        text = isinstance(dtype, (pl.String, pl.Categorical, pl.Enum))
+        widths[place] = _UTF8 if text else _ANY if dtype == pl.Binary else 16 if isinstance(dtype, pl.Decimal) else 8
+    good = np.empty(keys.starts.size, np.bool_)
+    _well_formed(frozen(keys.buffer), frozen(keys.starts), frozen(keys.ends), frozen(widths), good)
+    return good
 
 
 def text_column(name: str, buffer: Bytes, starts: Int64s, ends: Int64s, *, binary: bool = False) -> pl.Series:

@@ -105,6 +105,16 @@ class RowStore:
         place[~in_old] = np.arange(np.count_nonzero(in_old), rows.size)
         return parts if bool(np.all(place[1:] > place[:-1])) else parts[place]
 
+    def frame_or_nulls(self, rows: Int64s) -> pl.DataFrame:
+        """The columns of these rows, in the order given; null where the number is -1."""
+        there = rows >= 0
+        if not there.any():
+            return self.old.clear(rows.size)
+        found = self.frame(rows[there])
+        if there.all() or not found.width:
+            return found
+        return found[pl.Series(np.cumsum(there) - 1).set(pl.Series(~there), None)]
+
     def keys(self, rows: Int64s) -> Keys | None:
         """The keys of these rows in a buffer of their own, or None where rows have none."""
         if not self.keyed:

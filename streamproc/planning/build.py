@@ -46,10 +46,11 @@ def _fingerprinted(nodes: list[Node]) -> list[Node]:
         if isinstance(node.origin, Source):
             source = node.origin
             times = (source.lateness_us, source.max_future_skew_us, source.idle_after_us, source.event_time)
-            own = canonical_text((source.topic, *times, _contract_text(node.contract)))
+            table = ("table",) if source.table else ()
+            own = canonical_text((source.topic, *times, *table, _contract_text(node.contract)))
         else:
             own = canonical_text(node.origin)
-        types = ",".join(f"{f.name}:{f.dtype}:{f.nullable}" for f in node.type.schema)
+        types = ",".join(f"{f.name}:{f.dtype}:{f.nullable}{':deletes' * f.deletes}" for f in node.type.schema)
         state = digest(f"{type(node.origin).__name__} {own} {node.type.keyed_by} {types}")
         out.append(replace(node, state=state, logic=digest(f"{node.name} {state} {above}")))
     return out

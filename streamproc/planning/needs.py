@@ -35,7 +35,7 @@ def needed_columns(
     for node in reversed(nodes):
         rows = needed.get((node.rank, "rows"), frozenset())
         if isinstance(node.origin, Source):
-            out[node.rank] = replace(node, columns=rows | {node.origin.event_time})
+            out[node.rank] = replace(node, columns=rows | {node.origin.event_time, *(node.type.keyed_by or ())})
             continue
         schemas = [type_of(nodes, port).schema for port in node.inputs]
         reads = node.origin.reads(rows, *schemas)

@@ -33,7 +33,7 @@ class Node:
     inputs    the nodes and ports it reads
     type      columns and key of its rows
     level     how many changes of key lie above it
-    moves     of a `key_by`: whether it brings rows to other tasks, so that the graph is cut below it
+    moves     of a `key_by`: whether it brings rows to other tasks, so that the graph is cut below it; so does a table
     columns   of a source: the columns that somebody reads
     sides     types of what the step gives beside its rows, by name
     state     fingerprint of what shapes its state; `logic` of all that shapes its output, upstream included
@@ -95,6 +95,7 @@ class PlannedSink:
     forwards  records leave as the bytes that they came in
     identified  records carry the header `sp`
     latest    a new topic is compacted
+    deletes   the column that tells of a row that it leaves as a record without a value, "" where none does
     """
 
     name: str
@@ -108,6 +109,7 @@ class PlannedSink:
     key: tuple[str, ...] | None
     identified: bool = False
     latest: bool = False
+    deletes: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,17 +30,20 @@ def planned_sink(
 ) -> PlannedSink:
     """The sink with its contract; raises DefinitionError (UnknownColumn, TypeMismatch) where columns do not fit."""
     kind = type_of(nodes, port)
+    # In a table a row that deletes its key leaves as a record without a value, so nothing is left to say of it.
+    deletes = kind.schema.deletes if leaf.latest else ""
+    written = Schema(tuple(column for column in kind.schema if column.name != deletes))
     source = forwarded_source(nodes, name, leaf, port, contract)
     if source is not None and source.contract is not None:
         settled = source.contract
     elif leaf.contract is None:
         try:
-            settled = derive(f"{topology.name}_{name}".replace("-", "_"), kind.schema)
+            settled = derive(f"{topology.name}_{name}".replace("-", "_"), written)
         except (TypeMismatch, InvalidSchema) as problem:
             raise type(problem)(f"sink '{name}': {problem.message}", hint=problem.hint) from None
     else:
         settled = _named(name, leaf.contract, contract)
-        _check_columns(name, settled, kind.schema)
+        _check_columns(name, settled, written)
     _check_key(name, leaf.key, kind.schema)
     if leaf.latest and not (leaf.key or (leaf.key is None and kind.keyed_by)):
         raise DefinitionError(
@@ -59,6 +62,7 @@ def planned_sink(
         leaf.key,
         leaf.identified,
         leaf.latest,
+        deletes,
     )
 
 
@@ -71,6 +75,8 @@ def forwarded_source(nodes: list[Node], sink: str, leaf: Sink, port: Port, contr
     while name == "rows":
         node = nodes[rank]
         if node.contract is not None:
+            if isinstance(node.origin, Source) and node.origin.table:
+                return None
             if leaf.contract is None:
                 return node
             return node if _named(sink, leaf.contract, contract).avro == node.contract.avro else None

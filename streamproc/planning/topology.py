@@ -59,7 +59,8 @@ def sink(
 ) -> Sink:
     """A stream that leaves under a contract, to a topic, with a key of its own.
 
-    With latest=True the topic is a table: the newest record of each key stays for ever, see `FeatureTable`.
+    With latest=True the topic is a table: the newest record of each key stays for ever, see `FeatureTable`. A row that
+    deletes its key (`table`, `join`, `changes`) leaves as a record without a value.
 
     >>> from streamproc.graph import source
     >>> sink(source("t", contract="c"), contract="alert.v1").contract

@@ -11,13 +11,16 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from streamproc.contracts.model import Contract, Schema
+import polars as pl
+
+from streamproc.contracts.model import Contract, Field, Schema
 from streamproc.contracts.sensitivity import LINKING, linked
 from streamproc.errors import ContractError, DefinitionError, DuplicateName, TypeMismatch, UnknownColumn, did_you_mean
 from streamproc.graph import Source, Stream
 from streamproc.operator import Operator, StreamType, sides_of
 from streamproc.operators.columns import Rename
 from streamproc.operators.dedupe import Dedupe
+from streamproc.operators.join import DELETED
 from streamproc.operators.key_by import KeyBy
 from streamproc.operators.ordered import Ordered
 from streamproc.operators.sessions import Sessions
@@ -204,12 +207,16 @@ class Walk:
                 hint="event time is a timestamp, a date, or a long of microseconds since 1970 UTC",
             )
         fields = tuple(replace(f, origins=f.origins or frozenset({f"{contract}.{f.name}"})) for f in contract.schema)
+        kind = StreamType(Schema(fields), placed_by=_placed_by(contract))
+        if source.table:
+            kind = _table_type(source, contract, Schema(fields), event_time)
         return Node(
             rank,
             self._name(source.topic, chosen=False),
             replace(source, event_time=event_time),
             (),
-            StreamType(Schema(fields), placed_by=_placed_by(contract)),
+            kind,
+            moves=source.table,
             contract=contract,
         )
 
@@ -238,6 +245,25 @@ class Walk:
             word = f"{word}_{number}"
         self._names[word] = chosen
         return word
+
+
+def _table_type(source: Source, contract: Contract, columns: Schema, event_time: str) -> StreamType:
+    """The columns of a table's changes, keyed by the contract's key; raises DefinitionError where it has none."""
+    if not contract.key:
+        raise DefinitionError(
+            f"table '{source.topic}' has no key: contract '{contract}' marks no field with \"sp:role\": \"key\"",
+            hint="mark the fields that the record's key is made of",
+        )
+    stay = (*contract.key, event_time, columns.deletes)
+    fields = tuple(column if column.name in stay else replace(column, nullable=True) for column in columns)
+    if not columns.deletes:
+        if DELETED in columns:
+            raise DuplicateName(
+                f"table '{source.topic}' has a column '{DELETED}' of contract '{contract}' already",
+                hint='if it tells deletes, mark it with "sp:role": "deleted"',
+            )
+        fields += (Field(DELETED, pl.Boolean(), deletes=True),)
+    return StreamType(Schema(fields), contract.key)
 
 
 def _placed_by(contract: Contract) -> tuple[str, ...] | None:

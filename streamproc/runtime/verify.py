@@ -235,7 +235,9 @@ def _rows_of(block: Block, *, edge: bool) -> np.ndarray[tuple[int, int], np.dtyp
     if edge:
         _, _, _, _, _, starts, ends = read_edge(block)
         return row_hashes(block.buffer, starts, ends)
-    return row_hashes(block.buffer, block.value_starts + 5, block.value_ends)
+    gone = block.value_starts < 0
+    starts = np.where(gone, np.maximum(block.key_starts, 0), block.value_starts + 5)
+    return row_hashes(block.buffer, starts, np.where(gone, np.maximum(block.key_ends, 0), block.value_ends))
 
 
 def _blocks(log: Log, place: TopicPartition, first: int, last: int) -> Iterator[Block]:

@@ -10,13 +10,15 @@ import polars as pl
 
 from streamproc.contracts.model import Contract
 from streamproc.contracts.registry import MemoryRegistry, Registry
+from streamproc.engine.intake import event_times
 from streamproc.engine.rejects import REJECTED
+from streamproc.engine.tombstones import delete_headers
 from streamproc.errors import InputError, did_you_mean
 from streamproc.graph import Source
 from streamproc.hashing import partitions_of
 from streamproc.keys import keys_of
 from streamproc.planning.topology import Topology
-from streamproc.ports import Block, Log, TopicSettings
+from streamproc.ports import Block, HeaderColumn, Log, TopicSettings
 from streamproc.runtime.binding import Binding, bind, plan_topology
 from streamproc.runtime.reading import read_topic
 from streamproc.runtime.replay import TopicSum, recorded_sums, source_ends
@@ -78,6 +80,8 @@ def drive(
 ) -> Driven:
     """Runs a topology over frames, one per source topic, rows in order of arrival.
 
+    In a frame of a `table`, the column `deleted` says which records have no value.
+
     registry    where contracts are looked up; by default one that holds `contracts`
     partitions  of each source topic; rows go by the contract's key (murmur2), those without a key in turn
     close       release at the end what waits for time
@@ -110,7 +114,9 @@ def prepared(
             topic = node.origin.topic
             if topic not in log.topics():
                 log.create_topic(topic, TopicSettings(partitions))
-                append_frame(log, registry, topic, node.contract, given.pop(topic, node.contract.schema.empty()))
+                rows = given.pop(topic, node.contract.schema.empty())
+                deletes = node.type.schema.deletes if node.origin.table else ""
+                append_frame(log, registry, topic, node.contract, rows, deletes=deletes)
     if given:
         raise InputError(
             f"topology '{topology.name}' has no source '{min(given)}'", hint=did_you_mean(min(given), log.topics())
@@ -135,8 +141,13 @@ def driven(binding: Binding, log: Log, registry: Registry, progress: Progress) -
     )
 
 
-def append_frame(log: Log, registry: Registry, topic: str, contract: Contract, frame: pl.DataFrame) -> None:
-    """Appends rows as records of a contract, each to the partition that its key chooses."""
+def append_frame(
+    log: Log, registry: Registry, topic: str, contract: Contract, frame: pl.DataFrame, *, deletes: str = ""
+) -> None:
+    """Appends rows as records of a contract, each to the partition that its key chooses.
+
+    deletes  a column, if the frame has it: where it is true the record has no value, so that its key is deleted
+    """
     partitions = log.topics()[topic].partitions
     cast = frame.select(
         pl.col(name).cast(dtype) if name in frame.columns else pl.lit(None, dtype).alias(name)
@@ -157,6 +168,16 @@ def append_frame(log: Log, registry: Registry, topic: str, contract: Contract, f
             key_ends=keys.ends + shift,
         )
         where = partitions_of(keys.buffer, keys.starts, keys.ends, partitions)
+    if deletes and deletes in frame.columns and contract.key:
+        gone = frame.get_column(deletes).fill_null(False).to_numpy().astype(np.bool_)
+        header, told = delete_headers(event_times(cast[contract.event_time]).to_numpy(), gone, block.buffer.size)
+        block = replace(
+            block,
+            buffer=np.concatenate([block.buffer, told]),
+            value_starts=np.where(gone, -1, block.value_starts),
+            value_ends=np.where(gone, -1, block.value_ends),
+            headers=(header,),
+        )
     transaction = log.producer(f"append.{topic}").begin()
     for partition in range(partitions):
         mine = np.flatnonzero(where == partition)
@@ -169,6 +190,7 @@ def append_frame(log: Log, registry: Registry, topic: str, contract: Contract, f
                     value_ends=block.value_ends[mine],
                     key_starts=block.key_starts[mine],
                     key_ends=block.key_ends[mine],
+                    headers=tuple(HeaderColumn(h.name, h.starts[mine], h.ends[mine]) for h in block.headers),
                 )
             )
     transaction.commit()

@@ -58,6 +58,7 @@ class Recorded:
 
     ports: tuple[Batch, ...]
     watermarks: tuple[int, ...]
+    kinds: tuple[StreamType, ...]
 
     @property
     def rows(self) -> list[Row]:
@@ -65,10 +66,11 @@ class Recorded:
         return [row for port, batch in enumerate(self.ports) for row in rows_of(batch, port=port)]
 
 
-def recorded(seed: int, *, ports: int = 1, in_order: bool = False) -> Recorded:
+def recorded(seed: int, *, ports: int = 1, in_order: bool = False, deletes: bool = False) -> Recorded:
     """A stream that depends on the seed alone.
 
     in_order  as below `ordered`: all rows were released by time, in order of event time, in time
+    deletes   the ports are tables: the column `gone` says of a row that it deletes its key
     """
     rng = random.Random(seed)
     count, lateness, step = rng.randint(0, 45), rng.choice([0, 2, 8]), rng.choice([1, 3, 12])
@@ -110,7 +112,13 @@ def recorded(seed: int, *, ports: int = 1, in_order: bool = False) -> Recorded:
     for account, (port, meta, _) in enumerate(rows):
         meta[ACCOUNT] = account
         meta[C0 : C0 + 4] = [port << 32, names[account], 0, 0]
-    return Recorded(tuple(_batch(rows, port) for port in range(ports)), tuple(watermarks))
+    batches, kinds = tuple(_batch(rows, port) for port in range(ports)), types(ports, ordered=in_order)
+    if deletes:
+        gone = Field("gone", pl.Boolean(), deletes=True)
+        telling = (pl.col("n") < -1).fill_null(True).alias("gone")
+        batches = tuple(replace(batch, frame=batch.frame.with_columns(telling)) for batch in batches)
+        kinds = tuple(replace(kind, schema=Schema((*kind.schema, gone))) for kind in kinds)
+    return Recorded(batches, tuple(watermarks), kinds)
 
 
 def _batch(rows: Sequence[tuple[int, list[int], list[Any]]], port: int) -> Batch:
@@ -128,14 +136,12 @@ def types(ports: int = 1, *, ordered: bool = False) -> tuple[StreamType, ...]:
     return tuple(StreamType(SCHEMAS[port], ("k",), ordered) for port in range(ports))
 
 
-def run(
-    operator: Operator, stream: Recorded, cuts: Sequence[int], *, ordered: bool = False
-) -> tuple[list[Row], list[Row]]:
+def run(operator: Operator, stream: Recorded, cuts: Sequence[int]) -> tuple[list[Row], list[Row]]:
     """What an operator makes of the stream in pieces, and its late rows by position, as the twins give them.
 
     Between two pieces the state is stored and read back: law 2 is in every comparison.
     """
-    kinds = types(len(stream.ports), ordered=ordered)
+    kinds = stream.kinds
     promised = operator.schema(*kinds).schema.polars()
     state = operator.open(*kinds)
     count = len(stream.watermarks)

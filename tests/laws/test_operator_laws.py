@@ -45,6 +45,9 @@ ONE_KEY = StreamType(ROW, ())
 IN_ORDER = StreamType(ROW, ("k",), ordered=True)
 RIGHT = StreamType(OTHER, ("k",))
 RIGHT_IN_ORDER = StreamType(OTHER, ("k",), ordered=True)
+GONE = Field("gone", pl.Boolean(), nullable=True, deletes=True)
+TABLE = StreamType(Schema((*OTHER, GONE)), ("k",))
+TABLE_IN_ORDER = StreamType(Schema((*OTHER, GONE)), ("k",), ordered=True)
 STREAM = Stream(KeyBy(("k",)))
 
 
@@ -95,6 +98,7 @@ def squares(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.select((pl.col("i") * pl.col("i")).alias("square"), pl.col("i").cast(pl.String).alias("text"))
 
 
+HALF_THERE = sp.Coverage(since="1970-01-01T00:00:05Z", gaps=(("1970-01-01T00:00:10Z", "1970-01-01T00:00:14Z"),))
 RATES = sp.canonical.ecb_rates(b"Date,USD,\n1970-01-02,1.5,\n1969-12-30,1.25,\n1969-06-30,1.75,\n")
 COUNTING: Any = sp.rules(
     window="4s", positive=pl.col("i") > 0, nulls=sp.rule.null_rate("x", at_most=0.2), many=sp.rule.volume(at_most=2),
@@ -257,6 +261,12 @@ LAWS: dict[str, tuple[Step, tuple[StreamType, ...]]] = {
     "as_of": (sp.as_of(STREAM, max_age="7s"), (KEYED, RIGHT)),
     "as_of some columns": (sp.as_of(STREAM, columns=("y",)), (KEYED, RIGHT)),
     "as_of in order": (sp.as_of(STREAM, max_age="7s"), (IN_ORDER, RIGHT_IN_ORDER)),
+    "changes": (sp.changes(pl.col("i") > 1), (KEYED,)),
+    "as_of a table": (sp.as_of(STREAM, max_age="7s", coverage=HALF_THERE), (KEYED, TABLE)),
+    "as_of a table in order": (sp.as_of(STREAM, coverage=HALF_THERE), (IN_ORDER, TABLE_IN_ORDER)),
+    "join": (sp.join(STREAM), (KEYED, TABLE)),
+    "join of all": (sp.join(STREAM, how="full", suffix="_other"), (TABLE, TABLE)),
+    "join in order": (sp.join(STREAM, how="left"), (TABLE_IN_ORDER, TABLE_IN_ORDER)),
     "within": (sp.within(STREAM, before="2s", after="3s"), (KEYED, RIGHT)),
     "within and alone": (sp.within(STREAM, before="2s", after="3s", how="left"), (KEYED, RIGHT)),
     "within in order": (sp.within(STREAM, before="0s", after="5s", how="left"), (IN_ORDER, RIGHT_IN_ORDER)),

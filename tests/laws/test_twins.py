@@ -30,7 +30,9 @@ from streamproc.operators.aggregates import max as maximum
 from streamproc.operators.aggregates import min as minimum
 from streamproc.operators.as_of import as_of
 from streamproc.operators.columns import where, with_columns
+from streamproc.operators.coverage import Coverage
 from streamproc.operators.dedupe import dedupe
+from streamproc.operators.join import join
 from streamproc.operators.lookback import lookback
 from streamproc.operators.ordered import ordered
 from streamproc.operators.sessions import session
@@ -38,7 +40,7 @@ from streamproc.operators.windows import sliding, tumbling
 from streamproc.operators.within import within
 from streamproc.testing import naive
 from streamproc.testing.naive import Row, Twin, play
-from streamproc.testing.naive_joins import AsOf, Within
+from streamproc.testing.naive_joins import AsOf, Join, Within
 from streamproc.testing.naive_windows import Lookback, Wanted, Windows
 
 seeds = st.integers(0, 2**40)
@@ -93,8 +95,8 @@ def comparable(rows: list[Row]) -> list[tuple[Any, ...]]:
     ]
 
 
-def equal(step: Step, twin: Twin, stream: Recorded, pieces: list[int], *, in_order: bool = False) -> None:
-    made, late = run(step.operator, stream, pieces, ordered=in_order)
+def equal(step: Step, twin: Twin, stream: Recorded, pieces: list[int]) -> None:
+    made, late = run(step.operator, stream, pieces)
     expected, expected_late = play(twin, stream.rows, stream.watermarks, RANK_HERE)
     assert comparable(made) == comparable(expected)
     assert comparable(late) == comparable(expected_late)
@@ -175,7 +177,31 @@ def test_lookback_equals_its_twin(seed: int, pieces: list[int], names: set[str],
 def test_as_of_equals_its_twin(in_order: bool, seed: int, pieces: list[int], age: int | None) -> None:
     step = as_of(OTHER, max_age=None if age is None else f"{age}us", name="rate")
     twin = AsOf({"n": "n_right", "note": "note"}, age, "rate", in_order)
-    equal(step, twin, recorded(seed, ports=2, in_order=in_order), pieces, in_order=in_order)
+    equal(step, twin, recorded(seed, ports=2, in_order=in_order), pieces)
+
+
+@laws
+@given(st.booleans(), st.booleans(), seeds, cuts, st.sampled_from([None, 0, 6]), st.sampled_from([None, 0, 9, 40]))
+def test_as_of_a_table_equals_its_twin(
+    in_order: bool, deletes: bool, seed: int, pieces: list[int], age: int | None, gap: int | None
+) -> None:
+    coverage = covered = None
+    if gap is not None:
+        begin, end = ("1970-01-01T00:00:00.000005Z", f"1970-01-01T00:00:00.{5 + gap:06d}Z")
+        coverage = Coverage(since="1969-12-31T23:59:59.999970Z", gaps=((begin, end),) if gap else ())
+        covered = ((-30, 5), (5 + gap, 2**61))
+    step = as_of(OTHER, max_age=None if age is None else f"{age}us", name="rate", coverage=coverage)
+    columns = {"n": "n_right", "note": "note"}
+    twin = AsOf(columns, age, "rate", in_order, "gone" if deletes else "", covered)
+    equal(step, twin, recorded(seed, ports=2, in_order=in_order, deletes=deletes), pieces)
+
+
+@laws
+@given(st.sampled_from(["inner", "left", "full"]), st.booleans(), st.booleans(), seeds, cuts)
+def test_join_equals_its_twin(how: Any, in_order: bool, deletes: bool, seed: int, pieces: list[int]) -> None:
+    columns, right = {name: name for name in "nxs"}, {"n": "n_right", "note": "note"}
+    twin = Join(("k",), columns, right, how, ("gone", "gone") if deletes else ("", ""), in_order)
+    equal(join(OTHER, how=how), twin, recorded(seed, ports=2, in_order=in_order, deletes=deletes), pieces)
 
 
 @laws
@@ -184,7 +210,7 @@ def test_within_equals_its_twin(how: Any, in_order: bool, seed: int, pieces: lis
     before, after = span
     step = within(OTHER, before=f"{before}us", after=f"{after}us", how=how)
     twin = Within({"n": "n_right", "note": "note"}, before, after, how == "left", in_order)
-    equal(step, twin, recorded(seed, ports=2, in_order=in_order), pieces, in_order=in_order)
+    equal(step, twin, recorded(seed, ports=2, in_order=in_order), pieces)
 
 
 def test_the_streams_hold_everything_that_makes_time_hard() -> None:

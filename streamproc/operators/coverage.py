@@ -45,10 +45,10 @@ class Coverage:
         """The gaps, in µs."""
         return tuple((instant_us(begin), instant_us(end)) for begin, end in self.gaps)
 
-    def misses(self, times: Int64s, span_us: int | None) -> npt.NDArray[np.bool_]:
+    def misses(self, times: Int64s, span_us: int | Int64s | None) -> npt.NDArray[np.bool_]:
         """For rows at these times, whether some moment of (t - span, t] is not covered.
 
-        span_us  None for a window that begins with the coverage
+        span_us  one for all or one a row; None for a window that begins with the coverage
 
         >>> Coverage(since="1970-01-01").misses(np.array([0, 10, 11]), 11).tolist()
         [True, False, False]
