@@ -15,16 +15,18 @@ from streamproc.hashing import content_id
 BLOCK_BYTES: Final = 64 << 10
 
 
-def blocks_of(array: npt.NDArray[Any], *, size: int = BLOCK_BYTES) -> list[tuple[str, bytes]]:
+def blocks_of(array: npt.NDArray[Any], *, size: int = BLOCK_BYTES, more: bytes = b"") -> list[tuple[str, bytes]]:
     """Consecutive pieces of an array's bytes with their content ids; the last one may be shorter.
 
     A change of some rows changes the ids of their blocks only; appended rows change the last block and add new ones.
+
+    more  what every piece ends with besides: the same bytes under another id
 
     >>> [(name[:8], len(data)) for name, data in blocks_of(np.zeros(3, np.int64), size=16)]
     [('e5189a95', 16), ('2c0a8a99', 8)]
     """
     data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    pieces = [data[at : at + size].tobytes() for at in range(0, data.size, size)]
+    pieces = [data[at : at + size].tobytes() + more for at in range(0, data.size, size)]
     return [(content_id(piece), piece) for piece in pieces]
 
 

@@ -11,7 +11,9 @@ import numpy as np
 from streamproc.engine.compiled import TaskState
 from streamproc.errors import (
     CorruptSnapshot,
+    Fenced,
     ForeignFingerprint,
+    InputGone,
     LogError,
     LogUnavailable,
     OffsetOutOfRange,
@@ -94,18 +96,48 @@ def restore_task(
     group = binding.names.group(binding.task_of(number)[0].stage.index)
     committed = log.committed(group)
     end = settled_end(log, place, clock, on_step)
-    start = log.start_offset(place)
     fresh_task = Task(binding, number, log, stops=stops)
-    first, head = next(journal_entries(log, place, start, end), (end, None))
-    if head is None:
-        if mine := sorted(set(committed) & set(fresh_task.offsets)):
-            _still_so(log, group, {one: committed[one] for one in mine}, place, end, clock)
+    told = {one: committed[one] for one in fresh_task.offsets if one in committed}
+    try:
+        first, head = next(journal_entries(log, place, log.start_offset(place), end), (end, None))
+        if head is None and told:
+            mine = min(told)
             raise LogError(
-                f"{fresh_task.name} has committed offsets ({mine[0].topic}-{mine[0].partition}@{committed[mine[0]]}) "
-                "and no journal",
+                f"{fresh_task.name} has committed offsets ({mine.topic}-{mine.partition}@{told[mine]}) and no journal",
                 hint=f"somebody removed '{place.topic}': run a new version, or delete the group '{group}'",
             )
-        return Restored(fresh_task, 0, True, end)
+        if head is None:
+            return Restored(fresh_task, 0, True, end)
+        restored = _rebuilt(binding, fresh_task, log, checkpoints, (first, head, end), stops, on_step, accept)
+        if (refused := _contradiction(restored.task, committed)) is not None:
+            raise refused
+        restored.task.check_reach()
+    except (Fenced, LogUnavailable):
+        raise
+    except (LogError, InputGone):
+        # Who lost the task and does not know it yet meets what its successor wrote and trimmed meanwhile.
+        _still_so(log, group, told, place, end, clock)
+        raise
+    return restored
+
+
+def _rebuilt(
+    binding: Binding,
+    fresh_task: Task,
+    log: Log,
+    checkpoints: CheckpointStore | None,
+    journal: tuple[int, Entry, int],
+    stops: Mapping[TopicPartition, int] | None,
+    on_step: Callable[[], None] | None,
+    accept: bool,
+) -> Restored:
+    """The task from its checkpoint and the entries after it.
+
+    journal  the offset of the first entry, that entry, and the offset at which the journal ends
+    """
+    first, head, end = journal
+    number = fresh_task.number
+    place = TopicPartition(binding.names.tasks, number)
     known = journal_head(fresh_task.name, log, place, head, checkpoints)
     if known is not None:
         check_head(binding, fresh_task, known)
@@ -121,7 +153,6 @@ def restore_task(
         task, after = Task(binding, number, log, state=state, stops=stops), first + 1
     task.head = known or {}
     steps = 0
-    last = 0
     accepting = Accepting(log, place, end, new=accept)
     journal_end = after
     for offset, entry in journal_entries(log, place, after, end):
@@ -133,14 +164,8 @@ def restore_task(
         except ReplayDiverged as diverged:
             accepting.take(task, entry, taken, before, diverged, offset)
         steps += 1
-        last = entry.step
         if on_step is not None:
             on_step()
-    if (refused := _contradiction(task, committed, last or task.state.steps)) is not None:
-        told = {one: committed[one] for one in task.offsets if one in committed}
-        _still_so(log, group, told, place, end, clock)
-        raise refused
-    task.check_reach()
     again = Task(binding, number, log, state=task.state, stops=stops)
     again.head = task.head
     again.note = note_of(task, accepting.taken) if accepting.taken else {}
@@ -290,12 +315,12 @@ def _journal_offset(manifest: CheckpointManifest) -> int:
     return offset if isinstance(offset, int) else -1
 
 
-def _contradiction(task: Task, committed: Mapping[TopicPartition, int], step: int) -> LogError | None:
+def _contradiction(task: Task, committed: Mapping[TopicPartition, int]) -> LogError | None:
     for place, offset in task.offsets.items():
         if place in committed and committed[place] != offset:
             return LogError(
-                f"the journal of {task.name} ends after step {step} at {place.topic}-{place.partition}@{offset}, the "
-                f"committed offset is {committed[place]}",
+                f"the journal of {task.name} ends after step {task.state.steps} at "
+                f"{place.topic}-{place.partition}@{offset}, the committed offset is {committed[place]}",
                 hint="two runs wrote this topology's group: run 'streamproc verify'",
             )
     return None

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from streamproc.blocks import array_of
 from streamproc.engine.compiled import CompiledStage, Names, TaskState
 from streamproc.graph import Source
 from streamproc.ports import CheckpointManifest, CheckpointStore, Log, TopicPartition
+from streamproc.runtime.checkpoint import load_arrays
 from streamproc.runtime.fingerprints import run_head
 from streamproc.runtime.handover import seeded
 from streamproc.runtime.restore import last_entry, stands_on
@@ -74,10 +74,7 @@ def taken_over(manifest: CheckpointManifest, task: Task, checkpoints: Checkpoint
 
     Raises CorruptSnapshot for a damaged checkpoint.
     """
-    arrays: dict[str, np.ndarray[Any, Any]] = {
-        name: array_of(dtype, shape, (checkpoints.get_block(content) for content in contents))
-        for name, (dtype, shape, contents) in manifest.arrays.items()
-    }
+    arrays = load_arrays(manifest, checkpoints)
     empty = task.stage.open_state(task.channels)
     form = json.loads(arrays[""].tobytes())
     theirs: Mapping[str, Any] = form["fields"]["operators"]["dict"]

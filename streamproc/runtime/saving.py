@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from streamproc.ports import CheckpointStore, Log, TopicPartition
 from streamproc.runtime.binding import Binding
-from streamproc.runtime.checkpoint import save_state
+from streamproc.runtime.checkpoint import save_state, side_of
 from streamproc.runtime.restore import journal_mark, stands_on
 from streamproc.runtime.task import Task
 from streamproc.runtime.trim import audit_us, kept_checkpoints, trim_task
@@ -20,7 +20,9 @@ def save_checkpoint(binding: Binding, log: Log, checkpoints: CheckpointStore, ta
     mark = journal_mark(log, place, offset)
     if mark is None or mark[0] != task.state.steps:
         return False
-    save_state(
+    # Only what the journal vouches for counts: a checkpoint of another log must not push ours out.
+    sound = [manifest for manifest in checkpoints.manifests(task.name) if stands_on(log, place, manifest)]
+    saved = save_state(
         checkpoints,
         task.state,
         task=task.name,
@@ -33,10 +35,12 @@ def save_checkpoint(binding: Binding, log: Log, checkpoints: CheckpointStore, ta
             "journal": dict(task.head),
             "positions": [[at.topic, at.partition, position] for at, position in sorted(task.offsets.items())],
         },
+        side=next((1 - side_of(before) for before in sound if before.step < mark[0]), 0),
     )
-    # Only what the journal vouches for counts: a checkpoint of another log must not push ours out.
-    sound = [manifest for manifest in checkpoints.manifests(task.name) if stands_on(log, place, manifest)]
-    kept, reach = kept_checkpoints(sound, audit_us(binding.plan, log.topics()))
+    # Somebody who owns the task by now may have written newer ones.
+    by_step = {manifest.step: manifest for manifest in (*sound, saved)}
+    newest_first = [by_step[step] for step in sorted(by_step, reverse=True)]
+    kept, reach = kept_checkpoints(newest_first, audit_us(binding.plan, log.topics()))
     checkpoints.discard(task.name, keep_steps=[manifest.step for manifest in kept])
     if reach is not None:
         edges = frozenset(binding.names.edge(inlet.edge.name) for inlet in task.stage.stage.inputs if inlet.edge)

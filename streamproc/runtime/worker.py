@@ -13,7 +13,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from streamproc.errors import Fenced, LogError, LogUnavailable, StaleMember, StreamprocError, UnknownOutcome
+from streamproc.errors import (
+    Fenced,
+    LogError,
+    LogUnavailable,
+    OffsetOutOfRange,
+    StaleMember,
+    StreamprocError,
+    UnknownOutcome,
+)
 from streamproc.event_time import span_us
 from streamproc.ports import CheckpointStore, Log, Membership, Producer, TopicPartition
 from streamproc.runtime.binding import Binding
@@ -213,7 +221,12 @@ class Worker:
                 self._take_over(membership)
                 self.heed.look(self.tasks)
                 self._polled_at = self.clock.monotonic()
-            pause = self._turn(producer, membership)
+            try:
+                pause = self._turn(producer, membership)
+            except OffsetOutOfRange as gone:
+                # Who lost a task and does not know it yet meets what its successor trimmed: a restore, which begins
+                # with what is committed, tells whether anything is lost.
+                raise LogUnavailable(gone.message, hint=gone.hint) from gone
             if pause is None and self.heed.ending is not None:
                 if not self.heed.paused and not self._missing and self.heed.ending.finished(self.tasks):
                     self._finished = True
@@ -320,13 +333,15 @@ class Worker:
             self._save(number)
             del self.tasks[number]
             self._fresh.pop(number, None)
-        if membership.generation != self._generation:
+        generation = membership.generation
+        if generation != self._generation:
             # Also those that were given to this member and taken away again before it ever looked: nobody else can
             # have them until it says so.
-            self._generation = membership.generation
             others = sorted(set(range(self.binding.task_count)) - owned)
             if others:
                 membership.released(others)
+            # Only now, so that what was not said is said again.
+            self._generation = generation
         until = self._alive_at + _RESTORE_S
         self._restores_on = False
         for number in sorted(owned - set(self.tasks)):

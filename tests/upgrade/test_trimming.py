@@ -190,7 +190,8 @@ def test_a_live_worker_that_retention_overtakes_stops_and_skips_nothing(tmp_path
     append(log, 200, 200)
     log.delete_records(TopicPartition("orders", 0), 300)
     with pytest.raises(OffsetOutOfRange, match=r"orders-0@200, and the log now begins at 300: 100 offsets"):
-        worker.turn()
+        for _ in range(2):  # It looks at what is committed before it believes that anything is lost.
+            worker.turn()
     worker.close(save=False)
     assert log.committed(binding.names.group(0))[TopicPartition("orders", 0)] == 200
     log.close()

@@ -24,7 +24,8 @@ class SharedStore:
     """What lies on the disk that all processes share. What was put and not yet named by a manifest may go at any time.
 
     full     writes fail
-    damaged  the next block that is read is not what was written
+    damaged  the block that is read next is not what was written, and stays so
+    spoiled  how many blocks were damaged so far
     """
 
     def __init__(self) -> None:
@@ -32,6 +33,7 @@ class SharedStore:
         self.published: dict[tuple[str, int], CheckpointManifest] = {}
         self.full = False
         self.damaged = False
+        self.spoiled = 0
 
     def compact(self) -> None:
         """Removes every block that no manifest names."""
@@ -93,8 +95,11 @@ class SimulatedCheckpoints:
         return sum(map(len, new.values()))
 
     def _get(self, content_id: str) -> bytes:
-        damaged, self._shared.damaged = self._shared.damaged, False
-        if damaged or content_id not in self._shared.blocks:
+        if self._shared.damaged:
+            self._shared.damaged = False
+            self._shared.spoiled += 1
+            self._shared.blocks.pop(content_id, None)
+        if content_id not in self._shared.blocks:
             raise CorruptSnapshot(f"block {content_id} is missing", hint="an older checkpoint, or the journal, is used")
         return self._shared.blocks[content_id]
 

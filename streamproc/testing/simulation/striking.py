@@ -135,6 +135,10 @@ class Striker:
                 scene.input_lost = scene.input_lost or scene.trimmed or scene.settings.trims
                 self._scene.store.clear()
             case "damaged block":
+                scene = self._scene
+                # Two sides stand against one damage; a second one may spoil the other side.
+                again = scene.store.spoiled > 0
+                scene.input_lost = scene.input_lost or (again and (scene.trimmed or scene.settings.trims))
                 self._scene.store.damaged = True
             case "partition unreachable":
                 cluster = self._scene.cluster
