@@ -27,6 +27,7 @@ from streamproc.runtime.clock import Clock, SystemClock
 from streamproc.runtime.divergence import Accepting, Before, note_of
 from streamproc.runtime.fingerprints import run_head
 from streamproc.runtime.journal import Entry, entry_at, journal_blocks, journal_entries
+from streamproc.runtime.reach import out_of_reach
 from streamproc.runtime.seeds import opened_state
 from streamproc.runtime.task import TakenStep, Task
 
@@ -117,6 +118,9 @@ def restore_task(
     except (LogError, InputGone):
         # Who lost the task and does not know it yet meets what its successor wrote and trimmed meanwhile.
         _still_so(log, group, told, place, end, clock)
+        for at, position in told.items():
+            if (start := log.start_offset(at)) > position:  # What is lost for good counts before what it led to.
+                raise out_of_reach(fresh_task.name, binding.names, at, position, start) from None
         raise
     return restored
 
