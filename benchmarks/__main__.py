@@ -2,8 +2,9 @@
 
 Usage: python -m benchmarks [--quick] [--json] [NAME ...]
        python -m benchmarks kafka [throughput | latency | recovery] [--json] [...]
+       python -m benchmarks rivals [--only WORKLOAD/CONTENDER,...] [--json FILE] [...]
 
-Those of Kafka start a broker (Java and Maven, from a checkout), so they run only where they are named.
+Those of Kafka and the rivals start a broker (Java and Maven, from a checkout), so they run only where they are named.
 """
 
 from __future__ import annotations
@@ -59,5 +60,9 @@ if sys.argv[1:2] == ["kafka"]:
     from benchmarks.kafka import main as kafka
 
     kafka(sys.argv[2:], prog_name="python -m benchmarks kafka")
+elif sys.argv[1:2] == ["rivals"]:
+    from benchmarks.rivals.__main__ import main as rivals
+
+    rivals(sys.argv[2:], prog_name="python -m benchmarks rivals")
 else:
     main()

@@ -20,14 +20,14 @@ from benchmarks import kafka_latency, kafka_throughput
 
 
 @contextlib.contextmanager
-def cluster(brokers: str | None) -> Iterator[str]:
+def cluster(brokers: str | None, *, heap: str = "512m") -> Iterator[str]:
     """The brokers that were named, or one that runs as long."""
     if brokers is not None:
         yield brokers
         return
     from tests.services.kafka import kafka_cluster
 
-    with kafka_cluster(heap="512m") as running:
+    with kafka_cluster(heap=heap) as running:
         yield running.bootstrap
 
 
@@ -67,8 +67,12 @@ def throughput(records: int, contenders: str, brokers: str | None, as_json: bool
 
 @main.command()
 @click.option("--rates", default="20000,100000,200000", show_default=True, help="Records a second.")
-@click.option("--ways", default=",".join(kafka_latency.WAYS).replace("stage, ", "stage; "), show_default=True,
-              help="What is measured, separated by commas.")
+@click.option(
+    "--ways",
+    default=",".join(kafka_latency.WAYS).replace("stage, ", "stage; "),
+    show_default=True,
+    help="What is measured, separated by commas.",
+)
 @click.option("--seconds", default=10.0, show_default=True)
 @click.option("--warm", default=4.0, show_default=True, help="Seconds before these that are not counted.")
 @click.option("--partitions", default=1, show_default=True)

@@ -30,15 +30,14 @@ from confluent_kafka import TopicPartition as KafkaPlace
 
 import streamproc as sp
 from benchmarks.end_to_end import BID, bids
+from benchmarks.kafka_filling import write_rows
 from connectors.checkpoints import DirectoryCheckpoints
 from connectors.kafka import KafkaLog, Profile, kafka_settings
 from streamproc.contracts.registry import MemoryRegistry
-from streamproc.keys import keys_of
-from streamproc.ports import Block, TopicPartition, TopicSettings
+from streamproc.ports import TopicPartition, TopicSettings
 from streamproc.runtime.binding import bind
 from streamproc.runtime.replay import source_ends
 from streamproc.runtime.worker import Worker
-from streamproc.wire import Encoder
 
 PARTITIONS = 4
 _PIECE = 200_000
@@ -75,26 +74,15 @@ def log_of(brokers: str, *, blocks: bool = True) -> KafkaLog:
 
 def fill(brokers: str, topic: str, records: int) -> float:
     """Writes bids, values of about 70 bytes under keys of 8; gives the mean size of a value."""
-    size = 0
+    pieces = (
+        bids(start, min(_PIECE, records - start), 20_000, start).with_columns(
+            url=pl.col("url").str.replace("x.com", "www.example.com", literal=True)
+        )
+        for start in range(0, records, _PIECE)
+    )
     with log_of(brokers) as log:
         log.create_topic(topic, TopicSettings(PARTITIONS))
-        producer, registry, encoder = log.producer(f"fill-{topic}"), MemoryRegistry([BID]), Encoder(BID.avro)
-        schema_id = registry.adopt(BID)
-        for start in range(0, records, _PIECE):
-            frame = bids(start, min(_PIECE, records - start), 20_000, start)
-            frame = frame.with_columns(url=pl.col("url").str.replace("x.com", "www.example.com", literal=True))
-            encoded = encoder.encode(frame.select(BID.schema.polars().names()), schema_id=schema_id)
-            keys = keys_of(frame, ["bidder"])
-            columns = encoded.starts, encoded.ends, keys.starts + encoded.buffer.size, keys.ends + encoded.buffer.size
-            buffer, none = np.concatenate([encoded.buffer, keys.buffer]), np.empty(0, np.int64)
-            transaction = producer.begin()
-            for number in range(PARTITIONS):
-                mine = (np.ascontiguousarray(column[number::PARTITIONS]) for column in columns)
-                transaction.append(Block(topic, number, none, none, buffer, *mine))
-            size += int((encoded.ends - encoded.starts).sum())
-            transaction.commit()
-        producer.close()
-    return size / records
+        return write_rows(log, topic, BID, pieces)
 
 
 def timed(work: Callable[[], int]) -> dict[str, float]:
@@ -184,9 +172,7 @@ def measure(brokers: str, records: int, names: tuple[str, ...]) -> dict[str, obj
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
         found.setdefault(name, []).append(json.loads(done.stdout))
     base = float(np.mean([row["cpu_s_per_million"] for row in found["plain"]]))
-    rows = {
-        name: {key: float(np.mean([row[key] for row in runs])) for key in runs[0]} for name, runs in found.items()
-    }
+    rows = {name: {key: float(np.mean([row[key] for row in runs])) for key in runs[0]} for name, runs in found.items()}
     for row in rows.values():
         row["of_plain"] = row["cpu_s_per_million"] / base
     return {

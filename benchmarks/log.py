@@ -175,8 +175,12 @@ def measure(folder: Path, records: int) -> dict[str, object]:
 
 @click.command(help=__doc__)
 @click.option("--records", default=2_000_000, show_default=True, help="Records to append, read and pass through.")
-@click.option("--folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=None,
-              help="Where the files lie while it runs; the system's temporary folder if not given.")
+@click.option(
+    "--folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=None,
+    help="Where the files lie while it runs; the system's temporary folder if not given.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def main(records: int, folder: Path | None, as_json: bool) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as place:
@@ -185,15 +189,21 @@ def main(records: int, folder: Path | None, as_json: bool) -> None:
         click.echo(json.dumps(figures, indent=1))
         return
     console = Console()
-    console.print(f"{figures['machine']}; {figures['bytes_per_record']:.0f} bytes a record, "
-                  f"{figures['stored_bytes_per_record']:.0f} stored")
+    console.print(
+        f"{figures['machine']}; {figures['bytes_per_record']:.0f} bytes a record, "
+        f"{figures['stored_bytes_per_record']:.0f} stored"
+    )
     rates = Table("", "records", "records/s", "CPU µs/record", title="Rates (durable, commit every 100 ms)")
     latencies = Table("commit of", "p50 ms", "p99 ms", title="Commit latency")
     levels = Table("", "ratio", "in MB/s", "out MB/s", title="Compression of a stored block")
     for name, figure in figures.items():
         if isinstance(figure, dict) and "records_per_second" in figure:
-            rates.add_row(name, f"{figure['records']:,}", f"{figure['records_per_second']:,.0f}",
-                          f"{figure['cpu_us_per_record']:.3f}")
+            rates.add_row(
+                name,
+                f"{figure['records']:,}",
+                f"{figure['records_per_second']:,.0f}",
+                f"{figure['cpu_us_per_record']:.3f}",
+            )
         elif isinstance(figure, dict) and "p50" in figure:
             latencies.add_row(name, f"{figure['p50']:.2f}", f"{figure['p99']:.2f}")
         elif isinstance(figure, dict):

@@ -75,7 +75,8 @@ def free_ports(count: int) -> list[int]:
 _LIBC = ctypes.CDLL(None)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """In a child between fork and exec: it ends when its parent does, however that ends."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -90,7 +91,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 -- one system call, and no lock is taken in it
+                preexec_fn=die_with_parent,  # noqa: PLW1509 -- one system call, and no lock is taken in it
             )
 
     def wait_until(self, ready: Callable[[], bool], seconds: float) -> None:
