@@ -13,11 +13,11 @@ from streamproc.cli.workspace import load_topology, load_value, workspace_option
 from streamproc.engine.compiled import Names
 from streamproc.engine.rejects import REJECTED, row_json
 from streamproc.errors import InputError, UnknownTopic
-from streamproc.hashing import partitions_of
 from streamproc.planning.topology import Topology
-from streamproc.ports import Log, TopicPartition, block_of
+from streamproc.ports import Log, block_of
+from streamproc.runtime.dead_letters import send_again, would_send
 from streamproc.runtime.reactions.definition import Reactions
-from streamproc.runtime.reading import TopicReader, read_blocks, read_topic
+from streamproc.runtime.reading import TopicReader, read_topic
 from streamproc.runtime.workspace import Workspace
 
 
@@ -101,63 +101,18 @@ def replay_letters(topology: str, reason: str | None, dry_run: bool, as_json: bo
             hint=f"'streamproc react {topology} --dead-letters' gives them to the handlers alone",
         )
     with workspace.log() as log:
-        letters = _topic(log, topology, late=False)
-        group = f"{name.name}.dlq.replay"
-        places = [TopicPartition(letters, p) for p in range(log.topics()[letters].partitions)]
-        done = log.committed(group)
-        starts = {place.partition: done.get(place, log.start_offset(place)) for place in places}
-        ends = {place.partition: log.end_offset(place) for place in places}
-        reader = TopicReader(workspace.reading_registry())
-        frames = [f for block in read_blocks(log, letters, starts=starts, ends=ends) for f in reader.frames(block)]
-        frame = pl.concat(frames) if frames else _no_letters()
-        # Some reasons may have been sent by themselves: each remembers how far.
-        reasons = frame["reason"].unique().sort().to_list() if reason is None else [reason]
-        alone = {each: log.committed(f"{group}.{each}") for each in reasons}
-        frame = frame.filter(
-            pl.any_horizontal(
-                (pl.col("reason") == each)
-                & pl.all_horizontal(
-                    (pl.col("_partition") != place.partition) | (pl.col("_offset") >= offset)
-                    for place, offset in alone[each].items()
-                )
-                if alone[each]
-                else pl.col("reason") == each
-                for each in reasons
-            )
-            if reasons
-            else pl.lit(True)
-        )
-        whole = frame.filter((pl.col("encoding") == "record") & pl.col("topic").is_in(list(log.topics())))
-        sent = {}
-        producer = log.producer(group)
-        transaction = producer.begin()
-        for (topic,), rows in whole.group_by(["topic"], maintain_order=True):
-            sent[str(topic)] = rows.height
-            partitions = log.topics()[str(topic)].partitions
-            for (partition,), part in rows.with_columns(_place=_partitions(rows, partitions)).group_by(
-                ["_place"], maintain_order=True
-            ):
-                transaction.append(
-                    block_of(str(topic), int(str(partition)), part["payload"].to_list(), keys=part["key"].to_list())
-                )
-        transaction.commit_offsets(
-            group if reason is None else f"{group}.{reason}", {place: ends[place.partition] for place in places}
-        )
-        if dry_run:
-            transaction.abort()
-        else:
-            transaction.commit()
-        producer.close()
-    skipped = frame.height - whole.height
+        letters, reader = _topic(log, topology, late=False), TopicReader(workspace.reading_registry())
+        deed = would_send if dry_run else send_again
+        answer = deed(log, letters, f"{name.name}.dlq.replay", reader, reason=reason)
     if as_json:
-        put_json({"sent": sent, "skipped": skipped, "dry_run": dry_run})
+        put_json({"sent": dict(answer.sent), "skipped": answer.skipped, "dry_run": dry_run})
     else:
         click.echo(
-            f"{'would send' if dry_run else 'sent'} {counted(whole.height, 'record')} again"
-            + (f", {skipped:,} skipped: no record of theirs is left" if skipped else "")
+            f"{'would send' if dry_run else 'sent'} {counted(answer.records, 'record')} again"
+            + (f", {answer.skipped:,} skipped: no record of theirs is left" if answer.skipped else "")
         )
-        if sent:
-            put_table("", ("topic", "records"), sorted(sent.items()))
+        if answer.sent:
+            put_table("", ("topic", "records"), sorted(answer.sent.items()))
 
 
 def _why(row: dict[str, object]) -> str:
@@ -167,20 +122,8 @@ def _why(row: dict[str, object]) -> str:
     return f"{row['reason']}: {row['detail']} ({counted(int(str(row['attempts'])), 'attempt')})"
 
 
-def _no_letters() -> pl.DataFrame:
-    return pl.DataFrame(schema={**REJECTED.schema.polars(), "_partition": pl.Int64, "_offset": pl.Int64})
-
-
 def _kind(late: bool) -> str:
     return "late rows" if late else "dead letters"
-
-
-def _partitions(rows: pl.DataFrame, count: int) -> pl.Series:
-    """Where each record belongs: by its key, else where it was."""
-    keys = rows["key"].to_list()
-    block = block_of("", 0, keys)
-    by_key = partitions_of(block.buffer, block.value_starts, block.value_ends, count)
-    return pl.Series(np.where(by_key < 0, rows["partition"].to_numpy() % count, by_key))
 
 
 def _topic(log: Log, named: str, *, late: bool) -> str:

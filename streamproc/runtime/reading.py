@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from streamproc.contracts.registry import Registry
@@ -60,9 +61,11 @@ def read_blocks(
         at = log.start_offset(place) if starts is None else starts.get(partition, log.start_offset(place))
         while at < end:
             block = log.read(place, at, max_records=min(65_536, end - at))
-            if not len(block):
+            # Offsets may have gaps: as many records as there are offsets can reach past the end.
+            inside = block.slice(0, int(np.searchsorted(block.offsets, end)))
+            if not len(inside):
                 break
-            yield block
+            yield inside
             at = int(block.offsets[-1]) + 1
 
 
