@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -339,6 +339,30 @@ class Log(Protocol):
 
     def close(self) -> None:
         """Lets go of files and connections."""
+        ...
+
+
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """A log that fetches records before they are asked for; those that lie on the same machine need not."""
+
+    def read_ahead(self, most_bytes: int, partitions: int) -> None:
+        """From now on at most so many bytes are fetched ahead of so many partitions together; as much again may wait
+        to be asked for."""
+        ...
+
+
+@runtime_checkable
+class Marks(Protocol):
+    """A producer of a log on several machines, of which one that stood still answers with what it knew before."""
+
+    def mark(self, tasks: Mapping[TopicPartition, str], membership: Membership) -> None:
+        """Writes to each of these partitions of the task topic, and to the offsets of its group, what no reader is
+        given and only the machines that lead them now can take.
+
+        What this process asks about them from then on is not older than that: answers that do not know of it raise
+        LogUnavailable.  Raises as a commit does.
+        """
         ...
 
 

@@ -14,11 +14,14 @@ from confluent_kafka import TopicPartition as KafkaPlace
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
 from connectors.kafka.answers import Connection, error_of, is_unknown, refusal
-from connectors.kafka.profile import LARGEST_RECORD, Profile
+from connectors.kafka.binding import LARGEST_RECORD
+from connectors.kafka.profile import Profile
 from streamproc.errors import LogError, LogUnavailable, OffsetOutOfRange, UnknownTopic, did_you_mean
 from streamproc.ports import Isolation, TopicPartition, TopicSettings
 
 _REQUEST_S: Final = 5.0
+_FIRST_S: Final = (0.5, 0.5, 3.0)
+"""The first answer is waited for in parts: in between is heard whether the brokers refuse this client."""
 _PATIENCE_S: Final = 4.0
 """Brokers that elect a leader or load a coordinator are asked again for so long."""
 _SPREAD_S: Final = 15.0
@@ -42,8 +45,11 @@ class Admin:
         self._profile = profile
         self._connection = Connection(profile.brokers)
         self._client = AdminClient({**profile.common(), "error_cb": self._connection})
+        self._met = False
         self._partitions: dict[str, int] = {}
         self._askers: dict[str, Consumer] = {}
+        self._ends: dict[tuple[TopicPartition, Isolation], int] = {}
+        self._marks: dict[TopicPartition, tuple[str, int]] = {}
 
     def topics(self) -> dict[str, TopicSettings]:
         """Every topic that is not Kafka's own."""
@@ -87,6 +93,8 @@ class Admin:
         with self._asking(f"delete topic '{topic}'"):
             self._client.delete_topics([topic], request_timeout=_REQUEST_S)[topic].result(_REQUEST_S)
         self._partitions.pop(topic, None)
+        self._ends = {known: end for known, end in self._ends.items() if known[0].topic != topic}
+        self._marks = {place: mark for place, mark in self._marks.items() if place.topic != topic}
         self._settle(lambda: topic not in self._counts(), f"topic '{topic}' to go")
 
     def delete_records(self, partition: TopicPartition, before: int) -> None:
@@ -124,7 +132,32 @@ class Admin:
 
     def end_offset(self, partition: TopicPartition, isolation: Isolation = "read_committed") -> int:
         """The last stable offset, or the high watermark."""
-        return self._offset(partition, OffsetSpec.latest(), isolation)
+        return self._end(partition, isolation)
+
+    def mark(self, partition: TopicPartition, end: int, group: str) -> None:
+        """Notes that a partition was written to up to an offset, and that its group has committed that as its own."""
+        known: tuple[TopicPartition, Isolation] = (partition, "read_uncommitted")
+        self._ends[known] = max(end, self._ends.get(known, 0))
+        self._marks[partition] = (group, end)
+
+    def mark_of(self, partition: TopicPartition) -> int:
+        """What a group has committed of a partition of the task topic, as a proof of which answers are new."""
+        return self._marks.get(partition, ("", 0))[1]
+
+    @_patiently
+    def _end(self, partition: TopicPartition, isolation: Isolation) -> int:
+        return self._not_older(partition, isolation, self._offset(partition, OffsetSpec.latest(), isolation))
+
+    def _not_older(self, partition: TopicPartition, isolation: Isolation, end: int) -> int:
+        """The end that a broker gave; raises LogUnavailable if this process has seen more, for no end goes back.
+
+        A broker that stood still while another took over leads, as it believes, until it hears of that.
+        """
+        least = self._ends.get((partition, isolation), 0)
+        if end < least:
+            raise _old(f"{partition.topic}-{partition.partition} ends at {end}, where {least} was seen already")
+        self._ends[partition, isolation] = end
+        return end
 
     @_patiently
     def end_offsets(
@@ -143,10 +176,11 @@ class Admin:
                 isolation_level=level,
                 request_timeout=_REQUEST_S,
             )
-            return {
+            found = {
                 TopicPartition(place.topic, place.partition): answer.result(_REQUEST_S).offset
                 for place, answer in asked.items()
             }
+        return {place: self._not_older(place, isolation, end) for place, end in found.items()}
 
     def offset_at(self, partition: TopicPartition, timestamp: int) -> int:
         """The first offset whose record is not older than a moment (µs), or the end."""
@@ -174,7 +208,11 @@ class Admin:
             if place.error is not None and not is_unknown(place.error):
                 what = f"offsets of group '{group}' in {place.topic}-{place.partition}"
                 raise refusal(place.error, what, self._connection)
-        return {TopicPartition(place.topic, place.partition): place.offset for place in answer if place.offset >= 0}
+        found = {TopicPartition(place.topic, place.partition): place.offset for place in answer if place.offset >= 0}
+        for place, (named, least) in self._marks.items():
+            if named == group and found.get(place, 0) < least:
+                raise _old(f"offsets of group '{group}' lack what was committed for {place.topic}-{place.partition}")
+        return found
 
     def close(self) -> None:
         """Lets go of the connections."""
@@ -193,7 +231,8 @@ class Admin:
     @_patiently
     def _counts(self, *, leading: bool = False) -> dict[str, int]:
         with self._asking("list topics"):
-            answer = self._client.list_topics(timeout=_REQUEST_S)
+            answer = self._client.list_topics(timeout=_REQUEST_S) if self._met else self._first_answer()
+        self._met = True
         for name, topic in answer.topics.items():
             if topic.error is not None and not name.startswith("__"):
                 problem = refusal(topic.error, f"describe '{name}'", self._connection)
@@ -206,6 +245,21 @@ class Admin:
             and not name.startswith("__")
             and not (leading and any(part.leader < 0 for part in topic.partitions.values()))
         }
+
+    def _first_answer(self) -> Any:
+        """Topics as the brokers tell when they are asked for the first time.
+
+        Only the error callback knows of a wrong password or authority, and it knows long before a request gives up; so
+        a start that is refused says so at once.
+        """
+        *short, last = _FIRST_S
+        for seconds in short:
+            try:
+                return self._client.list_topics(timeout=seconds)
+            except KafkaException:
+                self._client.poll(0.05)
+                self._connection.check()
+        return self._client.list_topics(timeout=last)
 
     @_patiently
     def _offset(self, partition: TopicPartition, spec: OffsetSpec, isolation: Isolation = "read_committed") -> int:
@@ -251,6 +305,14 @@ class Admin:
 
 class _Gone(Exception):
     """A topic vanished between two questions."""
+
+
+def _old(what: str) -> LogUnavailable:
+    """The error for an answer that is older than what this process knows."""
+    return LogUnavailable(
+        f"a broker answers with what it knew before: {what}",
+        hint="one that stood still catches up by itself; a topic that was made anew needs new workers",
+    )
 
 
 def out_of_range(partition: TopicPartition, offset: int, start: int, end: int) -> OffsetOutOfRange:

@@ -15,6 +15,8 @@ _REFUSED: Final = {
     KafkaError.SASL_AUTHENTICATION_FAILED: "the brokers refuse the user name or password",
     KafkaError._SSL: "the TLS handshake fails",
 }
+OVER_SIZE: Final = "receive.message.max.bytes"
+"""What the client's words for an answer that is too large name."""
 _STALE: Final = {
     KafkaError.UNKNOWN_MEMBER_ID,
     KafkaError.ILLEGAL_GENERATION,
@@ -74,12 +76,15 @@ class Connection:
         self._lock = threading.Lock()
         self._refused: KafkaError | None = None
         self._trouble: tuple[float, KafkaError] | None = None
+        self._too_large = ""
 
     def __call__(self, error: KafkaError) -> None:
         """The client's error callback."""
         with self._lock:
             if error.code() in _REFUSED:
                 self._refused = error
+            elif error.code() == KafkaError._BAD_MSG and OVER_SIZE in error.str():
+                self._too_large = error.str()
             else:
                 self._trouble = (time.monotonic(), error)
 
@@ -92,6 +97,16 @@ class Connection:
                 f"Kafka at {self._brokers}: {_REFUSED[refused.code()]} ({refused.str()})",
                 hint="look at [kafka] in the binding: user, password, ca",
             )
+
+    def too_large(self) -> str:
+        """What was said of an answer that is larger than the client takes, once; "" if there was none.
+
+        It is the answer to a fetch whose first batch is that large, and nobody says of which partition: the client asks
+        for it again and again, and gets nothing else from that broker.
+        """
+        with self._lock:
+            said, self._too_large = self._too_large, ""
+        return said
 
     def away(self, what: str) -> LogUnavailable:
         """The error for brokers that did not answer, with the last thing that was heard of them."""

@@ -15,6 +15,7 @@
 
     [kafka.sizes]
     partition_bytes = 8388608                   # read ahead at most so much of each partition
+    record_bytes = 100000000                    # pass over larger batches, which then are dead letters
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from connectors.handlers.secret import Secret
 from streamproc.errors import InputError, did_you_mean
 
 GroupProtocol = Literal["classic", "consumer"]
+LARGEST_RECORD: Final = 16 << 20
+"""Bytes of the largest record that is written: a journal entry of a large step takes some megabytes."""
 _MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _COMPRESSIONS: Final = ("none", "lz4", "zstd", "snappy", "gzip")
 
@@ -59,13 +62,14 @@ class Sizes:
     partition_bytes    what is read ahead of each partition, as fetched; as much again may wait as blocks
     fetch_bytes        what one request asks of one partition
     outstanding_bytes  what is on its way to the brokers
-    record_bytes       the largest record that is written
+    record_bytes       the largest batch of records that is read, as it lies in the log; at least what the engine itself
+                       writes, 16 MiB. A larger one is passed over, and told of as a dead letter
     """
 
     partition_bytes: int = 8 << 20
     fetch_bytes: int = 4 << 20
     outstanding_bytes: int = 128 << 20
-    record_bytes: int = 1_048_576
+    record_bytes: int = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +193,11 @@ def _sizes(table: Mapping[str, Any]) -> Sizes:
     for key, value in table.items():
         if not isinstance(value, int) or isinstance(value, bool) or not 1_024 <= value <= 1 << 30:
             raise InputError(f"[kafka.sizes] {key} is a number of bytes from 1 KiB to 1 GiB")
+    if table.get("record_bytes", LARGEST_RECORD) < LARGEST_RECORD:
+        raise InputError(
+            f"[kafka.sizes] record_bytes = {table['record_bytes']} is less than the engine's own records may take",
+            hint=f"write {LARGEST_RECORD} or more",
+        )
     return Sizes(**table)
 
 

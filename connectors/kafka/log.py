@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from types import TracebackType
 
 from connectors.kafka.admin import Admin
@@ -99,6 +100,13 @@ class KafkaLog:
     def wait(self, partitions: Mapping[TopicPartition, int], timeout_us: int) -> bool:
         """Waits until one of the partitions has a record."""
         return self._reading().wait(partitions, timeout_us / 1e6)
+
+    def read_ahead(self, most_bytes: int, partitions: int) -> None:
+        """At most so many bytes are fetched ahead of so many partitions together, or on their way to the brokers."""
+        self._profile = replace(self._profile, ahead=(most_bytes, partitions))
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
 
     def producer(self, transactional_id: str) -> KafkaProducer:
         """Opens a transactional producer and fences every older one of its id."""

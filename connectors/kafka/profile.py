@@ -10,12 +10,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from connectors.kafka.binding import KafkaSettings
+from connectors.kafka.binding import LARGEST_RECORD, KafkaSettings
 
 TRANSACTION_TIMEOUT_S: Final = 20.0
 """A dead worker's open transaction hides what came after it from readers for so long."""
-LARGEST_RECORD: Final = 16 << 20
-"""Bytes of the largest record that is written: a journal entry of a large step takes some megabytes."""
+_LEAST_WAITING: Final = 64 << 10
+_LEAST_FETCH: Final = 16 << 10
+_UNFOLDS: Final = 64
+"""How many times larger than what was fetched it may be: so much for text that repeats itself."""
+_ANSWER_BYTES: Final = 64 << 10
+"""What an answer takes besides records."""
+_RECORD_BYTES: Final = 512
+"""What a small record takes inside the client, about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +30,12 @@ class Profile:
 
     settings   what the binding says
     session_s  after so long without a heartbeat the group gives a worker's tasks away; None: as the worker says
+    ahead      bytes that may be fetched ahead, and of how many partitions together; None: as the sizes say of each
     """
 
     settings: KafkaSettings
     session_s: float | None = None
+    ahead: tuple[int, int] | None = None
 
     @property
     def brokers(self) -> str:
@@ -37,7 +45,16 @@ class Profile:
     @property
     def waiting_bytes(self) -> int:
         """How much of one partition may wait in this process for the engine."""
-        return self.settings.sizes.partition_bytes
+        if self.ahead is None:
+            return max(1 << 20, self.settings.sizes.partition_bytes)
+        most, partitions = self.ahead
+        return max(_LEAST_WAITING, min(self.settings.sizes.partition_bytes, most // max(1, partitions)))
+
+    @property
+    def outstanding_bytes(self) -> int:
+        """How much may be on its way to the brokers."""
+        sizes = self.settings.sizes
+        return sizes.outstanding_bytes if self.ahead is None else min(sizes.outstanding_bytes, self.ahead[0])
 
     def common(self) -> dict[str, Any]:
         """What every client gets."""
@@ -55,16 +72,23 @@ class Profile:
 
     def reader(self) -> dict[str, Any]:
         """A consumer that reads partitions which it is given, and commits nothing."""
-        sizes = self.settings.sizes
+        fetch, waiting, messages, response = self.settings.sizes.fetch_bytes, self.waiting_bytes, 400_000, 50 << 20
+        most = self.settings.sizes.record_bytes
+        if self.ahead is not None:
+            # What is asked for comes on top of what waits, and it is asked for as it is packed; and a small record
+            # takes more than its bytes.
+            fetch = max(_LEAST_FETCH, min(fetch, waiting // _UNFOLDS))
+            messages, response = max(1_000, waiting // _RECORD_BYTES), self.ahead[0] // _UNFOLDS
         return {
             **self.common(),
             "fetch.wait.max.ms": 5,
             "fetch.queue.backoff.ms": 5,
             "fetch.error.backoff.ms": 50,
-            "fetch.max.bytes": max(50 << 20, sizes.fetch_bytes),
-            "max.partition.fetch.bytes": sizes.fetch_bytes,
-            "queued.min.messages": 400_000,
-            "queued.max.messages.kbytes": max(1_024, sizes.partition_bytes // 1_024),
+            "fetch.max.bytes": min(max(response, fetch), most),
+            "max.partition.fetch.bytes": min(fetch, most),
+            "receive.message.max.bytes": most + _ANSWER_BYTES,
+            "queued.min.messages": min(messages, 400_000),
+            "queued.max.messages.kbytes": max(1, waiting // 1_024),
             "group.id": "streamproc.reader",  # Needed by the client; nothing is committed under it.
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,

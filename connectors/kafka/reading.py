@@ -11,9 +11,11 @@ time of a loop.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import compress
 from operator import itemgetter
 from typing import Any, Final, Protocol, cast
@@ -23,10 +25,12 @@ from confluent_kafka import Consumer, KafkaError, Message
 from confluent_kafka import TopicPartition as KafkaPlace
 
 from connectors.kafka.admin import Admin, out_of_range
-from connectors.kafka.answers import Connection, refusal
+from connectors.kafka.answers import OVER_SIZE, Connection, refusal
 from connectors.kafka.joining import cut
 from connectors.kafka.profile import Profile
 from streamproc.ports import Block, Int64s, TopicPartition, block_of
+
+logger = logging.getLogger(__name__)
 
 READ_S: Final = 60.0
 """After so long without an answer a read says that the log is away."""
@@ -95,9 +99,9 @@ class MessageReader:
     """The reading half of a log over Kafka."""
 
     def __init__(self, profile: Profile, admin: Admin) -> None:
-        self._admin = admin
+        self._profile, self._admin = profile, admin
         self._connection = Connection(profile.brokers)
-        self._most = max(1 << 20, profile.waiting_bytes)
+        self._most = profile.waiting_bytes
         self._consumer = Consumer({**profile.reader(), "error_cb": self._connection})
         self._waiting: dict[TopicPartition, _Waiting] = {}
 
@@ -106,6 +110,8 @@ class MessageReader:
         waiting = self._at(partition, offset)
         while not waiting.has_plenty and self._pump(0.0) == _TAKEN:
             pass
+        if waiting.broken is not None and not waiting.blocks:
+            return max(waiting.broken[0], offset) + 1
         return max(offset, waiting.newest)
 
     def wait(self, partitions: Mapping[TopicPartition, int], timeout_s: float) -> bool:
@@ -193,6 +199,8 @@ class MessageReader:
             return 0
         messages = self._consumer.consume(_TAKEN, timeout_s)
         self._connection.check()
+        if said := self._connection.too_large():
+            self._pass_over(said)
         if not messages:
             return 0
         errors = list(map(Message.error, messages))
@@ -245,12 +253,39 @@ class MessageReader:
         elif not error.retriable():
             raise refusal(error, f"reading {place.topic}-{place.partition}", self._connection)
 
+    def _pass_over(self, said: str) -> None:
+        """Looks for the batch that is larger than the client takes, which does not say where it lies."""
+        for place, waiting in self._waiting.items():
+            at = waiting.position
+            if not waiting.blocks and waiting.broken is None and self._is_too_large(place, at):
+                end = self._admin.end_offset(place)
+                waiting.broken = (behind_broken(at, end, partial(self._is_too_large, place)) - 1, said)
+
+    def _is_too_large(self, partition: TopicPartition, offset: int) -> bool:
+        """Whether what stands at an offset is more than a client takes, as one says that reads nothing else."""
+        connection = Connection(self._profile.brokers)
+        alone = Consumer({**self._profile.reader(), "error_cb": connection})
+        try:
+            alone.assign([KafkaPlace(*partition, offset)])
+            until = time.monotonic() + READ_S
+            while time.monotonic() < until:
+                message = alone.poll(0.02)
+                if connection.too_large():
+                    return True
+                if message is not None:
+                    return False
+        finally:
+            alone.close()
+        raise self._connection.away(f"reading {partition.topic}-{partition.partition} from {offset}")
+
     def _unreadable(self, partition: TopicPartition, waiting: _Waiting) -> Block:
         """One record that stands for a batch which cannot be handed out; reading goes on behind it."""
-        at, why = waiting.broken or (waiting.position, "")
+        at, said = waiting.broken or (waiting.position, "")
         at = max(at, waiting.position)
         self._drop(partition)
-        return unreadable_block(partition, at, f"{why}; the batch that holds this offset was passed over")
+        logger.warning("%s-%d@%d: %s", *partition, at, said)
+        kind = kind_of(said, self._profile)
+        return unreadable_block(partition, at, f"the batch of records that holds it cannot be handed out: it is {kind}")
 
 
 def by_partition(messages: Sequence[Any]) -> Iterator[tuple[TopicPartition, Sequence[Any]]]:
@@ -296,6 +331,33 @@ def _column(cells: list[bytes | None], base: int) -> tuple[bytes, Int64s, Int64s
     starts = ends - sizes
     starts[null], ends[null] = -1, -1
     return b"".join(filled), starts, ends
+
+
+def behind_broken(broken: int, end: int, is_broken: Callable[[int], bool]) -> int:
+    """The first offset behind a batch that cannot be read: nothing tells where it ends, so it is searched for.
+
+    >>> behind_broken(5, 1_000, lambda offset: offset < 77)
+    77
+    """
+    step, good = 1, end
+    while broken + step < end:
+        if not is_broken(broken + step):
+            good = broken + step
+            break
+        broken, step = broken + step, 2 * step
+    while good - broken > 1:
+        middle = (broken + good) // 2
+        if is_broken(middle):
+            broken = middle
+        else:
+            good = middle
+    return good
+
+
+def kind_of(said: str, profile: Profile) -> str:
+    """What is wrong with a batch, in words that are the same whichever broker was asked and when."""
+    most = profile.settings.sizes.record_bytes
+    return f"larger than the {most:,} bytes of [kafka.sizes] record_bytes" if OVER_SIZE in said else "damaged"
 
 
 def unreadable_block(partition: TopicPartition, offset: int, why: str) -> Block:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
 import select
 import time
@@ -24,8 +25,10 @@ from connectors.kafka.answers import Connection, refusal
 from connectors.kafka.joining import cut
 from connectors.kafka.native import CONSUMER, Client, check_code, rd
 from connectors.kafka.profile import Profile
-from connectors.kafka.reading import POISON, READ_S, UNUSED_S, unreadable_block
+from connectors.kafka.reading import POISON, READ_S, UNUSED_S, behind_broken, kind_of, unreadable_block
 from streamproc.ports import Block, Bytes, HeaderColumn, Int64s, TopicPartition, block_of
+
+logger = logging.getLogger(__name__)
 
 _TAKEN: Final = 4_096
 """Messages that are taken from a queue at once: so many stay in the processor's cache until they are freed."""
@@ -66,7 +69,7 @@ class BlockReader:
         settings = profile.reader()
         del settings["group.id"]
         self._profile, self._admin = profile, admin
-        self._most = max(1 << 20, profile.waiting_bytes)
+        self._most = profile.waiting_bytes
         self._client = Client(CONSUMER, settings, Connection(profile.brokers))
         self._waiting: dict[TopicPartition, _Waiting] = {}
         self._looked_round = 0.0
@@ -83,6 +86,8 @@ class BlockReader:
         """One past the last record that came, or the offset itself."""
         waiting = self._at(partition, offset)
         self._pull(partition, waiting)
+        if waiting.broken is not None and not waiting.blocks:
+            waiting = self._passed(partition, waiting, offset)
         return max(offset, waiting.newest)
 
     def wait(self, partitions: Mapping[TopicPartition, int], timeout_s: float) -> bool:
@@ -111,17 +116,9 @@ class BlockReader:
                 waiting.position = int(block.offsets[-1]) + 1
                 return block
             if waiting.broken is not None:
-                first, why = max(offset, waiting.broken[0]), waiting.broken[1]
-                self._drop(partition)
-                if not self._is_broken(partition, first):
-                    # A client that met a broken batch may speak of it still when it reads elsewhere.
-                    if time.monotonic() > until:
-                        raise self._client.connection.away(f"reading {partition.topic}-{partition.partition}")
+                if self._passed(partition, waiting, offset).blocks or time.monotonic() <= until:
                     continue
-                behind = self._behind(partition, first)
-                why = f"{why}; records {first} to {behind - 1} cannot be handed out"
-                # Wherever reading begins in a broken batch, it is the same one record that stands for it.
-                return unreadable_block(partition, behind - 1, why)
+                raise self._client.connection.away(f"reading {partition.topic}-{partition.partition}")
             if end < 0:
                 end = self._admin.end_offset(partition)
                 continue  # What had come by then may lie in the queue already.
@@ -185,25 +182,30 @@ class BlockReader:
         rd.queue_destroy(waiting.queue)
         rd.topic_destroy(waiting.topic)
 
-    def _behind(self, partition: TopicPartition, broken: int) -> int:
-        """The first offset behind a batch that cannot be read: nothing tells where it ends, so it is searched for."""
-        end = self._admin.end_offset(partition)
-        step, good = 1, end
-        while broken + step < end:
-            if not self._is_broken(partition, broken + step):
-                good = broken + step
-                break
-            broken, step = broken + step, 2 * step
-        while good - broken > 1:
-            middle = (broken + good) // 2
-            if self._is_broken(partition, middle):
-                broken = middle
-            else:
-                good = middle
-        return good
+    def _passed(self, partition: TopicPartition, waiting: _Waiting, offset: int) -> _Waiting:
+        """Reads on behind a batch that cannot be read, and one record stands for it, the same wherever reading began.
 
-    def _is_broken(self, partition: TopicPartition, offset: int) -> bool:
-        """Whether what stands at an offset cannot be read, as a client says that has read nothing else."""
+        A client that met a broken batch may speak of it still when it reads elsewhere, and of one that is too large it
+        does not say where it lies: where another client can read, this one begins anew.
+        """
+        assert waiting.broken is not None
+        first, why = max(offset, waiting.broken[0]), waiting.broken[1]
+        self._drop(partition)
+        kind = self._what_is_wrong(partition, first)
+        if not kind:
+            return self._at(partition, offset)
+        end = self._admin.end_offset(partition)
+        behind = behind_broken(first, end, lambda at: bool(self._what_is_wrong(partition, at)))
+        logger.warning("%s-%d@%d: %s", *partition, behind - 1, why)
+        passed = self._waiting[partition] = self._started(partition, behind)
+        passed.position, passed.asked = offset, time.monotonic()
+        # Nothing of what a client said at that moment, of whichever broker: a replay must find the same words.
+        why = f"the batch of records that ends here cannot be handed out: it is {kind}"
+        passed.blocks = [unreadable_block(partition, behind - 1, why)]
+        return passed
+
+    def _what_is_wrong(self, partition: TopicPartition, offset: int) -> str:
+        """Why what stands at an offset cannot be read, as a client says that has read nothing else; "" if it can."""
         with contextlib.closing(BlockReader(self._profile, self._admin)) as alone:
             until = time.monotonic() + READ_S
             while time.monotonic() < until:
@@ -211,7 +213,9 @@ class BlockReader:
                 alone._pull(partition, waiting)
                 if waiting.broken is not None or waiting.blocks or waiting.reached >= 0:
                     # Records that came before it met trouble are good.
-                    return not waiting.blocks and waiting.broken is not None
+                    if waiting.blocks or waiting.broken is None:
+                        return ""
+                    return kind_of(waiting.broken[1], self._profile)
                 alone._sleep(_LOOK_S)
         raise self._client.connection.away(f"reading {partition.topic}-{partition.partition} from {offset}")
 
@@ -223,6 +227,10 @@ class BlockReader:
     def _pull(self, partition: TopicPartition, waiting: _Waiting) -> None:
         """Takes over what the client has fetched of a partition, up to the bound on what waits."""
         self._client.serve()
+        if said := self._client.connection.too_large():
+            for other in self._waiting.values():
+                if other.broken is None and not other.blocks:
+                    other.broken = (other.newest, said)
         now = time.monotonic()
         if now - self._looked_round >= _LOOK_ROUND_S:
             self._looked_round = now

@@ -38,7 +38,7 @@ from connectors.kafka.losses import STATISTICS_MS, Losses
 from connectors.kafka.membership import KafkaMembership
 from connectors.kafka.profile import TRANSACTION_TIMEOUT_S, Profile
 from streamproc.errors import LogError
-from streamproc.ports import Block, Int64s, Membership, TopicPartition
+from streamproc.ports import Block, Int64s, Membership, TopicPartition, block_of
 
 _CALL_S: Final = 15.0
 _INIT_S: Final = 30.0
@@ -83,6 +83,31 @@ class KafkaProducer:
         if self._open is not None and not self._open.over:
             self._open.abort()
         _let_go(self.client, self.calls, 0 if self.broken is not None else 1.0)
+
+    def mark(self, tasks: Mapping[TopicPartition, str], membership: Membership) -> None:
+        """Writes to these partitions and to their groups, so that answers which do not know of it are known to be old.
+
+        What is written to the partitions is aborted: it takes an offset, and no reader is given it. That offset is what
+        each group commits for the partition, as a member.
+        """
+        attempt = self.begin()
+        try:
+            for place in tasks:
+                attempt.append(block_of(*place, [b""]))
+            written = attempt.written()
+        finally:
+            attempt.abort()
+        if set(written) != set(tasks):
+            raise self.connection.away(f"writing to {len(tasks)} partitions of the task topic")
+        proof = self.begin()
+        try:
+            for place, group in tasks.items():
+                proof.commit_offsets(group, {place: written[place]}, membership=membership, owned=(place.partition,))
+            proof.commit()
+        finally:
+            proof.abort()
+        for place, group in tasks.items():
+            self.admin.mark(place, written[place], group)
 
     def usable(self) -> None:
         """Raises what made the producer unusable."""
@@ -189,7 +214,15 @@ class KafkaTransaction:
             self._refused = refused
         fence = self._offsets.setdefault(membership.group, {})
         for number in owned:
-            fence.setdefault(TopicPartition(membership.topic, number), 0)
+            place = TopicPartition(membership.topic, number)
+            fence.setdefault(place, self._producer.admin.mark_of(place))
+
+    def written(self) -> dict[TopicPartition, int]:
+        """Waits until what was appended has arrived; gives the offset behind the last record of each partition."""
+        self._check_open()
+        self._delivered()
+        self._deliveries()
+        return {place: end for place, (_, end) in self._ranges.items()}
 
     def commit(self) -> dict[TopicPartition, tuple[int, int]]:
         """Makes all of it visible; gives for each partition the offsets that its records got, half-open.

@@ -246,7 +246,7 @@ class BlockProducer(KafkaProducer):
 
     def _client(self, profile: Profile) -> BlockSender:
         settings = profile.writer(self.id)
-        return BlockSender(settings, self.connection, most_bytes=profile.settings.sizes.outstanding_bytes)
+        return BlockSender(settings, self.connection, most_bytes=profile.outstanding_bytes)
 
     def settled(self) -> None:
         """Opens the client anew at once if a request may have been sent twice: nothing of the old epoch outlives this.

@@ -32,6 +32,7 @@ from streamproc.runtime.clock import SystemClock
 from streamproc.runtime.control import WorkerControl, control_topic, create_control, refuse_held
 from streamproc.runtime.first_start import begin, refuse_begun
 from streamproc.runtime.future import FutureVerdicts, recorded_verdicts
+from streamproc.runtime.memory import amount_bytes, bounded
 from streamproc.runtime.offsets import offsets_at, source_places
 from streamproc.runtime.replay import source_ends
 from streamproc.runtime.telemetry.compiling import beating_while_compiling
@@ -47,7 +48,8 @@ from streamproc.runtime.workspace import Workspace
 
 @dataclass(frozen=True, slots=True)
 class Upkeep:
-    """How a run is looked after: where it answers over HTTP, how long it may take for what, what it puts up with."""
+    """How a run is looked after: where it answers over HTTP, how long it may take for what, what it puts up with, and
+    how much memory a worker may take."""
 
     http: str | None
     stall_after_s: float
@@ -56,6 +58,11 @@ class Upkeep:
     crashes: int
     supervised: bool
     accept_divergence: bool
+    memory: int | None
+
+
+def _bytes(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    return None if value is None else amount_bytes(value)
 
 
 def _seconds(_: click.Context, __: click.Parameter, value: str) -> float:
@@ -135,6 +142,13 @@ def _seconds(_: click.Context, __: click.Parameter, value: str) -> float:
     show_default=True,
     help="With --workers: a worker that crashes so often within ten minutes ends the run with exit code 1.",
 )
+@click.option(
+    "--memory",
+    metavar="BYTES",
+    callback=_bytes,
+    help="One worker may take so much (512MB, 1GiB), state aside: it then reads ahead, and takes into a step, what "
+    "fits.  [default: as the binding says, else no bound]",
+)
 @click.option("--supervised", is_flag=True, hidden=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object at the end.  [default: text]")
 @workspace_options
@@ -153,6 +167,7 @@ def run(
     ready_lag: int | None,
     drain_timeout: float,
     crashes: int,
+    memory: int | None,
     supervised: bool,
     as_json: bool,
     workspace: Workspace,
@@ -169,7 +184,9 @@ def run(
     if member and workers > 1:
         raise click.UsageError("--member names one worker; with --workers each gets a number")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
-    upkeep = Upkeep(http, stall_after, ready_lag, drain_timeout, crashes, supervised, accept_divergence)
+    upkeep = Upkeep(
+        http, stall_after, ready_lag, drain_timeout, crashes, supervised, accept_divergence, memory or workspace.memory
+    )
     try:
         code = _run(
             topology, workspace, upkeep, until_end=until_end, close=close, begin_at=begin_at, workers=workers,
@@ -246,6 +263,7 @@ def _run(
                     control=control,
                     accept_divergence=upkeep.accept_divergence,
                     future=_future(binding, log, everything=shadow or begin_at is not None),
+                    most_bytes=None if upkeep.memory is None else bounded(binding, log, upkeep.memory),
                 )
                 progress, stopped = _work(worker, upkeep)
             code = 0
@@ -372,6 +390,7 @@ def _processes(workers: int, topology: str, flags: list[str], upkeep: Upkeep) ->
     command = [sys.executable, "-m", "streamproc", "run", topology, "--json", "--supervised", *flags]
     command += ["--drain-timeout", f"{upkeep.drain_s:g}s", "--stall-after", f"{upkeep.stall_after_s:g}s"]
     command += [] if upkeep.ready_lag is None else ["--ready-lag", str(upkeep.ready_lag)]
+    command += [] if upkeep.memory is None else ["--memory", str(upkeep.memory)]
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="streamproc-"))
         sockets = {name: os.path.join(folder, f"{number}.sock") for number, name in enumerate(names)}

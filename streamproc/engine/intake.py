@@ -27,6 +27,7 @@ from streamproc.planning.carried import carriage
 from streamproc.planning.plan import StageInput
 from streamproc.ports import Block, Int64s
 from streamproc.wire import Decoder, Reader
+from streamproc.wire.opcodes import UNKNOWN_SCHEMA
 
 KIND: Final = 0
 ADVANCE: Final = 1
@@ -58,6 +59,7 @@ class Units:
     reasons  why records could not be read, indexed by INDEX
     idle     whether the sender of an internal channel said at the end that it is idle
     future   offsets of records that a clock found to be from the future: that is no function of the block, but recorded
+    unknown  offsets of records whose schema nobody knew: that is none either, for it may be registered later
     """
 
     units: Int64s
@@ -69,6 +71,7 @@ class Units:
     reasons: tuple[str, ...] = ()
     idle: bool = False
     future: Int64s = field(default_factory=lambda: np.empty(0, np.int64))
+    unknown: Int64s = field(default_factory=lambda: np.empty(0, np.int64))
 
     def __len__(self) -> int:
         return int(self.units.shape[0])
@@ -78,7 +81,10 @@ class Units:
         if start == 0 and stop == len(self):
             return self
         units = self.units[start:stop].copy()
-        future = self.future[np.isin(self.future, units[:, OFFSET])] if self.future.size else self.future
+        future, unknown = (
+            verdicts[np.isin(verdicts, units[:, OFFSET])] if verdicts.size else verdicts
+            for verdicts in (self.future, self.unknown)
+        )
         is_row = units[:, KIND] == ROW
         count = int(is_row.sum())
         first = int(units[int(is_row.argmax()), INDEX]) if count else 0
@@ -96,6 +102,7 @@ class Units:
             records=self.records[start:stop],
             idle=self.idle and stop == len(self),
             future=future,
+            unknown=unknown,
         )
 
 
@@ -122,18 +129,21 @@ class SourceIntake:
         """How far a moment may lie ahead of the one that it is held against."""
         return self._source.max_future_skew_us
 
-    def units(self, block: Block, future: Int64s | None = None) -> Units:
+    def units(self, block: Block, future: Int64s | None = None, unknown: Int64s | None = None) -> Units:
         """The block's records as units: rows, and records that could not be read, with the reason.
 
-        future  offsets of records that a clock found to be from the future, ascending
+        future   offsets of records that a clock found to be from the future, ascending
+        unknown  offsets of records whose schema was unknown when they were read first; None: they are read now
 
         A record without event time is bad; so is one stamped further in the future than its record's own timestamp plus
         the allowed skew, and one from before the beginning of time: they must never move time.
         """
         n = len(block)
-        decoded = self._reader.decode(block.buffer, block.value_starts, block.value_ends)
+        foreign = None if unknown is None else np.flatnonzero(np.isin(block.offsets, unknown))
+        decoded = self._reader.decode(block.buffer, block.value_starts, block.value_ends, unknown=foreign)
         digests = record_hashes(block.buffer, block.key_starts, block.key_ends, block.value_starts, block.value_ends)
         rows = decoded.rows
+        nobodys = block.offsets[decoded.bad[decoded.reasons == UNKNOWN_SCHEMA]] if decoded.bad.size else NOBODY
         reasons: list[str] = []
         bad_reason = np.full(n, -1, np.int64)
         bad_reason[decoded.bad] = np.arange(decoded.bad.size)
@@ -181,7 +191,8 @@ class SourceIntake:
         records = np.stack(bounds, axis=1)
         raw = Raw(block.buffer, *(bounds if rows.size == n else (bound[rows] for bound in bounds)))
         frame = frame if frame.columns == self._wanted else frame[self._wanted]
-        return Units(units, frame, meta, raw, block.buffer, records, tuple(reasons), future=judged)
+        told = tuple(reasons)
+        return Units(units, frame, meta, raw, block.buffer, records, told, future=judged, unknown=nobodys)
 
     def _with_deletes(
         self, frame: pl.DataFrame, rows: Int64s, event_time: Int64s, missing: Mask | None, deletes: Deletes
@@ -380,6 +391,7 @@ def joined_units(parts: Sequence[Units]) -> Units:
         tuple(reasons),
         parts[-1].idle,
         np.concatenate([part.future for part in parts]),
+        np.concatenate([part.unknown for part in parts]),
     )
 
 

@@ -20,6 +20,10 @@ Judge = Callable[[TopicPartition, Block, int], Int64s]
 
 _LEAST_READ: Final = 4_096
 _READ_BYTES: Final = 64 << 20
+MOST_BYTES: Final = 256 << 20
+"""What one feed holds at most where nobody says less: large records must not wait by the ten thousand."""
+_UNIT_BYTES: Final = 256
+"""What a row takes besides its record, about."""
 
 
 class Feed:
@@ -37,6 +41,7 @@ class Feed:
         self._waiting: list[Units] = []
         self._taken = 0  # Units of the first waiting block that are taken: a block is never cut up to skip them.
         self._count = 0
+        self._sizes: list[int] = []  # Bytes of each waiting block; one that is half taken still lies there.
 
     @property
     def waiting(self) -> int:
@@ -44,22 +49,44 @@ class Feed:
         return self._count
 
     @property
+    def held_bytes(self) -> int:
+        """About how much memory the waiting units take."""
+        return sum(self._sizes)
+
+    @property
     def next_offset(self) -> int:
         """The first offset that was not read yet."""
         return self._next
 
-    def fill(self, log: Log, *, wanted: int, end: int, future: Judge | None = None) -> None:
+    def fill(
+        self,
+        log: Log,
+        *,
+        wanted: int,
+        end: int,
+        future: Judge | None = None,
+        unknown: Ranges | None = None,
+        most_bytes: int | None = None,
+    ) -> None:
         """Reads until `wanted` units wait or the log's end (or `stop`) is reached.
 
-        future  says which records are from the future by a clock; None: none is
+        future      says which records are from the future by a clock; None: none is
+        unknown     offsets of records whose schema nobody knew when they were read first; None: they are read now
+        most_bytes  waiting units take about so much at most, though one record is always read; None: no bound
         """
         end = end if self.stop is None else min(end, self.stop)
         while self._count < wanted and self._next < end:
+            left = _READ_BYTES if most_bytes is None else most_bytes - self.held_bytes
+            if left <= 0 and self._count:
+                return
+            most = max(wanted - self._count, _LEAST_READ)
+            if most_bytes is not None:
+                most = min(most, max(1, left // _UNIT_BYTES))
             block = log.read(
                 self.channel.place,
                 self._next,
-                max_records=min(max(wanted - self._count, _LEAST_READ), end - self._next),
-                max_bytes=_READ_BYTES,
+                max_records=min(most, end - self._next),
+                max_bytes=max(1, min(left, _READ_BYTES)),
             )
             if not len(block):
                 self._next = end
@@ -69,15 +96,20 @@ class Feed:
                 if not len(block):
                     self._next = end
                     return
-            judged = None
-            if future is not None and isinstance(self._intake, SourceIntake):
-                judged = future(self.channel.place, block, self._intake.max_future_skew_us)
-            units = self._intake.units(block, judged)
+            if isinstance(self._intake, SourceIntake):
+                skew = self._intake.max_future_skew_us
+                judged = None if future is None else future(self.channel.place, block, skew)
+                units = self._intake.units(
+                    block, judged, None if unknown is None else within(block.offsets, unknown)
+                )
+            else:
+                units = self._intake.units(block)
             self._next = int(block.offsets[-1]) + 1
             if self._skip:
                 units = units.slice(self._skip, len(units))
                 self._skip = 0
             self._waiting.append(units)
+            self._sizes.append(int(units.buffer.size) + _UNIT_BYTES * len(units))
             self._count += len(units)
 
     def advances(self, most: int) -> Int64s:
@@ -113,6 +145,7 @@ class Feed:
             count -= stop - self._taken
             if stop == len(head):
                 self._waiting.pop(0)
+                self._sizes.pop(0)
                 self._taken = 0
             else:
                 self._taken = stop

@@ -49,6 +49,7 @@ class Entry:
     """One journal entry. `kind` is "start" for entry 0 of a task and "step" for all others.
 
     future       (channel, first, last): records of these offsets were from the future by the worker's clock
+    unknown      (channel, first, last): nobody knew the schema of the records of these offsets
     environment  id of the processor and the libraries that ran the step
     """
 
@@ -66,6 +67,7 @@ class Entry:
     delivered: tuple[tuple[str, int, int, int], ...] = ()
     future: tuple[tuple[int, int, int], ...] = ()
     environment: str = ""
+    unknown: tuple[tuple[int, int, int], ...] = ()
     head: Mapping[str, Any] = field(default_factory=dict)
 
     def encoded(self) -> bytes:
@@ -88,6 +90,7 @@ class Entry:
                 "delivered": self.delivered,
                 "future": self.future,
                 "environment": self.environment,
+                **({"unknown": self.unknown} if self.unknown else {}),
                 "head": self.head,
             }
         )
@@ -128,6 +131,7 @@ def decode_entry(value: bytes | None, where: str) -> Entry:
         tuple((t, p, a, b) for t, p, a, b in head["delivered"]),
         tuple((c, a, b) for c, a, b in head.get("future", ())),
         head.get("environment", ""),
+        tuple((c, a, b) for c, a, b in head.get("unknown", ())),
         head["head"],
     )
 

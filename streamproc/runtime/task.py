@@ -20,7 +20,7 @@ from streamproc.graph import Source
 from streamproc.hashing import record_digests
 from streamproc.ports import Int64s, Log, TopicPartition
 from streamproc.runtime.binding import Binding
-from streamproc.runtime.feed import Feed, Judge, ranges_of, within
+from streamproc.runtime.feed import MOST_BYTES, Feed, Judge, ranges_of, within
 from streamproc.runtime.fingerprints import environment_id
 from streamproc.runtime.journal import ConsumedRange, Entry
 from streamproc.runtime.reach import out_of_reach
@@ -30,11 +30,15 @@ _NO_RUNS: Final = np.empty((0, 2), np.int64)
 
 @dataclass(frozen=True, slots=True)
 class TakenStep:
-    """A step that ran, and its journal entry (still without the ranges that its outputs will get)."""
+    """A step that ran, and its journal entry (still without the ranges that its outputs will get).
+
+    unreadable  how many records it met that the log holds and cannot hand out; one may stand for a batch
+    """
 
     output: StepOutput
     entry: Entry
     units: int
+    unreadable: int = 0
 
 
 class Task:
@@ -44,6 +48,7 @@ class Task:
     head    the head of its journal, once that is known: which build began it, and where
     note    what the entry of the next step is to say besides; a step is due for it
     future  says which records that it reads now are from the future by a clock; None: nobody looks at a clock
+    crowded whether the last choice would have looked at more rows if they did not take too much memory
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class Task:
         self.head: Mapping[str, Any] = {}
         self.note: Mapping[str, Any] = {}
         self.future: Judge | None = None
+        self.crowded = False
         self.environment = environment_id(self.stage)
         self.clocked = any(getattr(node.origin, "clocked", False) for node in self.stage.stage.nodes)
         if state is None:
@@ -115,18 +121,26 @@ class Task:
         """Whether there is nothing left to take up to these ends."""
         return all(feed.ended(ends[feed.channel.place]) for feed in self.feeds)
 
-    def choose(self, ends: Mapping[TopicPartition, int], *, most: int, waits: bool) -> tuple[tuple[Units, ...], Int64s]:
+    def choose(
+        self, ends: Mapping[TopicPartition, int], *, most: int, waits: bool, most_bytes: int = MOST_BYTES
+    ) -> tuple[tuple[Units, ...], Int64s]:
         """Takes up to about `most` units per channel in merged order.
 
-        ends   the log's end of each channel
-        waits  also wait for channels that are at their end (upstream has not finished); False takes what there is
+        ends        the log's end of each channel
+        waits       also wait for channels that are at their end (upstream has not finished); False takes what there is
+        most_bytes  each channel may hold about so much, taken or waiting
         """
         try:
             for feed in self.feeds:
-                feed.fill(self.log, wanted=most, end=ends[feed.channel.place], future=self.future)
+                feed.fill(
+                    self.log, wanted=most, end=ends[feed.channel.place], future=self.future, most_bytes=most_bytes
+                )
         except OffsetOutOfRange:
             self.check_reach()
             raise
+        self.crowded = any(
+            feed.held_bytes >= most_bytes and not feed.ended_reading(ends[feed.channel.place]) for feed in self.feeds
+        )
         advances = [feed.advances(most) for feed in self.feeds]
         sizes = np.array([part.size for part in advances], np.int64)
         stops = np.cumsum(sizes)
@@ -193,12 +207,14 @@ class Task:
             fates=state.ledger.summary([inlet.name for inlet in self.stage.stage.inputs]),
             watermark=state.watermark,
             delivered=self.delivered,
-            future=_future_of(units),
+            future=_verdicts(units, [part.future for part in units]),
+            unknown=_verdicts(units, [part.unknown for part in units]),
             environment=self.environment,
             head=self.note,
         )
         self.note = {}
-        return TakenStep(output, entry, int(runs[:, 1].sum()) if runs.shape[0] else 0)
+        unreadable = sum(reason.startswith("unreadable:") for part in units for reason in part.reasons)
+        return TakenStep(output, entry, int(runs[:, 1].sum()) if runs.shape[0] else 0, unreadable)
 
     def close_marks(self) -> tuple[tuple[int, int], ...]:
         """Marks that end the task's source channels; internal channels are ended by their senders."""
@@ -258,6 +274,7 @@ class Task:
                 wanted=taken.units,
                 end=taken.last + (1 if taken.last_skip else 0),
                 future=lambda _, block, __: within(block.offsets, [(a, b) for c, a, b in entry.future if c == number]),
+                unknown=[(a, b) for c, a, b in entry.unknown if c == number],
             )
         except (OffsetOutOfRange, UnknownTopic) as gone:
             raise InputGone(
@@ -276,13 +293,13 @@ class Task:
         return no_units() if units is None else units
 
 
-def _future_of(units: Sequence[Units]) -> tuple[tuple[int, int, int], ...]:
-    """The verdicts on what a step took, as the journal keeps them."""
+def _verdicts(units: Sequence[Units], judged: Sequence[Int64s]) -> tuple[tuple[int, int, int], ...]:
+    """The verdicts on what a step took, as the journal keeps them: (channel, first, last) of the judged offsets."""
     return tuple(
         (channel, first, last)
-        for channel, part in enumerate(units)
-        if part.future.size
-        for first, last in ranges_of(part.units[:, unit.OFFSET], part.future)
+        for channel, (part, offsets) in enumerate(zip(units, judged, strict=True))
+        if offsets.size
+        for first, last in ranges_of(part.units[:, unit.OFFSET], offsets)
     )
 
 

@@ -23,12 +23,13 @@ from streamproc.errors import (
     UnknownOutcome,
 )
 from streamproc.event_time import span_us
-from streamproc.ports import CheckpointStore, Log, Membership, Producer, TopicPartition
+from streamproc.ports import CheckpointStore, Log, Marks, Membership, Producer, TopicPartition
 from streamproc.runtime.binding import Binding
 from streamproc.runtime.clock import Clock, SystemClock
 from streamproc.runtime.committing import commit_steps
 from streamproc.runtime.control import WorkerControl
 from streamproc.runtime.ending import Ending
+from streamproc.runtime.feed import MOST_BYTES
 from streamproc.runtime.future import FutureVerdicts
 from streamproc.runtime.heeding import Heed
 from streamproc.runtime.journal import Entry
@@ -46,6 +47,8 @@ _MOST_STEP_UNITS: Final = 1 << 20
 _LEAST_STEP_UNITS: Final = 4_096
 _LEAST_TURN_UNITS: Final = 65_536
 """Of all tasks together."""
+_LEAST_SLOW_UNITS: Final = 256
+_SLOW_TURN_S: Final = 2.0
 _GROUP_POLL_S: Final = 1.0
 _TICK_S: Final = 1.0
 _IDLE_S: Final = 0.1
@@ -91,6 +94,7 @@ class Worker:
     accept_divergence  a recorded step that gives something else in another environment does not stop the worker: both
                 are recorded
     silent      of a finite run: source partitions that hold no time back before they gave their first row
+    most_bytes  what the rows that one turn takes in may take in memory, over all tasks; None: some hundred megabytes
     future      says which records are stamped in the future; None: nobody looks at a clock
     """
 
@@ -115,6 +119,7 @@ class Worker:
         future: FutureVerdicts | None = None,
         accept_divergence: bool = False,
         silent: Collection[TopicPartition] = (),
+        most_bytes: int | None = None,
     ) -> None:
         self.binding = binding
         self.log = log
@@ -133,6 +138,7 @@ class Worker:
         self.future = future
         self.accept_divergence = accept_divergence
         self.silent = frozenset(silent)
+        self.most_bytes = most_bytes
         self.progress = Progress()
         self.tasks: dict[int, Task] = {}
         self._membership: Membership | None = None
@@ -154,6 +160,7 @@ class Worker:
         self._generation = -1
         self._missing = 0  # Tasks that are this member's and do not stand yet,
         self._restores_on = False  # and whether more of them are restored in the next turn.
+        self._marked: set[int] = set()  # Tasks that were written to since they are this member's.
         self._idle = False
         self._stop = self._finished = False
         self._collects = False
@@ -290,6 +297,7 @@ class Worker:
         self.tasks.clear()
         self._fresh.clear()
         self._missing, self._restores_on = 0, False
+        self._marked.clear()
         self._polled_at = float("-inf")
         producer, self._producer = self._producer, None
         try:
@@ -337,6 +345,7 @@ class Worker:
         if generation != self._generation:
             # Also those that were given to this member and taken away again before it ever looked: nobody else can
             # have them until it says so.
+            self._marked.clear()
             others = sorted(set(range(self.binding.task_count)) - owned)
             if others:
                 membership.released(others)
@@ -344,11 +353,13 @@ class Worker:
             self._generation = generation
         until = self._alive_at + _RESTORE_S
         self._restores_on = False
-        for number in sorted(owned - set(self.tasks)):
+        missing = sorted(owned - set(self.tasks))
+        for number in missing:
             self._restores_on = self.clock.monotonic() >= until
             if self._restores_on:
                 break
             try:
+                self._mark(missing, membership)
                 self._restore(number, membership, len(owned))
             except LogUnavailable as error:
                 # Nothing of the other tasks is in doubt: they go on, and this one is tried again with the next look.
@@ -360,6 +371,18 @@ class Worker:
                 self.observer.waiting(error)
                 break
         self._missing = len(owned - set(self.tasks))
+
+    def _mark(self, missing: list[int], membership: Membership) -> None:
+        """Writes to tasks before anything is read of them.
+
+        A machine that stood still while another took over answers with offsets and a journal that are old, and agree.
+        """
+        fresh = [number for number in missing if number not in self._marked]
+        if fresh and isinstance(self._producer, Marks):
+            names = self.binding.names
+            groups = {number: names.group(self.binding.task_of(number)[0].stage.index) for number in fresh}
+            self._producer.mark({TopicPartition(names.tasks, number): groups[number] for number in fresh}, membership)
+        self._marked.update(fresh)
 
     def _restore(self, number: int, membership: Membership, owned: int) -> None:
         self._renew(membership)
@@ -428,7 +451,7 @@ class Worker:
             if taken is not None:
                 self.observer.stepped(task, self.clock.monotonic() - before)
                 steps.append((task, taken))
-                full = full or taken.units >= self._most
+                full = full or taken.units >= self._most or task.crowded
                 self._work_since[task.number] += self.clock.monotonic() - began
         standing = [
             number
@@ -443,7 +466,8 @@ class Worker:
         self._commit(producer, membership, steps, [self.tasks[number] for number in numbers])
         spent = self.clock.monotonic() - began
         if self.steps is None:
-            self._most = _adapted(self._most, worked, self._commit_s, full=full, tasks=len(self.tasks))
+            largest = max((taken.units for _, taken in steps), default=self._most)
+            self._most = _adapted(self._most, worked, self._commit_s, full=full, tasks=len(self.tasks), largest=largest)
         due = [number for number in sorted(self.tasks) if self._is_due(number)]
         for number in due:
             self._save(number)
@@ -466,11 +490,12 @@ class Worker:
         marks: tuple[tuple[int, int], ...] = ()
         if self.heed.ending is None:
             ends = {feed.channel.place: self.log.available(feed.channel.place, feed.next_offset) for feed in task.feeds}
-            units, runs = task.choose(ends, most=self._most, waits=self._quiet.waits(task, ends, now))
+            waits = self._quiet.waits(task, ends, now)
+            units, runs = task.choose(ends, most=self._most, waits=waits, most_bytes=self._share())
             marks = self._quiet.idle_marks(task, ends, units, now)
         else:
             ends = self.heed.ending.ends(task)
-            units, runs = task.choose(ends, most=self._most, waits=False)
+            units, runs = task.choose(ends, most=self._most, waits=False, most_bytes=self._share())
             marks = task.silence_marks(self.silent)
             if not runs.shape[0] and self.heed.ending.close and not task.is_closed() and task.ended(ends):
                 marks = task.close_marks()
@@ -483,6 +508,12 @@ class Worker:
             return None
         self._stepped_at[task.number] = now
         return task.run(units, runs, marks=marks, clock=self.clock.now_us() if clocked else None)
+
+    def _share(self) -> int:
+        """What each channel of a task may hold, so that all of them together keep the bound."""
+        if self.most_bytes is None:
+            return MOST_BYTES
+        return min(MOST_BYTES, self.most_bytes // sum(len(task.feeds) for task in self.tasks.values()))
 
     def _commit(
         self, producer: Producer, membership: Membership, steps: list[tuple[Task, TakenStep]], tasks: list[Task]
@@ -527,13 +558,19 @@ class Worker:
             logger.warning("no checkpoint of %s: %s", task.name, error)
 
 
-def _adapted(most: int, worked: float, commit_s: float, *, full: bool, tasks: int) -> int:
+def _adapted(most: int, worked: float, commit_s: float, *, full: bool, tasks: int, largest: int) -> int:
     """Steps grow while their work takes less than the commit interval, and shrink where it takes five.
 
     Only where rows wait does their number reach the bound, and then small steps, which cost more a row, would make the
     backlog larger; so a turn may always take some ten thousand rows.  A commit's own time does not count: it is the
     same for few rows and for many.
     """
+    floor = max(_LEAST_STEP_UNITS, _LEAST_TURN_UNITS // max(tasks, 1))
+    if full and worked > _SLOW_TURN_S:
+        # Rows of which some thousands take seconds cost no more in small steps, and a stop has to wait for a turn.
+        return max(_LEAST_SLOW_UNITS, min(most, largest) // 2)
+    if full and most < floor:
+        return min(floor, 2 * most) if worked < _SLOW_TURN_S / 2 else most
     if worked > 5 * commit_s:
-        return max(_LEAST_STEP_UNITS, _LEAST_TURN_UNITS // max(tasks, 1), most // 2)
+        return min(most, max(floor, most // 2))
     return min(_MOST_STEP_UNITS, most * 2) if full and worked < commit_s else most

@@ -19,6 +19,7 @@ from streamproc.contracts.registry import Registry
 from streamproc.errors import InputError, did_you_mean
 from streamproc.planning.plan import Plan
 from streamproc.ports import CheckpointStore, Log
+from streamproc.runtime.memory import amount_bytes
 
 if TYPE_CHECKING:
     from connectors.confluent_registry import RegistryAccess
@@ -38,6 +39,7 @@ class Workspace:
     kafka             the cluster, instead of the embedded log
     access            the schema registry whose ids records carry; without one they carry the folders' own
     checkpoint_topic  the topic that holds the checkpoints, instead of the directory; "" for none
+    memory            bytes that one worker may take, state aside; None: it reads ahead as it likes
     """
 
     log_path: Path
@@ -49,6 +51,7 @@ class Workspace:
     kafka: KafkaSettings | None = None
     access: RegistryAccess | None = None
     checkpoint_topic: str = ""
+    memory: int | None = None
     closing: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, compare=False)
 
     @property
@@ -167,7 +170,7 @@ def workspace_of(bind: Path | None, log: Path | None = None, *, insecure: bool =
                 f"the binding '{bind}' is not TOML: {error}", hint="see 'bindings' in the README"
             ) from None
         root = bind.parent
-        known = {"log", "kafka", "checkpoints", "contracts", "registry"}
+        known = {"log", "kafka", "checkpoints", "contracts", "registry", "memory"}
         for name in sorted(set(settings) - known):
             raise InputError(f"the binding '{bind}' sets '{name}'", hint=did_you_mean(name, known))
     log_section = _section(settings, "log", bind, {"path"})
@@ -183,14 +186,15 @@ def workspace_of(bind: Path | None, log: Path | None = None, *, insecure: bool =
             hint='write topic = "streamproc.checkpoints": letters, digits, dots, dashes and underscores',
         )
     if "topic" in checkpoints and "path" in checkpoints:
-        raise InputError(
-            f"[checkpoints] in the binding '{bind}' names a path and a topic", hint="take one of them out"
-        )
+        raise InputError(f"[checkpoints] in the binding '{bind}' names a path and a topic", hint="take one of them out")
     named = contracts.get("folders", ["schemas_avro"])
     if not isinstance(named, list) or not named or not all(isinstance(folder, str) for folder in named):
         raise InputError(
             f"[contracts] folders in the binding '{bind}' is no list of texts", hint='write folders = ["schemas_avro"]'
         )
+    memory = settings.get("memory")
+    if memory is not None and not isinstance(memory, str):
+        raise InputError(f"memory in the binding '{bind}' is no text", hint='write memory = "1GB"')
     kafka = None
     if "kafka" in settings:
         if log is not None or "log" in settings:
@@ -220,6 +224,7 @@ def workspace_of(bind: Path | None, log: Path | None = None, *, insecure: bool =
         kafka,
         access,
         topic,
+        None if memory is None else amount_bytes(memory),
     )
 
 

@@ -78,9 +78,14 @@ class Reader:
         self._decoders: dict[int, Decoder | None] = {}
         self._empty = Decoder(reader_schema, columns=columns).decode_payloads([]).frame
 
-    def decode(self, buffer: Bytes, starts: Int64s, ends: Int64s) -> Decoded:
-        """Decodes a block of framed payloads; start -1 for a null payload.  Rows keep their order."""
+    def decode(self, buffer: Bytes, starts: Int64s, ends: Int64s, *, unknown: Int64s | None = None) -> Decoded:
+        """Decodes a block of framed payloads; start -1 for a null payload.  Rows keep their order.
+
+        unknown  rows whose schema counts as unknown, whatever is known of it now
+        """
         ids, bodies = split_frames(buffer, starts, ends)
+        if unknown is not None and unknown.size:
+            ids[unknown] = -1
         if ids.size and ids[0] >= 0 and (ids == ids[0]).all():
             # Most blocks have one writer.
             only = self._decoder(int(ids[0]))
@@ -89,6 +94,8 @@ class Reader:
         codes = np.zeros(starts.size, np.uint8)
         codes[ids < 0] = op.NOT_FRAMED
         codes[np.asarray(starts) < 0] = op.NULL_PAYLOAD
+        if unknown is not None:
+            codes[unknown] = op.UNKNOWN_SCHEMA
         frames: list[pl.DataFrame] = []
         places: list[Int64s] = []
         for schema_id in _different(ids):

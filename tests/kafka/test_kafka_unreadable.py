@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import time
 from collections.abc import Iterator
 
 import polars as pl
 import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
 
 import streamproc as sp
 from connectors.kafka import KafkaLog, Profile, kafka_settings
 from streamproc.contracts.avro_schema import parse_contract
 from streamproc.contracts.registry import MemoryRegistry
 from streamproc.ports import TopicPartition, TopicSettings, block_of
-from streamproc.runtime.binding import bind
-from streamproc.runtime.replay import source_ends
-from streamproc.runtime.worker import Worker
+from streamproc.runtime.binding import Binding, bind
+from streamproc.runtime.replay import replay_as_recorded, source_ends
+from streamproc.runtime.telemetry.metrics import WorkerMetrics
+from streamproc.runtime.telemetry.vital import Vital
+from streamproc.runtime.telemetry.worker_telemetry import WorkerTelemetry
+from streamproc.runtime.worker import Progress, Worker
 from streamproc.testing import append_frame
 from streamproc.testing.drive import driven
 from tests.services.kafka import KafkaCluster, kafka_cluster
@@ -97,6 +103,53 @@ def damage(segment: bytes, offset: int, *, sealed: bool) -> tuple[int, bytes]:
     return at, bytes(batch)
 
 
+def lived(binding: Binding, log: KafkaLog, *, rows: int) -> tuple[Progress, WorkerMetrics]:
+    """A live worker, which never knows where the input ends, until it has taken in so many records."""
+    metrics = WorkerMetrics()
+    telemetry = WorkerTelemetry(binding, log, None, Vital(stall_after_s=60), metrics)
+    worker, until = Worker(binding, log, observer=telemetry), time.monotonic() + 90
+    try:
+        while worker.progress.units < rows:
+            assert time.monotonic() < until, f"{worker.progress.units} of {rows} records"
+            worker.turn()
+    finally:
+        worker.close()
+    return worker.progress, metrics
+
+
+@pytest.mark.parametrize("blocks", [True, False], ids=["in blocks", "as objects"])
+def test_a_record_over_the_size_cap_is_a_dead_letter_by_its_coordinates_and_all_others_are_read(
+    cluster: KafkaCluster, blocks: bool
+) -> None:
+    name = f"large{int(blocks)}"
+    profile = Profile(kafka_settings({"brokers": cluster.bootstrap, "sizes": {"record_bytes": 16 << 20}}))
+    registry = MemoryRegistry([PAY])
+    admin = AdminClient({**cluster.client(), "log_level": 0})
+    admin.create_topics([NewTopic(name, 2, 1, config={"max.message.bytes": str(32 << 20)})])[name].result(30)
+    places: list[int] = []
+    with contextlib.closing(KafkaLog(profile, blocks=blocks)) as log:
+        for part in range(2):
+            rows = pl.DataFrame({"card": [f"card {n}" for n in range(100)], "at": range(100 * part, 100 * part + 100)})
+            append_frame(log, registry, name, PAY, rows)
+            if part == 0:
+                large = Producer({**cluster.client(), "log_level": 0, "message.max.bytes": 32 << 20})
+                large.produce(name, b"x" * (20 << 20), b"c", 0, on_delivery=lambda _, m: places.append(m.offset()))
+                assert large.flush(60) == 0
+        binding = bind(sp.Topology(name, sinks={"all": sp.source(name, contract="pay.v1")}), log, registry)
+        progress, metrics = lived(binding, log, rows=201)
+        made = driven(binding, log, registry, progress)
+        (letter,) = made.dead_letters.select("topic", "partition", "offset", "reason", "payload").to_dicts()
+        assert (letter["topic"], letter["partition"], [letter["offset"]]) == (name, 0, places)
+        assert letter["reason"].startswith("unreadable: the batch of records that")
+        assert letter["reason"].endswith("it is larger than the 16,777,216 bytes of [kafka.sizes] record_bytes")
+        assert letter["payload"] is None
+        assert made.fates(name)["dead_lettered"] == 1
+        assert made.fates(name)["emitted"] == 200
+        count = "streamproc_unreadable_records_total"
+        assert metrics.registry.get_sample_value(count, {"topology": name, "stage": "0"}) == 1
+        assert replay_as_recorded(binding, log).steps == progress.steps
+
+
 @pytest.mark.parametrize("sealed", [False, True], ids=["a wrong checksum", "what does not inflate"])
 def test_a_worker_takes_a_broken_batch_for_one_dead_letter_and_goes_on(cluster: KafkaCluster, sealed: bool) -> None:
     name = f"pays{int(sealed)}"
@@ -120,7 +173,10 @@ def test_a_worker_takes_a_broken_batch_for_one_dead_letter_and_goes_on(cluster: 
     with contextlib.closing(KafkaLog(profile, blocks=True)) as log:
         topology = sp.Topology(f"t{int(sealed)}", sinks={"all": sp.source(name, contract="pay.v1")})
         binding = bind(topology, log, registry)
-        progress = Worker(binding, log, until_end=source_ends(binding, log), close=True).run()
+        if sealed:
+            progress = Worker(binding, log, until_end=source_ends(binding, log), close=True).run()
+        else:
+            progress = lived(binding, log, rows=201)[0]
         made = driven(binding, log, registry, progress)
         (letter,) = made.dead_letters.select("topic", "partition", "offset", "reason").to_dicts()
         assert (letter["topic"], letter["partition"]) == (name, 0)

@@ -562,7 +562,7 @@ PLANTED: Final[Mapping[str, Bug]] = {
     "never gives partitions back": Bug(attribute(SimulatedMembership, "released", never_releases)),
     "a future event moves time": Bug(future_moves_time),
     "a verdict of the clock forgotten by a restart": Bug(attribute(task_at_work, "within", lambda at, _: at[:0])),
-    "a verdict of the clock not in the journal": Bug(attribute(task_at_work, "_future_of", lambda _: ())),
+    "a verdict of the clock not in the journal": Bug(attribute(task_at_work, "_verdicts", lambda *_: ())),
     "an unreachable partition called idle": Bug(wrapped(Quiet, "idle_marks", unreachable_is_idle), "idle"),
     "a partition called idle unasked": Bug(wrapped(Quiet, "idle_marks", idle_without_asking), "idle"),
     "aborted records are read": Bug(attribute(Batch, "counts", property(counts_what_nobody_aborted))),

@@ -49,6 +49,11 @@ class WorkerMetrics:
             (*inlet, "fate"),
             registry=registry,
         )
+        self.unreadable = counter(
+            "unreadable_records_total",
+            "Records that the log holds and cannot hand out, too large or damaged; one may stand for a batch",
+            "stage",
+        )
         self.written = counter("rows_written_total", "Rows written to a topic", "topic")
         self.lag = Gauge(
             "streamproc_lag_rows", "Records of a source that are in the log and not committed", inlet, registry=registry

@@ -56,6 +56,7 @@ class WorkerTelemetry(Observer):
         metrics.draining.labels(self._topology).set(0)
         for stage in binding.stages:
             self._metrics.owned.labels(self._topology, self._stage(stage)).set(0)
+            self._metrics.unreadable.labels(self._topology, self._stage(stage))
 
     # ── restores ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -113,6 +114,7 @@ class WorkerTelemetry(Observer):
         for task, taken in steps:
             stage = self._stage(task.stage)
             metrics.steps.labels(name, stage).inc()
+            metrics.unreadable.labels(name, stage).inc(taken.unreadable)
             for topic, (rows, _) in taken.output.digests.items():
                 if rows:
                     metrics.written.labels(name, topic).inc(rows)
