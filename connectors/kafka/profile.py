@@ -16,6 +16,8 @@ TRANSACTION_TIMEOUT_S: Final = 20.0
 """A dead worker's open transaction hides what came after it from readers for so long."""
 _LEAST_WAITING: Final = 64 << 10
 _LEAST_FETCH: Final = 16 << 10
+_LEAST_RESPONSE: Final = 1 << 20
+"""The client takes no less for all partitions of a broker."""
 _UNFOLDS: Final = 64
 """How many times larger than what was fetched it may be: so much for text that repeats itself."""
 _ANSWER_BYTES: Final = 64 << 10
@@ -78,7 +80,7 @@ class Profile:
             # What is asked for comes on top of what waits, and it is asked for as it is packed; and a small record
             # takes more than its bytes.
             fetch = max(_LEAST_FETCH, min(fetch, waiting // _UNFOLDS))
-            messages, response = max(1_000, waiting // _RECORD_BYTES), self.ahead[0] // _UNFOLDS
+            messages, response = max(1_000, waiting // _RECORD_BYTES), max(_LEAST_RESPONSE, self.ahead[0] // _UNFOLDS)
         return {
             **self.common(),
             "fetch.wait.max.ms": 5,
