@@ -7,7 +7,8 @@ holds for a user's own operators too.
 
 **Which records are tried.** Rows of one key do not see those of another (law 4), so only rows of the row's own key are
 tried, provided that they alone give the same row; where they do not, because a step keeps something for all keys, all
-rows of the task are. From an input that is an internal topic the search goes on in the task that wrote it.
+rows of the task are. From an input that is an internal topic the search goes on in the task that wrote it: without a
+record that task gives another row, or none, and with that one in its place the row in question is made again.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
+import polars as pl
 
 from streamproc.batch import C0, C1, C3, ROW, WIDTH, Batch, Meta
 from streamproc.engine import intake as unit
@@ -79,15 +81,6 @@ class _Row:
     values: Values
 
 
-@dataclass(frozen=True, slots=True)
-class _Effect:
-    """A row that a task consumed, and the columns of a row that leaves it which would be others without."""
-
-    stage: int
-    channel: Channel
-    coordinate: Coordinate
-    offset: int
-    columns: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +102,38 @@ class _Inputs:
 
     def __len__(self) -> int:
         return int(self.steps.size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scene:
+    """A row that leaves a task, and the task with the rows alone that it depends on.
+
+    compared  its columns, without those that other keys shape
+    """
+
+    task: RecordedTask
+    inputs: _Inputs
+    row: _Row
+    compared: Values
+
+    def changed(self, now: Values | None) -> frozenset[str]:
+        """The columns that are others; all if there is no row."""
+        if now is None:
+            return frozenset(self.compared)
+        return frozenset(name for name, value in self.compared.items() if not _same(value, now.get(name)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Effect:
+    """A row that a task consumed, its number there, and what would leave the task instead of a row without it."""
+
+    scene: _Scene
+    at: int
+    stage: int
+    channel: Channel
+    coordinate: Coordinate
+    offset: int
+    now: Values | None
 
 
 @dataclass(slots=True)
@@ -161,7 +186,7 @@ def why(binding: Binding, log: Log, place: TopicPartition, offset: int) -> Why:
         named = [name for name in writer.sink.contract.schema.names if name in made.frame.columns]
         row = _Row(writer.sink.port, _coordinate(made.meta, at), made.frame.select(named).row(at, named=True))
         for effect in _effects(search, number, row):
-            _follow(search, effect, effect.columns)
+            _follow(search, (effect,))
         contributors = tuple(
             Contributor(*where, tuple(name for name in named if name in columns))
             for where, columns in sorted(search.found.items())
@@ -178,8 +203,15 @@ def why(binding: Binding, log: Log, place: TopicPartition, offset: int) -> Why:
 # ── what it depends on ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _follow(search: _Search, effect: _Effect, named: frozenset[str]) -> None:
-    """Notes a source record; goes on in the task that wrote an internal one."""
+def _follow(search: _Search, path: tuple[_Effect, ...]) -> None:
+    """Notes a source record, if it has an effect; goes on in the task that wrote an internal one.
+
+    path  from an input of the task that made the row in question, up to a row behind that input
+    """
+    named = _along(path)
+    if not named:
+        return
+    effect = path[-1]
     inlet = search.binding.stages[effect.stage].stage.inputs[effect.channel.inlet]
     if inlet.edge is None:
         place = effect.channel.place
@@ -192,12 +224,35 @@ def _follow(search: _Search, effect: _Effect, named: frozenset[str]) -> None:
         if at is not None:
             row = _Row(port, effect.coordinate, batch.frame.row(at, named=True))
             for above in _effects(search, number, row):
-                _follow(search, above, named)
+                _follow(search, (*path, above))
             return
     raise ReplayDiverged(
         f"{effect.channel.place.topic}-{effect.channel.place.partition}@{effect.offset} is not what its task gives now",
         hint="'streamproc replay' names the first difference",
     )
+
+
+def _along(path: tuple[_Effect, ...]) -> frozenset[str]:
+    """The columns of the row in question that change if the last row of a path is taken away, task by task."""
+    now = path[-1].now
+    for effect in reversed(path[:-1]):
+        changed = _with_another(effect.scene.task, effect.scene.inputs, effect.at, now)
+        now = effect.now if changed is None else _values(changed, effect.scene.row)
+    return path[0].scene.changed(now)
+
+
+def _with_another(task: RecordedTask, inputs: _Inputs, at: int, now: Values | None) -> RecordedTask | None:
+    """The task with other values in one row of its input; None where that takes the row away from it."""
+    step, channel, row = (int(of[at]) for of in (inputs.steps, inputs.channels, inputs.rows))
+    part = task.steps[step].units[channel]
+    key = task.stage.stage.inputs[task.channels[channel].inlet].type.keyed_by or ()
+    if now is None or any(not _same(part.frame[name][row], now.get(name)) for name in key):
+        return None
+    other = pl.DataFrame({name: [now.get(name)] for name in part.frame.columns}, part.frame.schema)
+    frame = pl.concat([part.frame[:row], other, part.frame[row + 1 :]])
+    units = tuple(replace(one, frame=frame) if c == channel else one for c, one in enumerate(task.steps[step].units))
+    steps = tuple(replace(one, units=units) if s == step else one for s, one in enumerate(task.steps))
+    return replace(task, steps=steps)
 
 
 def _effects(search: _Search, number: int, row: _Row) -> list[_Effect]:
@@ -219,15 +274,15 @@ def _effects(search: _Search, number: int, row: _Row) -> list[_Effect]:
     search.shared |= shared
     compared = {name: value for name, value in row.values.items() if name not in shared}
     mine = _inputs(alone)
+    scene = _Scene(alone, mine, row, compared)
     found: list[_Effect] = []
     for at in _tried(search, alone, mine, replace(row, values=compared)):
         now = _values(_without(alone, mine, np.delete(np.arange(len(mine)), at)), row)
-        changed = {name for name, value in compared.items() if now is None or not _same(value, now.get(name))}
-        if changed:
+        if scene.changed(now):
             channel = alone.channels[int(mine.channels[at])]
             stage = alone.stage.stage.index
             coordinate = _coordinate(mine.meta, at)
-            found.append(_Effect(stage, channel, coordinate, int(mine.offsets[at]), frozenset(changed)))
+            found.append(_Effect(scene, at, stage, channel, coordinate, int(mine.offsets[at]), now))
     search.effects[where] = found
     return found
 

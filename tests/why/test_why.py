@@ -119,6 +119,33 @@ def test_a_users_operator_is_explained_too_and_what_other_keys_shape_is_attribut
     assert parts(answer) == {2: {"before"}, 3: set(answer.row) - {"everybody"}}
 
 
+LIMIT = parse_contract("""{"type": "record", "name": "limit", "sp:version": 1, "fields": [
+    {"name": "card_id", "type": "string", "sp:role": "key"}, {"name": "least", "type": "double"},
+    {"name": "said_at", "type": {"type": "long", "logicalType": "timestamp-micros"}, "sp:role": "event_time"}]}""")
+
+
+def test_a_record_that_changes_only_what_no_later_stage_reads_is_behind_nothing() -> None:
+    """Without a limit the one before it holds, and the payment passes all the same: none is behind the window below."""
+    limits = sp.source("limits", contract=LIMIT, lateness="1m") | sp.key_by("card_id") | sp.ordered()
+    limited = payments | sp.key_by("card_id") | sp.ordered("payment_id") | sp.as_of(limits, columns=("least",))
+    passed = limited | sp.where(pl.col("amount") >= pl.col("least"))
+    by_payment = passed | sp.key_by("payment_id") | sp.ordered("payment_id")
+    topology = sp.Topology("t", sinks={"limited": limited, "out": by_payment | sp.tumbling("1h", n=sp.count())})
+    said = pl.DataFrame(
+        [("a", 3.0, AT - timedelta(minutes=3)), ("a", 6.0, AT - timedelta(minutes=2)), ("b", 2.0, AT)],
+        schema=["card_id", "least", "said_at"], orient="row",
+    )  # fmt: skip
+    out = drive(topology, payments=PAID, limits=said)
+    row, answer = asked(out, "limited", out["limited"]["payment_id"].to_list().index("p3"))
+    assert row["least"] == 6.0
+    assert {(c.topic, c.offset): set(c.columns) for c in answer.contributors}["limits", 1] == {"least", "as_of_age"}
+    _, answer = asked(out, "out", out["out"]["payment_id"].to_list().index("p3"))
+    assert {(c.topic, c.offset) for c in answer.contributors} == {("payments", 3)}
+    # The only limit of the other card decides whether its payment passes at all.
+    _, answer = asked(out, "out", out["out"]["payment_id"].to_list().index("p6"))
+    assert {(c.topic, c.offset) for c in answer.contributors} == {("payments", 6), ("limits", 2)}
+
+
 def test_a_row_that_is_taken_away_leaves_its_place_in_time() -> None:
     """The window's rows, its end and what is late are those of the whole, whoever else is taken away."""
     late = PAID.with_columns(paid_at=pl.when(pl.col("payment_id") == "p3").then(AT).otherwise("paid_at"))
