@@ -43,7 +43,6 @@ _HOMES: Final = {
     "Webhook": "connectors.handlers",
     "abstain": "streamproc.decisions.abstain",
     "alert": "streamproc.decisions.alert",
-    "approx_distinct": "streamproc.operators.aggregates",
     "as_of": "streamproc.operators.as_of",
     "block": "streamproc.entities.comparisons",
     "canonical": "streamproc.operators.harmonising",

@@ -37,10 +37,11 @@ from streamproc.operators.expressions import check_elementwise, expression_colum
 from streamproc.operators.lateness import split_late
 from streamproc.operators.lookback import LookbackState, forget, open_lookback, take_in
 from streamproc.operators.lookback_plan import EVENTS_AT_MOST
-from streamproc.operators.values import Flags
+from streamproc.operators.tiles import Seen, TileState, forget_tiles, open_tiles, see_tiles
 from streamproc.ports import Int64s
 
 AT_BOUND: Final = ("stop", "not_covered")
+_NO_SLOTS: Final = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,9 +62,10 @@ class Derived:
 
 @dataclass(slots=True)
 class FeaturesState:
-    """Events, and what is carried on, by the slots of their key table."""
+    """Events, and what is carried on, by the slots of their key table; and the tiles of each span and hop."""
 
     lookback: LookbackState
+    tiles: list[TileState]
     carried: list[Carried]
 
 
@@ -134,7 +136,8 @@ class Features:
         plan = self._plan_of(columns)
         none = np.zeros(0, np.int64)
         carried = [Carried(none.copy(), none.copy()) for one in plan.planned if one.absent.kind == "carry"]
-        return FeaturesState(open_lookback(plan.lookback, columns), carried)
+        tiles = [open_tiles(tiling) for tiling in plan.tilings]
+        return FeaturesState(open_lookback(plan.lookback, columns), tiles, carried)
 
     def _plan(self, schema: Schema) -> FeaturePlan:
         return plan_features(
@@ -151,13 +154,21 @@ class Features:
         batch, late = split_late(inputs[0])
         plan = self._plan_of(state.lookback.columns)
         under = Batch(plan.prepare(batch.frame, len(batch)), batch.meta, batch.keys)
-        out, slots = take_in(state.lookback, plan.lookback, under, step=self.verb, keep_us=plan.keep_us)
-        if self.at_bound == "stop" and (out.covered != MIN_TIME).any():
+        looks_back = bool(plan.lookback.columns or state.carried)
+        slots, seen, covered = _NO_SLOTS, {}, [np.full(len(batch), MIN_TIME, np.int64)]
+        if looks_back:
+            out, slots = take_in(state.lookback, plan.lookback, under, step=self.verb, keep_us=plan.keep_us)
+            seen, covered = _seen(plan, out, state.lookback), [out.covered]
+        for tiling, tiles in zip(plan.tilings, state.tiles, strict=True):
+            tiled, reaches = see_tiles(tiles, tiling, under)
+            seen |= tiled
+            covered.append(reaches)
+        if self.at_bound == "stop" and any((reaches != MIN_TIME).any() for reaches in covered):
             raise StreamprocError(
                 f"step '{self.verb}': a key has more than {self.events_per_key:,} events in its window",
                 hint="raise events_per_key, shorten the spans, or let old events go: at_bound='not_covered'",
             )
-        found = self._found(state, plan, out, batch, slots)
+        found = self._found(state, plan, seen, covered, batch, slots)
         frame = batch.frame
         if any(isinstance(one, Derived) for _, one in self.made):
             self._derive(found, frame, len(batch))
@@ -166,27 +177,33 @@ class Features:
             for name, one in self.made
             for column in found[name].columns(name, status=self.status, indicator=one.absent.kind == "indicator")
         ]
-        due = forget(state.lookback, plan.lookback, time.end)
+        due = forget(state.lookback, plan.lookback, time.end) if looks_back else _NO_SLOTS
         for carried in state.carried:
             carried.moments[due] = MIN_TIME
+        for tiles in state.tiles:
+            forget_tiles(tiles, time.end)
         return state, Output(batch.with_frame(pl.DataFrame([*frame.get_columns(), *made])), late)
 
     def _found(
-        self, state: FeaturesState, plan: FeaturePlan, out: Results, batch: Batch, slots: Int64s
-    ) -> dict[str, Valued]:
+        self, state: FeaturesState, plan: FeaturePlan, seen: Mapping[str, Seen], covered: list[Int64s], batch: Batch,
+        slots: Int64s,
+    ) -> dict[str, Valued]:  # fmt: skip
         times = batch.meta[:, EVENT_TIME].copy()
         lags = None if self.max_lag_us is None else times - batch.meta[:, WATERMARK] > self.max_lag_us
         found = {}
         place = 0
         for one in plan.planned:
-            feature = _read(one, plan, out, state.lookback)
+            feature = _read(one, [seen[name] for name in one.parts])
             if lags is not None:
                 feature.blank(lags, SOURCE_LATE)
             if one.coverage or self.at_bound == "not_covered":
                 ever = one.span_us >= EVER
-                missed = out.covered > (times if ever else times - one.span_us)
+                begins = times if ever else times - one.span_us
+                if one.tiling >= 0:
+                    begins = plan.tilings[one.tiling].begins(times)
+                missed = covered[one.tiling + 1] > begins
                 for coverage in one.coverage:
-                    missed |= coverage.misses(times, None if ever else one.span_us)
+                    missed |= coverage.misses(times, None if ever else times - begins)
                 feature.blank(missed, NOT_COVERED)
             if one.absent.kind == "carry":
                 carried, place = state.carried[place], place + 1
@@ -218,16 +235,22 @@ class Features:
             found[name] = made
 
 
-def _read(one: Planned, plan: FeaturePlan, out: Results, state: LookbackState) -> Valued:
-    """A feature as the look-back computed it."""
-    columns = []
-    ages: list[tuple[Int64s, Flags]] = []
-    for part in one.parts:
-        field, read, finish = plan.lookback.columns[part]
-        columns.append(finish(field.name, read(out, state.texts)))
-        edge = plan.lookback.newest[part]
+def _seen(plan: FeaturePlan, out: Results, state: LookbackState) -> dict[str, Seen]:
+    """What rows see of events, by name."""
+    seen = {}
+    for (field, read, finish), edge in zip(plan.lookback.columns, plan.lookback.newest, strict=True):
+        column = finish(field.name, read(out, state.texts))
+        seen[field.name] = Seen(column)
         if edge >= 0:
-            ages.append((out.edges[:, edge].copy(), out.has[:, out.extremes.shape[1] + edge].copy()))
+            has = out.has[:, out.extremes.shape[1] + edge].copy()
+            seen[field.name] = Seen(column, out.edges[:, edge].copy(), has)
+    return seen
+
+
+def _read(one: Planned, parts: list[Seen]) -> Valued:
+    """A feature as it was computed."""
+    columns = [part.column for part in parts]
+    ages = [(part.age, part.aged) for part in parts if part.age is not None and part.aged is not None]
     column = columns[0] if one.field.dtype != pl.List(pl.String()) else _contributors(one, columns)
     if not ages:
         return valued(column, None, None)
@@ -295,15 +318,20 @@ def features(
     coverage        when sources were there, one for all or by the source's name in `together`: a window that reaches
                     outside is NOT_COVERED, never zero
     max_lag         a row whose watermark lags behind it by more has SOURCE_LATE instead of values
-    events_per_key  events that a key keeps at most
+    events_per_key  events (with a hop: tiles, and events after the watermark) that a key keeps at most
     at_bound        one more "stop"s the task, or drops the oldest: windows that reach it are "not_covered"
     status          adds `<name>_status` and `<name>_age`, µs since the newest row that counts
 
     Needs a keyed stream. Rows keep their order, position and coordinate.
-    Memory: an event of 32 bytes and 8 a column (16 more a minimum or maximum), kept for the longest span.
+    With `.over(span, hop=...)` the window begins at the multiple of the hop at or before t - span: the value is exactly
+    that of `.over(s)` for one s with span <= s < span + hop. Coverage is asked of that window.
+
+    Memory: an event of 32 bytes and 8 a column (16 more a minimum or maximum), kept for the longest span. With a hop
+    span / hop + 2 tiles a key and the events after the watermark, each with what its aggregates hold, twice; a sketch
+    holds 32 KB at most.
     Cost: O(1) a row in order, for quantile, ewma, trend, distinct and top_k O(events of the window); a row out of order
-    costs as much as the disorder around it.
-    Raises DefinitionError without a feature, or for one without a span.
+    costs as much as the disorder around it. With a hop a few merges a row.
+    Raises DefinitionError without a feature, for one without a span, or for one that does not merge and has a hop.
 
     >>> from streamproc.operators.aggregates import count, total
     >>> step = features(n=count().over("1h"), spend=total("amount").over("7d"), mean=pl.col("spend") / pl.col("n"))

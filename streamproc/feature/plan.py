@@ -10,11 +10,12 @@ import polars as pl
 
 from streamproc.contracts.model import Field, Schema
 from streamproc.errors import DefinitionError, TypeMismatch, did_you_mean
-from streamproc.operators.aggregates import EVER_US, Absent, Aggregate, count
+from streamproc.operators.aggregates import EVER_US, NO_SPAN, Absent, Aggregate, count
 from streamproc.operators.coverage import Coverage
 from streamproc.operators.evaluation import evaluate
 from streamproc.operators.expressions import canonical_text, check_predicate, expression_columns
 from streamproc.operators.lookback_plan import LookbackPlan, plan_lookback
+from streamproc.operators.tiles import TilePlan, plan_tiles, tiling_of
 from streamproc.operators.values import has_codes
 
 SOURCE: Final = "source"
@@ -38,7 +39,8 @@ class Prepared:
 class Planned:
     """One aggregate of a `features`.
 
-    parts     places in the look-back: one, or for contributors one a source
+    parts     names of what is seen: one, or for contributors one a source
+    tiling    the place of the tile plan that has them, -1 for the look-back over events
     sources   names of the parts' sources, for contributors
     coverage  what must be covered for the value to be one
     """
@@ -47,7 +49,8 @@ class Planned:
     field: Field
     span_us: int
     absent: Absent
-    parts: tuple[int, ...]
+    parts: tuple[str, ...]
+    tiling: int
     sources: tuple[str, ...]
     coverage: tuple[Coverage, ...]
 
@@ -59,6 +62,7 @@ class FeaturePlan:
     conditions: tuple[pl.Expr, ...]
     prepared: tuple[Prepared, ...]
     lookback: LookbackPlan
+    tilings: tuple[TilePlan, ...]
     planned: tuple[Planned, ...]
 
     @property
@@ -156,7 +160,7 @@ def plan_features(
             raise _unknown_source(step, name, known)
     gathering = _Gathering(schema, step)
     inner: dict[str, Aggregate] = {}
-    planned: list[tuple[str, Aggregate, tuple[int, ...], tuple[str, ...]]] = []
+    planned: list[tuple[str, Aggregate, tuple[str, ...], tuple[str, ...]]] = []
     for name, aggregate in aggregates.items():
         for source in aggregate.sources:
             if source not in known:
@@ -169,32 +173,37 @@ def plan_features(
                     hint="sp.together(orders=..., refunds=...)",
                 )
             parts = {f"{name}?{source}": _rows_of(source, aggregate) for source in aggregate.sources or known}
-        first = len(inner)
         for part, one in parts.items():
             inner[part] = replace(one, column=gathering.column(one), where_=None, sources=(), absent=Absent())
-        planned.append((name, aggregate, tuple(range(first, len(inner))), tuple(aggregate.sources or known)))
-    carried = {part for name, one, places, _ in planned if one.absent.kind == "carry" for part in _named(inner, places)}
-    lookback = plan_lookback(
-        inner, Schema(tuple(gathering.fields.values())), step=step, events_at_most=events_per_key,
-        aged=set(inner) if aged else carried,
-    )  # fmt: skip
+        planned.append((name, aggregate, tuple(parts), tuple(aggregate.sources or known)))
+    wanted = {part for _, one, parts, _ in planned if aged or one.absent.kind == "carry" for part in parts}
+    prepared = Schema(tuple(gathering.fields.values()))
+    tiled: dict[tuple[int, int], dict[str, Aggregate]] = {}
+    events: dict[str, Aggregate] = {}
+    for part, one in inner.items():
+        tiling = None if one.span_us == NO_SPAN else tiling_of(one, prepared, step=step)
+        (events if tiling is None else tiled.setdefault(tiling, {}))[part] = one
+    lookback = plan_lookback(events, prepared, step=step, events_at_most=events_per_key, aged=wanted)
+    tilings = tuple(
+        plan_tiles(group, prepared, *spans, step=step, at_most=events_per_key, aged=wanted)
+        for spans, group in tiled.items()
+    )
+    fields = {name: column[0] for plan in tilings for name, column in plan.columns.items()}
+    fields |= {column[0].name: column[0] for column in lookback.columns}
     made = []
-    for name, one, places, sources in planned:
+    for name, one, names, sources in planned:
         # Who contributed is known, whoever may be missing.
         covered = () if one.kind == "contributors" else _covered(coverage, one.sources, known)
-        column = _field(name, one, lookback, places, step=step, may_blank=may_blank or bool(covered))
-        made.append(Planned(name, column, one.span_us, one.absent, places, sources, covered))
+        column = _field(name, one, fields[names[0]], step=step, may_blank=may_blank or bool(covered))
+        place = next((place for place, plan in enumerate(tilings) if names[0] in plan.columns), -1)
+        made.append(Planned(name, column, one.span_us, one.absent, names, place, sources, covered))
     return FeaturePlan(
-        tuple(gathering.conditions.values()), tuple(gathering.prepared.values()), lookback, tuple(made)
+        tuple(gathering.conditions.values()), tuple(gathering.prepared.values()), lookback, tilings, tuple(made)
     )
 
 
-def _named(inner: Mapping[str, Aggregate], places: tuple[int, ...]) -> list[str]:
-    return [list(inner)[place] for place in places]
-
-
 def _rows_of(source: str, aggregate: Aggregate) -> Aggregate:
-    counted = replace(count().of(source), span_us=aggregate.span_us)
+    counted = replace(count().of(source), span_us=aggregate.span_us, hop_us=aggregate.hop_us)
     return counted if aggregate.where_ is None else counted.where(aggregate.where_)
 
 
@@ -216,10 +225,8 @@ def _covered(coverage: Mapping[str, Coverage], sources: tuple[str, ...], known: 
     return tuple(coverage[name] for name in wanted if name in coverage)
 
 
-def _field(
-    name: str, aggregate: Aggregate, lookback: LookbackPlan, places: tuple[int, ...], *, step: str, may_blank: bool
-) -> Field:
-    made = lookback.columns[places[0]][0].renamed(name)
+def _field(name: str, aggregate: Aggregate, computed: Field, *, step: str, may_blank: bool) -> Field:
+    made = computed.renamed(name)
     if aggregate.kind == "contributors":
         made = Field(name, pl.List(pl.String()))
     nullable = made.nullable or may_blank

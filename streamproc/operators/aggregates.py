@@ -12,7 +12,8 @@ a late arrival within the lateness, another cut, or another number of partitions
     min("c") max("c")                                as c, null of nothing; NaN is above every number
     first("c") last("c") by (event time, coordinate) as c
     distinct("c")      how many different values     Int64, exact
-    approx_distinct("c") the same by a HyperLogLog   Int64, standard error 1.6 %, 4 KiB at most a window
+    distinct("c", exact=1_000)  exact up to there, beyond by a HyperLogLog with a standard error of 1.6 %
+    quantile("c", 0.9, error=0.01)  within 1 % of the value   Float64, null of nothing
     top_k("c", 3)      most frequent values          List(Struct(value, count)), ties by value
 
 Only over the span before a row, in `features`:
@@ -28,32 +29,19 @@ fit its column's type stops the step with an error rather than wrap.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 
-from streamproc.batch import Keys
-from streamproc.contracts.model import Field, Schema
-from streamproc.errors import DefinitionError, StreamprocError, TypeMismatch
+from streamproc.errors import DefinitionError
 from streamproc.event_time import Span, span_us
-from streamproc.operators import accumulators
-from streamproc.operators.accumulators import Accumulator, Reading
-from streamproc.operators.by_value import ValueEdges, ValueTallies, value_extremes
-from streamproc.operators.edges import edges
 from streamproc.operators.event_records import EVER
-from streamproc.operators.hyperloglog import Registers
-from streamproc.operators.inputs import Inputs
-from streamproc.operators.moments import variances
-from streamproc.operators.tallies import Tallies
-from streamproc.operators.value_table import ValueTable, from_value_keys, has_value_keys
-from streamproc.operators.values import decimal_from_wide, from_codes, has_codes
-from streamproc.ports import Int64s
 
 NO_SPAN: Final = -1
+UNBOUNDED: Final = -1
+EXACT_AT_MOST: Final = 1 << 20
+LEAST_ERROR: Final = 2.0**-21
 EVER_US: Final = EVER
 """The span of `ever`."""
 
@@ -81,7 +69,10 @@ class Aggregate:
     column   the input column; "" for `count()`
     k        how many values `top_k` gives
     span_us  the look-back of `over`, EVER_US for `ever`, or -1
+    hop_us   the length of its tiles, 0 for none
     amount   the share of a quantile, the half-life of an average in µs
+    bound    how many different values are counted exactly, how many intervals a quantile keeps; -1 for all
+    error    the relative error of a quantile, 0 for none
     where_   only rows for which this holds count, or None
     absent   what stands where there is no value, see `Absent`
     sources  names of the sources whose rows count, () for all: see `of`
@@ -94,27 +85,42 @@ class Aggregate:
     k: int = 0
     span_us: int = NO_SPAN
     amount: float = 0.0
+    hop_us: int = 0
+    bound: int = UNBOUNDED
+    error: float = 0.0
     where_: pl.Expr | None = field(default=None, compare=False)
     absent: Absent = NULL
     sources: tuple[str, ...] = ()
 
-    def over(self, span: Span) -> Aggregate:
+    def over(self, span: Span, *, hop: Span | None = None) -> Aggregate:
         """The same over the rows of the last `span` before each row, itself included: for `features`.
+
+        With a hop, what lies behind the watermark is kept as tiles of that length instead of as events: span / hop
+        tiles a key, however many events. The window then begins at the multiple of the hop at or before t - span: the
+        value is exactly that of `.over(s)` for one s with span <= s < span + hop, and its newest end is exact. That is
+        the only error; it is none where t - span is a multiple of the hop.
 
         >>> total("amount").over("1h").span_us
         3600000000
+        >>> total("amount").over("30d", hop="1h").hop_us
+        3600000000
         """
-        us = span_us(span)
+        us, hop_length = span_us(span), 0 if hop is None else span_us(hop)
         if us == 0:
             raise DefinitionError("a look-back over an empty span holds no row", hint="write for example .over('1h')")
-        return replace(self, span_us=us)
+        if hop is not None and not 0 < hop_length <= us:
+            raise DefinitionError(
+                f"a look-back over '{span}' cannot hop by '{hop}'", hint="write for example .over('30d', hop='1h')"
+            )
+        return replace(self, span_us=us, hop_us=hop_length)
 
     def ever(self) -> Aggregate:
         """The same over all rows of the key so far, however old, in memory that does not grow with them.
 
-        For count, total, mean, var, min, max, first, last and time_since_last.
+        For count, total, mean, var, min, max, first, last and time_since_last, and for distinct and quantile with a
+        bound: distinct("c", exact=1_000), quantile("c", 0.9, error=0.01).
         """
-        return replace(self, span_us=EVER_US)
+        return replace(self, span_us=EVER_US, hop_us=0)
 
     def where(self, predicate: pl.Expr) -> Aggregate:
         """The same over those rows only for which the predicate is true; several are joined by "and".
@@ -147,6 +153,8 @@ class Aggregate:
         given = [f"'{self.column}'"] if self.column else []
         given += [str(self.k)] if self.k else []
         given += [f"{self.amount:g}"] if self.kind == "quantile" else []
+        given += [f"error={self.error:g}"] if self.error else []
+        given += [f"exact={self.bound}"] if self.kind == "distinct" and self.bound != UNBOUNDED else []
         given += [f"'{self.amount / 1e6:g}s'"] if self.kind == "ewma" else []
         return f"{self.kind}({', '.join(given)})"
 
@@ -191,17 +199,19 @@ def last(column: str) -> Aggregate:
     return Aggregate("last", column)
 
 
-def distinct(column: str) -> Aggregate:
-    """How many different values there are; -0.0 and 0.0 are one, and so are all NaN. Keeps each of them."""
-    return Aggregate("distinct", column)
+def distinct(column: str, *, exact: int | None = None) -> Aggregate:
+    """How many different values there are; -0.0 and 0.0 are one, and so are all NaN. Keeps each of them.
 
+    exact  up to so many are counted, by 64-bit hashes; more are estimated by a HyperLogLog of 4,096 registers with a
+           standard error of 1.6 %, and are at least exact + 1. So at most 8 bytes a value up to the larger of `exact`
+           and 4,096 are kept. The same whatever the order and the cut. Not for emit="update".
 
-def approx_distinct(column: str) -> Aggregate:
-    """How many different values there are, with a standard error of 1.6 %: a HyperLogLog of 4,096 registers.
-
-    The same whatever the order and the cut. Needs at most 4,096 registers a window; not for emit="update".
+    >>> str(distinct("card", exact=1_000).over("30d", hop="1h"))
+    "distinct('card', exact=1000)"
     """
-    return Aggregate("approx_distinct", column)
+    if exact is not None and not 0 <= exact <= EXACT_AT_MOST:
+        raise DefinitionError(f"distinct: exact={exact}", hint=f"count between 0 and {EXACT_AT_MOST:,} values exactly")
+    return Aggregate("distinct", column, bound=UNBOUNDED if exact is None else exact)
 
 
 def top_k(column: str, k: int) -> Aggregate:
@@ -209,15 +219,29 @@ def top_k(column: str, k: int) -> Aggregate:
     return Aggregate("top_k", column, k)
 
 
-def quantile(column: str, share: float) -> Aggregate:
-    """The value below which this share of the values lies, between neighbours linearly; exact. For `features`.
+def quantile(column: str, share: float, *, error: float | None = None, intervals: int = 2_048) -> Aggregate:
+    """The value below which this share of the values lies, between neighbours linearly. For `features`.
+
+    Exact, from all values of the window. With an `error` from a sketch, in windows too: each of the two neighbours is
+    off by at most this share of itself, as long as `intervals` intervals of that width hold all values, which they do
+    for values between x and 10^9 x at an error of 1 % (both signs together). Beyond, intervals double in width, and so
+    does the error; 16 bytes an interval are kept, never more. NaN and infinities are left out. The same bits whatever
+    the order, the cut and the way in which parts were merged.
 
     >>> str(quantile("amount", 0.95).over("1d"))
     "quantile('amount', 0.95)"
+    >>> str(quantile("amount", 0.95, error=0.01).over("30d", hop="1h"))
+    "quantile('amount', 0.95, error=0.01)"
     """
     if not 0 <= share <= 1:
         raise DefinitionError(f"a quantile at {share} does not exist", hint="the share is between 0 and 1")
-    return Aggregate("quantile", column, amount=float(share))
+    if error is None:
+        return Aggregate("quantile", column, amount=float(share))
+    if not LEAST_ERROR <= error <= 0.5:
+        raise DefinitionError(f"quantile: error={error}", hint=f"an error lies between {LEAST_ERROR:g} and 0.5")
+    if not 2 <= intervals <= EXACT_AT_MOST:
+        raise DefinitionError(f"quantile: intervals={intervals}", hint=f"keep between 2 and {EXACT_AT_MOST:,} of them")
+    return Aggregate("quantile", column, amount=float(share), bound=intervals, error=float(error))
 
 
 def ewma(column: str, half_life: Span) -> Aggregate:
@@ -246,380 +270,3 @@ def time_since_last(column: str = "") -> Aggregate:
     Of rows at one moment the ones that came before count, so zero is possible. For `features`.
     """
     return Aggregate("time_since_last", column)
-
-
-# ── plan time ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-Finish = Callable[[str, Reading], pl.Series]
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One accumulator of a plan: what it reads, and how an empty one is made. Equal parts are kept once.
-
-    kind, column  what is remembered of which column
-    form          which arrays it takes: a method of `Inputs`
-    """
-
-    kind: str
-    column: str
-    form: str
-    make: Callable[[], Accumulator] = field(compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Computed:
-    """One aggregate after planning: its output column, the part that it reads, and how a reading becomes a column."""
-
-    field: Field
-    part: int
-    finish: Finish
-
-
-@dataclass(frozen=True, slots=True)
-class AggregatePlan:
-    """Aggregates bound to the columns of a stream."""
-
-    parts: tuple[Part, ...]
-    computed: tuple[Computed, ...]
-
-    @property
-    def fields(self) -> tuple[Field, ...]:
-        """The output columns."""
-        return tuple(one.field for one in self.computed)
-
-    def open(self) -> tuple[Accumulator, ...]:
-        """Empty accumulators, one per part."""
-        return tuple(part.make() for part in self.parts)
-
-    def add(self, state: tuple[Accumulator, ...], slots: Int64s, inputs: Inputs) -> None:
-        """Takes one input row into each element of `slots`."""
-        for part, accumulator in zip(self.parts, state, strict=True):
-            accumulator.add(slots, *inputs.form(part.form, part.column))
-
-    def add_each(self, state: tuple[Accumulator, ...], slots: Int64s, inputs: Inputs) -> list[pl.Series]:
-        """Takes the rows in one by one, and gives the aggregates of each row's slot right after it."""
-        return self._finish(
-            [
-                accumulator.add_each(slots, *inputs.form(part.form, part.column))
-                for part, accumulator in zip(self.parts, state, strict=True)
-            ]
-        )
-
-    def read(self, state: tuple[Accumulator, ...], slots: Int64s) -> list[pl.Series]:
-        """The aggregates of these slots, a column each."""
-        return self._finish([accumulator.read(slots) for accumulator in state])
-
-    def _finish(self, readings: list[Reading]) -> list[pl.Series]:
-        return [one.finish(one.field.name, readings[one.part]) for one in self.computed]
-
-
-def plan_aggregates(aggregates: Mapping[str, Aggregate], schema: Schema, *, step: str) -> AggregatePlan:
-    """The aggregates with their columns looked up, their types checked and their shared parts found.
-
-    Raises UnknownColumn for a column that is not there, TypeMismatch for a type that an aggregate has no meaning for.
-    """
-    parts: list[Part] = []
-    computed: list[Computed] = []
-    for name, aggregate in aggregates.items():
-        if not isinstance(aggregate, Aggregate):
-            raise DefinitionError(
-                f"step '{step}': {name}={aggregate!r} is not an aggregate", hint="write for example total('amount')"
-            )
-        if aggregate.kind in PER_ROW:
-            raise DefinitionError(
-                f"step '{step}': {aggregate} looks back from a row",
-                hint=f"sp.features({name}={aggregate}.over('1h'))",
-            )
-        if (aggregate.where_, aggregate.absent, aggregate.sources) != (None, NULL, ()):
-            raise DefinitionError(
-                f"step '{step}': {name}={aggregate} says what only features can",
-                hint="filter rows before the window, sp.where(...)",
-            )
-        made, part, finish = bind_aggregate(aggregate, schema, step=step)
-        if part not in parts:
-            parts.append(part)
-        computed.append(Computed(replace(made, name=name), parts.index(part), finish))
-    return AggregatePlan(tuple(parts), tuple(computed))
-
-
-Bound = tuple[Field, Part, Finish]
-
-
-def bind_aggregate(aggregate: Aggregate, schema: Schema, *, step: str) -> Bound:
-    """One aggregate's output column, the part that it reads, and how a reading becomes the column."""
-    source = schema[aggregate.column] if aggregate.column else Field("", pl.Null())
-    return _KINDS[aggregate.kind](aggregate, source, step)
-
-
-def _refuse(aggregate: Aggregate, source: Field, step: str, takes: str) -> TypeMismatch:
-    return TypeMismatch(
-        f"step '{step}': {aggregate} takes {takes}, but '{source.name}' is {source.dtype}",
-        hint="cast the column before the step",
-    )
-
-
-def _derived(source: Field, dtype: pl.DataType, *, nullable: bool, unit: str = "") -> Field:
-    """The output column of an aggregate: what governs the input column governs it too."""
-    return Field("", dtype, nullable, unit, source.pii, "", source.origins)
-
-
-def _count(aggregate: Aggregate, source: Field, step: str) -> Bound:
-    return (
-        _derived(source, pl.Int64(), nullable=False),
-        Part("count", aggregate.column, "valid", accumulators.counts),
-        lambda name, reading: pl.Series(name, reading[0]),
-    )
-
-
-def _is_number(dtype: pl.DataType) -> bool:
-    return dtype.is_numeric() and dtype not in (pl.Int128, pl.UInt128)
-
-
-def _totals(aggregate: Aggregate, source: Field) -> Part:
-    if source.dtype.is_float():
-        return Part("total", aggregate.column, "floats", accumulators.float_totals)
-    return Part("total", aggregate.column, "wide", accumulators.wide_totals)
-
-
-def _total(aggregate: Aggregate, source: Field, step: str) -> Bound:
-    dtype = source.dtype
-    if not (_is_number(dtype) or isinstance(dtype, pl.Duration) or dtype == pl.Boolean):
-        raise _refuse(aggregate, source, step, "numbers, decimals or durations")
-    part = _totals(aggregate, source)
-    if dtype.is_float():
-        return (
-            _derived(source, pl.Float64(), nullable=False, unit=source.unit),
-            part,
-            lambda name, reading: pl.Series(name, reading[0]),
-        )
-    if isinstance(dtype, pl.Decimal):
-        scale = dtype.scale
-        made = pl.Decimal(38, scale)
-        return (
-            _derived(source, made, nullable=False, unit=source.unit),
-            part,
-            lambda name, reading: _decimal(f"{step}: {aggregate}", name, reading, scale),
-        )
-    result = dtype if isinstance(dtype, pl.Duration) else pl.UInt64() if dtype == pl.UInt64 else pl.Int64()
-    return (
-        _derived(source, result, nullable=False, unit=source.unit),
-        part,
-        lambda name, reading: _narrow(f"step '{step}': {aggregate}", name, reading, result),
-    )
-
-
-def _narrow(what: str, name: str, reading: Reading, dtype: pl.DataType) -> pl.Series:
-    low, high = reading[0], reading[1]
-    if dtype == pl.UInt64:
-        fits = bool((high == 0).all())
-    else:
-        fits = bool((high == low >> 63).all())
-    if not fits:
-        raise StreamprocError(
-            f"{what} does not fit {dtype}", hint="cast the column to Decimal or Float64 before the step"
-        )
-    return pl.Series(name, low.view(np.uint64)) if dtype == pl.UInt64 else pl.Series(name, low).cast(dtype)
-
-
-_DECIMAL_LIMIT: Final = 10**38
-
-
-def _decimal(what: str, name: str, reading: Reading, scale: int) -> pl.Series:
-    low, high = reading[0], reading[1]
-    limit = _DECIMAL_LIMIT >> 64
-    for i in np.flatnonzero((high >= limit) | (high <= -limit)):
-        if abs((int(high[i]) << 64) + int(low[i].view(np.uint64))) >= _DECIMAL_LIMIT:
-            raise StreamprocError(
-                f"step '{what}' does not fit 38 digits", hint="cast the column to Float64 before the step"
-            )
-    return decimal_from_wide(name, low, high, scale)
-
-
-def _quotient(name: str, totals: npt.NDArray[np.float64], counts: Int64s) -> pl.Series:
-    some = counts > 0
-    values = totals / np.where(some, counts, 1)
-    return _where(pl.Series(name, values), some)
-
-
-def _where(column: pl.Series, some: npt.NDArray[np.bool_]) -> pl.Series:
-    """The column, null where not `some`."""
-    return column if some.all() else column.set(pl.Series(~some), None)
-
-
-def _mean(aggregate: Aggregate, source: Field, step: str) -> Bound:
-    dtype = source.dtype
-    if not (_is_number(dtype) or dtype == pl.Boolean):
-        raise _refuse(aggregate, source, step, "numbers or decimals")
-    finish: Finish
-    if dtype.is_float():
-
-        def finish(name: str, reading: Reading) -> pl.Series:
-            return _quotient(name, reading[0], reading[1])
-
-    else:
-        scale = 10 ** (dtype.scale if isinstance(dtype, pl.Decimal) else 0)
-
-        def finish(name: str, reading: Reading) -> pl.Series:
-            totals = _wide_as_float(reading[0], reading[1], scale)
-            return _quotient(name, totals, reading[2])
-
-    return (
-        _derived(source, pl.Float64(), nullable=source.nullable, unit=source.unit),
-        _totals(aggregate, source),
-        finish,
-    )
-
-
-def _wide_as_float(low: Int64s, high: Int64s, scale: int) -> npt.NDArray[np.float64]:
-    """The 128-bit integers divided by `scale` (a power of ten), each rounded once."""
-    exact = (high == low >> 63) & (low < 2**53) & (low > -(2**53))
-    values = low.astype(np.float64) / float(scale) if scale <= 10**22 else low.astype(np.float64)
-    rest = np.flatnonzero(~exact) if scale <= 10**22 else np.arange(low.size)
-    for i in rest:  # numbers beyond 2**53: Python's integer division rounds correctly
-        values[i] = ((int(high[i]) << 64) + int(low[i].view(np.uint64))) / scale
-    return values
-
-
-def _as_value(aggregate: Aggregate, source: Field, step: str) -> bool:
-    """Whether the column's values are kept as bytes, not as numbers; raises TypeMismatch if neither works."""
-    if has_codes(source.dtype):
-        return False
-    if has_value_keys(source.dtype):
-        return True
-    raise _refuse(aggregate, source, step, "numbers, booleans, dates, times, text or bytes")
-
-
-def _value(name: str, reading: Reading, dtype: pl.DataType) -> pl.Series:
-    buffer, starts, ends, present = reading
-    return from_value_keys(name, Keys(buffer, starts, ends, np.zeros(starts.size, np.uint64)), present, dtype)
-
-
-def _extreme(aggregate: Aggregate, source: Field, step: str) -> Bound:
-    dtype, smallest = source.dtype, aggregate.kind == "min"
-    field = _derived(source, dtype, nullable=source.nullable, unit=source.unit)
-    if _as_value(aggregate, source, step):
-        part = Part(aggregate.kind, aggregate.column, "keys", lambda: value_extremes(smallest=smallest))
-        return field, part, lambda name, reading: _value(name, reading, dtype)
-    part = Part(aggregate.kind, aggregate.column, "codes", lambda: accumulators.extremes(smallest=smallest))
-    return field, part, lambda name, reading: from_codes(name, reading[0], reading[1], dtype)
-
-
-def _edge(aggregate: Aggregate, source: Field, step: str) -> Bound:
-    dtype, latest = source.dtype, aggregate.kind == "last"
-    field = _derived(source, dtype, nullable=source.nullable, unit=source.unit)
-    if _as_value(aggregate, source, step):
-        made = Part(
-            aggregate.kind, aggregate.column, "placed keys", lambda: ValueEdges(ValueTable(), edges(latest=latest))
-        )
-        return field, made, lambda name, reading: _value(name, reading, dtype)
-    part = Part(aggregate.kind, aggregate.column, "placed", lambda: edges(latest=latest))
-    return field, part, lambda name, reading: from_codes(name, reading[0], reading[1], dtype)
-
-
-def _tally(aggregate: Aggregate, source: Field, *, by_value: bool) -> Part:
-    k = aggregate.k
-    if by_value:
-        return Part(
-            f"tally {k}", aggregate.column, "keys", lambda: ValueTallies(ValueTable(), Tallies(k, largest=False))
-        )
-    return Part(f"tally {k}", aggregate.column, "labels", lambda: Tallies(k, largest=False))
-
-
-def _distinct(aggregate: Aggregate, source: Field, step: str) -> Bound:
-    part = _tally(aggregate, source, by_value=_as_value(aggregate, source, step))
-    return _derived(source, pl.Int64(), nullable=False), part, lambda name, reading: pl.Series(name, reading[0])
-
-
-def _approx_distinct(aggregate: Aggregate, source: Field, step: str) -> Bound:
-    _as_value(aggregate, source, step)
-    return (
-        _derived(source, pl.Int64(), nullable=False),
-        Part("registers", aggregate.column, "hashes", lambda: Registers(Tallies(0, largest=True))),
-        lambda name, reading: pl.Series(name, np.rint(reading[0]).astype(np.int64)),
-    )
-
-
-def _top_k(aggregate: Aggregate, source: Field, step: str) -> Bound:
-    if aggregate.k < 1:
-        raise DefinitionError(f"step '{step}': {aggregate} with k={aggregate.k}", hint="k is at least 1")
-    dtype, by_value = source.dtype, _as_value(aggregate, source, step)
-    made = pl.List(pl.Struct({"value": dtype, "count": pl.Int64()}))
-
-    def finish(name: str, reading: Reading) -> pl.Series:
-        found = reading[0]
-        if by_value:
-            counted, values = reading[1], _value("value", reading[2:], dtype)
-        else:
-            counted, values = reading[2], from_codes("value", reading[1], np.ones(reading[1].size, np.uint8), dtype)
-        rows = pl.DataFrame({"row": np.repeat(np.arange(found.size), found), "value": values, "count": counted})
-        lists = rows.group_by("row", maintain_order=True).agg(pl.struct("value", "count").alias(name))
-        every = pl.DataFrame({"row": np.arange(found.size)}).join(lists, on="row", how="left", maintain_order="left")
-        return every.select(pl.col(name).fill_null(pl.lit([], made))).to_series().cast(made)
-
-    return _derived(source, made, nullable=False), _tally(aggregate, source, by_value=by_value), finish
-
-
-def _var(aggregate: Aggregate, source: Field, step: str) -> Bound:
-    if not _is_number(source.dtype):
-        raise _refuse(aggregate, source, step, "numbers or decimals")
-    unit = f"{source.unit}2" if source.unit else ""
-
-    def finish(name: str, reading: Reading) -> pl.Series:
-        return _where(pl.Series(name, reading[0]), reading[1] > 1)
-
-    return (
-        _derived(source, pl.Float64(), nullable=True, unit=unit),
-        Part("var", aggregate.column, "floats", variances),
-        finish,
-    )
-
-
-def _no_window() -> Accumulator:
-    raise DefinitionError("this aggregate looks back from a row", hint="use it in sp.features")
-
-
-def _of_numbers(aggregate: Aggregate, source: Field, step: str) -> Bound:
-    if not _is_number(source.dtype):
-        raise _refuse(aggregate, source, step, "numbers or decimals")
-    unit = "" if aggregate.kind == "trend" else source.unit
-    nullable = source.nullable or aggregate.kind == "trend"
-
-    def finish(name: str, reading: Reading) -> pl.Series:
-        return _where(pl.Series(name, reading[0]), reading[1] != 0)
-
-    return (
-        _derived(source, pl.Float64(), nullable=nullable, unit=unit),
-        Part(aggregate.kind, aggregate.column, "floats", _no_window),
-        finish,
-    )
-
-
-def _time_since_last(aggregate: Aggregate, source: Field, step: str) -> Bound:
-    return (
-        _derived(source, pl.Int64(), nullable=True, unit="us"),
-        Part("time_since_last", aggregate.column, "valid", _no_window),
-        lambda name, reading: _where(pl.Series(name, reading[0]), reading[1] != 0),
-    )
-
-
-PER_ROW: Final = frozenset({"quantile", "ewma", "trend", "time_since_last"})
-"""Aggregates that only a look-back has."""
-
-_KINDS: Final[Mapping[str, Callable[[Aggregate, Field, str], Bound]]] = {
-    "count": _count,
-    "total": _total,
-    "mean": _mean,
-    "min": _extreme,
-    "max": _extreme,
-    "first": _edge,
-    "last": _edge,
-    "var": _var,
-    "distinct": _distinct,
-    "approx_distinct": _approx_distinct,
-    "top_k": _top_k,
-    "quantile": _of_numbers,
-    "ewma": _of_numbers,
-    "trend": _of_numbers,
-    "time_since_last": _time_since_last,
-}

@@ -48,6 +48,9 @@ class Inputs:
         return frozen(self._meta[:, [EVENT_TIME, C0, C1, C2, C3]])
 
     def _make(self, form: str, column: str) -> Arrays:
+        if form == "moments":
+            valid = valid_of(self._frame[column]) if column else frozen(np.ones(self._meta.shape[0], np.uint8))
+            return frozen(self._meta[:, EVENT_TIME]), valid
         if not column:
             return (frozen(np.ones(self._meta.shape[0], np.uint8)),)
         values = self._frame[column]
@@ -58,6 +61,10 @@ class Inputs:
             return codes_of(values), valid
         if form == "codes of floats":
             return codes_of(values.cast(pl.Float64)), valid
+        if form == "finite codes":
+            floats = values.cast(pl.Float64)
+            finite = floats.is_finite().fill_null(False).to_numpy().astype(np.uint8)
+            return labels_of(floats), frozen(finite)
         if form == "placed":
             return codes_of(values), self._places(), valid
         if form == "labels":

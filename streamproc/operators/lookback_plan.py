@@ -12,7 +12,8 @@ from streamproc.contracts.model import Field, Schema
 from streamproc.errors import DefinitionError
 from streamproc.hashing import frozen
 from streamproc.operators.accumulators import Reading
-from streamproc.operators.aggregates import NO_SPAN, Aggregate, Finish, bind_aggregate
+from streamproc.operators.aggregate_plan import Finish, bind_aggregate
+from streamproc.operators.aggregates import NO_SPAN, Aggregate
 from streamproc.operators.event_records import (
     BEFORE_ROW,
     BOUND,
@@ -89,7 +90,7 @@ class LookbackPlan:
     @property
     def longest(self) -> int | None:
         """The longest span, or None where a window has no begin: then nothing of a key may be forgotten."""
-        longest = int(self.wants.spans.max())
+        longest = int(self.wants.spans.max(initial=0))
         return None if longest >= EVER else longest
 
     def texts(self) -> list[int]:

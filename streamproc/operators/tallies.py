@@ -1,8 +1,7 @@
-"""How often each value occurs: under `distinct`, `top_k` and `approx_distinct`.
+"""How often each value occurs: under `distinct` and `top_k`.
 
 A pair (slot, code) has a number, kept in a table; the pairs of a slot are a chain. So a slot costs what it holds, and
-empties in that time. For `distinct` and `top_k` the number is a count. For `approx_distinct` codes are registers of a
-HyperLogLog and the number is the register's value, which only grows.
+empties in that time.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from streamproc.columns import grow
-from streamproc.hashing import UInt64s, frozen, kernel
+from streamproc.hashing import frozen, kernel
 from streamproc.operators.accumulators import Reading
 from streamproc.operators.value_table import values_ordered
 from streamproc.operators.values import Flags
@@ -26,19 +25,16 @@ NONE: Final = -1
 @kernel
 def _put(
     first: Int64s, size: Int64s, after: Int64s, numbers: Int64s, slots: Int64s, pairs: Int64s, by: Int64s,
-    largest: bool, sizes: Int64s,
+    sizes: Int64s,
 ) -> None:  # fmt: skip
-    """Adds by[i] to the pair (or raises it to that); gives the number of pairs of the slot after each."""
+    """Adds by[i] to the pair; gives the number of pairs of the slot after each."""
     for i in range(pairs.size):
         pair, slot = pairs[i], slots[i]
         if numbers[pair] == 0:
             after[pair] = first[slot]
             first[slot] = pair
             size[slot] += 1
-        if largest:
-            numbers[pair] = max(numbers[pair], by[i])
-        else:
-            numbers[pair] += by[i]
+        numbers[pair] += by[i]
         sizes[i] = size[slot]
 
 
@@ -129,12 +125,10 @@ def _none() -> Int64s:
 class Tallies:
     """Numbers of (slot, code) pairs.
 
-    k        0: readings are how many codes a slot has; else they are the k codes with the highest numbers
-    largest  whether adding raises a number to at least another, instead of adding to it
+    k  0: readings are how many codes a slot has; else they are the k codes with the highest numbers
     """
 
     k: int
-    largest: bool
     table: IntTable = field(default_factory=IntTable)
     numbers: Int64s = field(default_factory=_none)
     after: Int64s = field(default_factory=_none)
@@ -151,11 +145,11 @@ class Tallies:
         self.put(slots[rows], codes[rows], np.ones(rows.size, np.int64))
 
     def put(self, slots: Int64s, codes: Int64s, by: Int64s) -> Int64s:
-        """Adds to (or raises) the number of each pair; how many codes the slot has after each row."""
+        """Adds to the number of each pair; how many codes the slot has after each row."""
         pairs = self.table.intern(slots, codes)
         self.numbers, self.after = grow(self.numbers, self.table.capacity), grow(self.after, self.table.capacity)
         sizes = np.empty(slots.size, np.int64)
-        _put(self.first, self.size, self.after, self.numbers, slots, pairs, by, self.largest, sizes)
+        _put(self.first, self.size, self.after, self.numbers, slots, pairs, by, sizes)
         return sizes
 
     def add_each(self, slots: Int64s, codes: Int64s, valid: Flags) -> Reading:
@@ -191,7 +185,7 @@ class Tallies:
         return out
 
     def merge(self, into: Int64s, source: Int64s) -> None:
-        """Adds (or raises) the numbers of one slot into another, one merge after the other."""
+        """Adds the numbers of one slot into another, one merge after the other."""
         for i in range(into.size):  # merges are rare, and a later one may continue an earlier one
             pairs = _chained(self.first, self.size, self.after, source[i : i + 1])
             codes = self.table.pairs(pairs)[1]
@@ -218,11 +212,6 @@ class Tallies:
             frozen(records), found, best, numbers,
         )  # fmt: skip
         return self._packed(found, best, numbers)
-
-    def pairs_of(self, slots: Int64s) -> tuple[Int64s, Int64s, Int64s]:
-        """(how many per slot, codes, numbers) of all pairs of these slots, one slot after the other."""
-        pairs = _chained(self.first, self.size, self.after, slots)
-        return self.size[slots], self.table.pairs(pairs)[1], self.numbers[pairs]
 
     def codes_held(self) -> Int64s:
         """All codes of all slots."""
@@ -254,19 +243,3 @@ def _carried(slots: Int64s, before: Int64s, rows: Int64s, sizes: Int64s, scratch
 
 _NO_BYTES: Final = np.zeros(0, np.uint8)
 _NO_RECORDS: Final = np.zeros((0, 4), np.int64)
-_PRECISION: Final = 12
-REGISTERS: Final = 1 << _PRECISION
-"""Registers of a HyperLogLog: the standard error is 1.04 / sqrt(4096), 1.6 %."""
-
-
-@kernel
-def registers_of(hashes: UInt64s, registers: Int64s, values: Int64s) -> None:
-    """Register and value of each hash: the low 12 bits, and one more than the leading zeros of the others."""
-    for i in range(hashes.size):
-        registers[i] = np.int64(hashes[i] & np.uint64(REGISTERS - 1))
-        rest = hashes[i] >> np.uint64(_PRECISION)
-        length = 0
-        while rest:
-            rest >>= np.uint64(1)
-            length += 1
-        values[i] = 64 - _PRECISION - length + 1

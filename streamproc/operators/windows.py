@@ -26,7 +26,8 @@ from streamproc.event_time import Span, span_text, span_us
 from streamproc.graph import Step
 from streamproc.operator import Output, StepTime, StreamType
 from streamproc.operators.accumulators import Accumulator, Counts, counts
-from streamproc.operators.aggregates import Aggregate, AggregatePlan, plan_aggregates
+from streamproc.operators.aggregate_plan import AggregatePlan, plan_aggregates
+from streamproc.operators.aggregates import UNBOUNDED, Aggregate
 from streamproc.operators.inputs import Inputs
 from streamproc.operators.key_columns import key_columns
 from streamproc.operators.panes import Panes
@@ -89,10 +90,10 @@ def input_shape(stream: StreamType, aggregates: tuple[tuple[str, Aggregate], ...
 def refuse_estimates(aggregates: tuple[tuple[str, Aggregate], ...], step: str) -> None:
     """Raises DefinitionError for aggregates that have no value per row."""
     for name, aggregate in aggregates:
-        if aggregate.kind == "approx_distinct":
+        if aggregate.bound != UNBOUNDED:
             raise DefinitionError(
                 f"step '{step}': {name}={aggregate} is estimated when a window closes",
-                hint="use distinct, or emit='close'",
+                hint="count exactly, or emit='close'",
             )
 
 

@@ -11,7 +11,6 @@ says how much of what a model learns from history it would not have had live. Th
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -267,7 +266,11 @@ def _condition(one: Aggregate) -> pl.Expr:
 
 
 def _again(one: Aggregate, name: str, mine: pl.DataFrame, row: dict[str, Any]) -> Any:
-    since = row["_at"] - one.span_us if one.span_us < EVER else -math.inf
+    wish = Wish(
+        one.kind, one.column, one.span_us if one.span_us < EVER else None, amount=one.amount, k=one.k,
+        hop_us=one.hop_us, error=one.error, bound=one.bound,
+    )  # fmt: skip
+    since = wish.begin(row["_at"])
     seen = mine.filter((pl.col("_at") > since) & pl.col(f"_if_{name}"))
     if one.column:
         column = pl.col(one.column)
@@ -282,10 +285,9 @@ def _again(one: Aggregate, name: str, mine: pl.DataFrame, row: dict[str, Any]) -
     itself = next((other for other in rows if other.values["_offset"] == row["_offset"]), None)
     dtype = mine.schema[one.column] if one.column else pl.Int64()
     zero: Any = 0.0 if dtype.is_float() else Decimal(0) if isinstance(dtype, pl.Decimal) else 0
-    value = compute(
-        Wish(one.kind, one.column, amount=one.amount, k=one.k, zero=zero), rows,
-        itself or Row(row, row["_at"], 0, (0, 0, 0)),
-    )  # fmt: skip
+    if one.kind == "distinct" and 0 <= one.bound < seen[one.column].n_unique():
+        return _SKIPPED  # An estimate.
+    value = compute(replace(wish, zero=zero), rows, itself or Row(row, row["_at"], 0, (0, 0, 0)))
     return one.absent.value if value is None and one.absent.kind in ("default", "indicator") else value
 
 

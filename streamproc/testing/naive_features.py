@@ -18,8 +18,11 @@ class Wish:
     """One feature.
 
     span_us  None: all rows so far
+    hop_us   with one the window begins at the multiple of it at or before t - span
     where    which rows count
     amount   share of a quantile, half-life of an average in µs
+    error    of a quantile: 0 for an exact one
+    bound    how many different values are counted exactly, how many intervals a quantile has; -1 for all
     absent   "null", "default" or "carry"; `default` or the age in µs is `other`
     covered  (first moment, first moment after, gaps), in µs, or None
     """
@@ -34,6 +37,16 @@ class Wish:
     absent: str = "null"
     other: Any = None
     covered: tuple[int, int, tuple[tuple[int, int], ...]] | None = None
+    hop_us: int = 0
+    error: float = 0.0
+    bound: int = -1
+
+    def begin(self, t: int) -> float:
+        """Where the window of a row at t begins, itself outside."""
+        if self.span_us is None:
+            return -math.inf
+        begin = t - self.span_us
+        return begin - begin % self.hop_us if self.hop_us else begin
 
 
 @dataclass(slots=True)
@@ -49,7 +62,8 @@ class Features:
     events_per_key: int | None = None
     gone: list[Row] = field(default_factory=list)
     kept: dict[bytes, list[Row]] = field(default_factory=dict)
-    dropped: dict[bytes, int] = field(default_factory=dict)
+    dropped: dict[tuple[bytes, Any], int] = field(default_factory=dict)
+    tiled: dict[tuple[bytes, Any], tuple[set[int], list[int]]] = field(default_factory=dict)
     carried: dict[tuple[str, bytes], list[tuple[int, Any]]] = field(default_factory=dict)
     strict: bool = False
 
@@ -77,17 +91,34 @@ class Features:
         """Keeps the newest rows of the key: those that a row in time may still see, and not more than the bound."""
         if self.events_per_key is None:
             return
-        spans = [wish.span_us for wish in self.wished.values() if wish.span_us is not None]
+        for span, hop in {(one.span_us or 0, one.hop_us) for one in self.wished.values() if one.hop_us}:
+            self._bound_tiles(row, span, hop)
+        spans = [wish.span_us for wish in self.wished.values() if wish.span_us is not None and not wish.hop_us]
         kept = [*self.kept.get(row.key, []), row]
         kept.sort(key=lambda one: one.event_time)  # stable: rows of one moment stay in order of arrival
         kept = [one for one in kept if one.event_time > row.watermark - max(spans, default=1)]
         while len(kept) > self.events_per_key:
             oldest = kept.pop(0)
-            self.dropped[row.key] = max(oldest.event_time, self.dropped.get(row.key, oldest.event_time))
+            place = (row.key, 0)
+            self.dropped[place] = max(oldest.event_time, self.dropped.get(place, oldest.event_time))
         self.kept[row.key] = kept
 
+    def _bound_tiles(self, row: Row, span: int, hop: int) -> None:
+        """As `_bound`: tiles of what lies at or before the watermark, and moments of what waits behind it."""
+        assert self.events_per_key is not None  # asked before
+        place = (row.key, (span, hop))
+        tiles, waiting = self.tiled.setdefault(place, (set(), []))
+        waiting.append(row.event_time)
+        tiles |= {(t - 1) // hop for t in waiting if t <= row.watermark}
+        waiting[:] = sorted(t for t in waiting if t > row.watermark)
+        tiles -= {tile for tile in tiles if tile < (row.watermark - span) // hop}
+        while len(tiles) + len(waiting) > self.events_per_key:
+            oldest = min(tiles) * hop + 1 if tiles else waiting[0]
+            (tiles.remove(min(tiles)) if tiles else waiting.pop(0))
+            self.dropped[place] = max(oldest, self.dropped.get(place, oldest))
+
     def _feature(self, name: str, wish: Wish, row: Row) -> tuple[Any, str, int | None]:
-        since = -math.inf if wish.span_us is None else row.event_time - wish.span_us
+        since = wish.begin(row.event_time)
         rows = [
             other
             for other in self.gone
@@ -116,13 +147,13 @@ class Features:
 
     def _uncovered(self, wish: Wish, row: Row) -> bool:
         t = row.event_time
-        dropped = self.dropped.get(row.key)
-        if dropped is not None and dropped > (t if wish.span_us is None else t - wish.span_us):
+        dropped = self.dropped.get((row.key, wish.hop_us and (wish.span_us, wish.hop_us)))
+        if dropped is not None and dropped > (t if wish.span_us is None else wish.begin(t)):
             return True
         if wish.covered is None:
             return False
         since, until, gaps = wish.covered
-        first = since if wish.span_us is None else t - wish.span_us + 1
+        first = since if wish.span_us is None else int(wish.begin(t)) + 1
         moments = range(first, t + 1) if t - first < 500 else range(t - 500, t + 1)
         outside = any(m < since or m >= until or any(a <= m < b for a, b in gaps) for m in moments)
         return outside or t < since
@@ -150,6 +181,14 @@ def compute(wish: Wish, rows: list[Row], row: Row) -> Any:
     if wish.kind == "time_since_last":
         before = [row.event_time - other.event_time for other in rows if other is not row]
         return min(before) if before else None
+    if wish.kind == "quantile" and wish.error:
+        return sketched_quantile([float(other.values[wish.column]) for other in rows], wish)
+    if (
+        wish.kind == "distinct"
+        and wish.bound >= 0
+        and len({repr(row.values[wish.column]) for row in rows}) > wish.bound
+    ):
+        raise ValueError("this many values are estimated")
     if wish.kind in ("quantile", "ewma", "trend"):
         pairs = [(other.event_time, float(other.values[wish.column])) for other in rows]
         return _finite({"quantile": _quantile, "ewma": _ewma, "trend": _trend}[wish.kind](pairs, wish.amount))
@@ -171,6 +210,53 @@ def _quantile(pairs: list[tuple[int, float]], share: float) -> float | None:
     below = int(place)
     low, high, rest = values[below], values[min(below + 1, len(values) - 1)], place - below
     return (low if rest == 0 or low == high else low * (1.0 - rest) + high * rest) + 0.0
+
+
+def sketched_quantile(values: list[float], wish: Wish) -> float | None:
+    """A quantile of values that are told apart by intervals only: of 2^-bits of a power of two, or twice that, …"""
+    if not values:
+        return None
+    bits = next(bits for bits in range(52) if 0.5 ** (bits + 1) <= wish.error)
+    codes, level = [_interval(value, bits) for value in values], 0
+    while len(set(codes)) > wish.bound:
+        codes, level = [code // 2 for code in codes], level + 1
+    codes.sort()
+    place = wish.amount * (len(codes) - 1)
+    below = int(place)
+    rest = place - below
+    low, high = (_middle(code, bits, level) for code in (codes[below], codes[min(below + 1, len(codes) - 1)]))
+    return (low if rest == 0 or low == high else low * (1.0 - rest) + high * rest) + 0.0
+
+
+def _interval(value: float, bits: int) -> int:
+    """Which interval a float lies in, counted from zero; those of negative ones from -1 down."""
+    if value == 0:
+        return 0
+    mantissa, exponent = math.frexp(abs(value))
+    if exponent + 1022 > 0:
+        code = (exponent + 1022 << bits) + int((2 * mantissa - 1) * 2**bits)
+    else:
+        code = int(math.ldexp(abs(value), 1022 + bits))  # below the smallest normal float: equal widths
+    return code if value > 0 else -code - 1
+
+
+def _middle(code: int, bits: int, level: int) -> float:
+    """Half way from the first float of an interval to its last."""
+    if code < 0:
+        return 0.0 - _middle(-code - 1, bits, level)
+    ends = [_first_of(end << level, bits) for end in (code, code + 1)]
+    value = ends[0] * 0.5 + math.nextafter(ends[1], 0.0) * 0.5
+    return 0.0 if value < 2.0**-1022 else value
+
+
+def _first_of(code: int, bits: int) -> float:
+    exponent, part = divmod(code, 2**bits)
+    if exponent == 0:
+        return math.ldexp(part, -1022 - bits)
+    try:
+        return math.ldexp(1 + part / 2**bits, exponent - 1023)
+    except OverflowError:
+        return math.inf
 
 
 def half_to_the(share: float) -> float:
@@ -203,5 +289,3 @@ def _trend(pairs: list[tuple[int, float]], _: float) -> float | None:
     if spread <= 0:
         return None
     return total([(d - time) * (x - level) for d, (_, x) in zip(seconds, pairs, strict=True)]) / spread + 0.0
-
-
