@@ -18,7 +18,7 @@ import polars as pl
 
 from streamproc.contracts.registry import Registry
 from streamproc.errors import InputError, UnknownColumn, UnknownTopic, did_you_mean
-from streamproc.event_time import instant_us
+from streamproc.event_time import Span, instant_us, span_us
 from streamproc.ports import Log, TopicPartition
 from streamproc.runtime.reading import TopicReader, read_topic
 
@@ -57,6 +57,9 @@ class FeatureTable:
     key    columns that say whose row it is
     at     the column of event time
     clock  what age is measured against, µs
+    fresh  a read refreshes first if the last refresh is longer ago than this, so that an answer lacks nothing that was
+           committed longer ago; None: only you refresh
+    reads, hits  how many reads there were, and how many of them were answered from memory alone
 
     `refresh` takes in what the log has got since; `read` answers from memory, in microseconds. Of several rows of a key
     the one with the greatest offset counts; a record without a value deletes its key. Memory: one row a key.
@@ -69,6 +72,11 @@ class FeatureTable:
     key: tuple[str, ...]
     at: str
     clock: Callable[[], int] = _now_us
+    fresh: Span | None = None
+    reads: int = 0
+    hits: int = 0
+    _within_us: int | None = None
+    _refreshed_at: int | None = None
     _rows: dict[tuple[Any, ...], tuple[int, dict[str, Any]]] = field(default_factory=dict)
     _named: dict[bytes, tuple[Any, ...]] = field(default_factory=dict)
     _reached: dict[TopicPartition, int] = field(default_factory=dict)
@@ -77,6 +85,7 @@ class FeatureTable:
     def __post_init__(self) -> None:
         if not self.key:
             raise InputError(f"a table of '{self.topic}' needs a key", hint="name the columns that say whose row it is")
+        self._within_us = None if self.fresh is None else span_us(self.fresh)
         settings = self.log.topics().get(self.topic)
         if settings is None:
             names = [name for name in self.log.topics() if not name.endswith(".tasks") and ".edge." not in name]
@@ -90,7 +99,7 @@ class FeatureTable:
 
     def refresh(self) -> int:
         """Takes in what is committed by now; gives how many records that were."""
-        taken = 0
+        taken, self._refreshed_at = 0, self.clock()
         for place in self._reached:
             end = self.log.end_offset(place)
             while self._reached[place] < end:
@@ -137,10 +146,21 @@ class FeatureTable:
 
     def read(self, *key: Any) -> Answer:
         """What is known of a key, given as the values of the key columns."""
+        now = self.clock()
+        self.reads += 1
+        if self._within_us is not None and (self._refreshed_at is None or now - self._refreshed_at > self._within_us):
+            self.refresh()
+        else:
+            self.hits += 1
         known = self._rows.get(key)
         if known is None:
             return _UNKNOWN
-        return Answer(known[1], known[0], self.clock() - known[0])
+        return Answer(known[1], known[0], now - known[0])
+
+    @property
+    def hit_ratio(self) -> float:
+        """The share of reads that were answered from memory alone; 1 before the first."""
+        return self.hits / self.reads if self.reads else 1.0
 
 
 def read_features(

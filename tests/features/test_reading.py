@@ -68,6 +68,34 @@ def test_a_record_without_value_deletes_its_key_and_later_ones_bring_it_back() -
     assert held.read("c0").row["payment_id"] == "p0"
 
 
+def test_no_answer_lacks_what_was_committed_longer_ago_than_the_bound_and_the_rest_are_hits() -> None:
+    now = _NOW
+    log, registry = MemoryLog(now=_NOW), MemoryRegistry((PAYMENT,))
+    log.create_topic("t", TopicSettings(2))
+    held = sp.FeatureTable("t", log, registry, ("card_id",), "paid_at", lambda: now, fresh="10us")
+    chance = np.random.default_rng(8)
+    committed: list[tuple[int, str, str]] = []
+    rows = payments(300, 3)
+    again, reads = 0, 0
+    for number in range(rows.height):
+        append_frame(log, registry, "t", PAYMENT, rows.slice(number, 1))
+        committed.append((now, rows["card_id"][number], rows["payment_id"][number]))
+        for _ in range(int(chance.integers(0, 4))):
+            now += int(chance.integers(0, 7))
+            card, before = str(rows["card_id"][int(chance.integers(0, number + 1))]), held.hits
+            answer = held.read(card)
+            again, reads = again + (held.hits == before), reads + 1
+            names = [name for _, _, name in committed]
+            seen = names.index(answer.row["payment_id"]) if answer.row else -1
+            for place, (moment, whose, _) in enumerate(committed):
+                assert place <= seen or whose != card or now - moment <= 10
+            if held.hits == before:
+                # A read that refreshed equals the recomputation from all that is committed.
+                assert answer.row["payment_id"] == [c for c in committed if c[1] == card][-1][2]
+    assert (held.reads, held.hits) == (reads, reads - again)
+    assert 0 < held.hit_ratio < 1
+
+
 def test_a_hundred_features_of_one_key_are_read_in_less_than_a_hundred_microseconds() -> None:
     log, registry = MemoryLog(now=_NOW), MemoryRegistry(())
     wide = pl.DataFrame({"k": [f"k{i}" for i in range(1_000)], "at": [AT] * 1_000}).with_columns(
