@@ -1,4 +1,4 @@
-"""`diff`: two topics or files, as sets of rows."""
+"""`diff`: two topics or files, as sets of rows; or two builds of a topology over the same offsets."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 import polars as pl
 
+from streamproc.cli.backfill import Asked
+from streamproc.cli.build_diff import diff_of_builds
 from streamproc.cli.render import put_json
 from streamproc.cli.topics import visible
 from streamproc.cli.workspace import workspace_options
@@ -34,10 +36,42 @@ _TEXT = (".csv", ".jsonl", ".ndjson")
     metavar="COLUMN",
     help="Columns that say which rows of A and B are the same one; changed rows are told apart.  [default: all]",
 )
+@click.option(
+    "--topic",
+    metavar="SINK",
+    help="A and B are builds of a topology (module:name or path/to/file.py:name): replay the same offsets under both "
+    "and compare what they write there.  [default: A and B are topics or files]",
+)
+@click.option(
+    "--since", metavar="WHERE", help="With --topic: begin at records of this moment, or these offsets.  [default: all]"
+)
+@click.option("--until", metavar="WHERE", help="With --topic: end before this moment or offset.  [default: all]")
+@click.option("--no-close", is_flag=True, help="With --topic: leave open windows open at the end.  [default: close]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.  [default: text]")
 @workspace_options
-def diff(a: str, b: str, key: tuple[str, ...], as_json: bool, workspace: Workspace) -> None:
-    """Compare A and B, each a topic or a file (.parquet, .csv, .jsonl, .avro), in any order. Exit 1 if they differ."""
+def diff(
+    a: str,
+    b: str,
+    key: tuple[str, ...],
+    topic: str | None,
+    since: str | None,
+    until: str | None,
+    no_close: bool,
+    as_json: bool,
+    workspace: Workspace,
+) -> None:
+    """Compare A and B, each a topic or a file (.parquet, .csv, .jsonl, .avro), in any order. Exit 1 if they differ.
+
+    With --topic they are builds of a topology: both replay the same offsets, rows are paired by their identity, and
+    each column has its version in both. A column with other values has another logic; one whose values are distributed
+    otherwise than before, in A alone, shows another world.
+    """
+    if topic is not None:
+        asked = Asked(since, until, None, close=not no_close)
+        diff_of_builds(a, b, topic, key, asked, as_json=as_json, workspace=workspace)
+        return
+    if since or until or no_close:
+        raise click.UsageError("--since, --until and --no-close go with --topic")
     left, right = _rows(a, workspace), _rows(b, workspace)
     left, right = _typed_as(a, left, right), _typed_as(b, right, left)
     for column in key:
