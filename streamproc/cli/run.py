@@ -48,8 +48,7 @@ from streamproc.runtime.workspace import Workspace
 
 @dataclass(frozen=True, slots=True)
 class Upkeep:
-    """How a run is looked after: where it answers over HTTP, how long it may take for what, what it puts up with, and
-    how much memory a worker may take."""
+    """How a run is looked after: where it answers over HTTP, what time and memory it may take, what it puts up with."""
 
     http: str | None
     stall_after_s: float
