@@ -22,7 +22,8 @@ from streamproc.errors import Fenced
 
 logger = logging.getLogger(__name__)
 
-_SERVE_S: Final = 0.02
+_SERVE_S: Final = 0.0
+"""What the group has to say lies ready, and is rare: to wait for it would hold up a worker's records once a second."""
 _JOIN_S: Final = 0.2
 
 

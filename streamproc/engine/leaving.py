@@ -220,7 +220,7 @@ def _conformed(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
     """The frame in a contract's columns and types: absent optional columns are null, narrow ones become wider."""
     if frame.schema == schema:
         return frame
-    return frame.select(
+    return frame.select_seq(
         pl.col(name).cast(dtype) if name in frame.columns else pl.lit(None, dtype).alias(name)
         for name, dtype in schema.items()
     )

@@ -48,6 +48,7 @@ class Members:
         end = time.monotonic() + 40
         while not settled(held := self.poll()):
             assert time.monotonic() < end, f"the group did not settle: {held}"
+            time.sleep(0.02)
         return held
 
 
