@@ -12,7 +12,7 @@ from streamproc.contracts.model import Field, Schema
 from streamproc.errors import DefinitionError
 from streamproc.hashing import frozen
 from streamproc.operators.accumulators import Reading
-from streamproc.operators.aggregate_plan import Finish, bind_aggregate
+from streamproc.operators.aggregate_parts import Finish, bind_aggregate
 from streamproc.operators.aggregates import NO_SPAN, Aggregate
 from streamproc.operators.event_records import (
     BEFORE_ROW,

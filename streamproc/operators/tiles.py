@@ -19,7 +19,7 @@ from streamproc.contracts.model import Field, Schema
 from streamproc.errors import DefinitionError
 from streamproc.event_time import MIN_TIME
 from streamproc.operators.accumulators import Accumulator, extremes
-from streamproc.operators.aggregate_plan import Finish, Part, bind_aggregate
+from streamproc.operators.aggregate_parts import Finish, Part, bind_aggregate
 from streamproc.operators.aggregates import UNBOUNDED, Aggregate
 from streamproc.operators.deadlines import NEVER, blocks_of, set_deadlines, take_due
 from streamproc.operators.event_records import EVER
