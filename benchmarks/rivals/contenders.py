@@ -103,19 +103,19 @@ def _done(*command: str) -> None:
 
 
 _OPEN: Final = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in ("java.util", "java.lang", "java.time")]
-_LARGE: Final = {"pass": 12_000_000, "filter": 12_000_000, "tumbling": 6_000_000, "look-back": 3_000_000,
-                 "join": 6_000_000}  # fmt: skip
-_SMALL: Final = {"pass": 1_500_000, "filter": 1_500_000, "tumbling": 750_000, "look-back": 750_000, "join": 750_000}
+_LARGE: Final = {"pass": 12_000_000, "filter": 12_000_000, "tumbling": 4_000_000, "look-back": 2_000_000,
+                 "join": 4_000_000}  # fmt: skip
+_SMALL: Final = {"pass": 1_000_000, "filter": 1_000_000, "tumbling": 500_000, "look-back": 500_000, "join": 500_000}
 _LEAST: Final = dict.fromkeys(_LARGE, 100_000)
 
 CONTENDERS: Final = {
     "streamproc": Contender("streamproc", "yes", _LARGE, _ours),
     "ordered": Contender(
-        "streamproc, below `ordered`", "yes", {"look-back": 3_000_000}, _ours, order="time", suffix=" ordered"
+        "streamproc, below `ordered`", "yes", {"look-back": 2_000_000}, _ours, order="time", suffix=" ordered"
     ),
     "flink": Contender("Flink 2.2, DataStream", "yes", _LARGE, _java("flink", "Flink", *_OPEN)),
     "flink-sql": Contender(
-        "Flink 2.2, SQL", "yes", {"look-back": 1_500_000, "join": 3_000_000}, _java("flink", "Flink", *_OPEN),
+        "Flink 2.2, SQL", "yes", {"look-back": 1_000_000, "join": 2_000_000}, _java("flink", "Flink", *_OPEN),
         order="range", suffix=" sql",
     ),
     "kafka-streams": Contender("Kafka Streams 4.3", "yes", _LARGE, _java("streams", "Streams")),

@@ -62,7 +62,7 @@ def _verdicts(name: str, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 factor = of[best] / rows[mine]["cpu_s_per_million"]
                 verdict = "reached" if factor >= goal else "**not reached**"
                 lines.append(
-                    f"- {CONTENDERS[mine].title}: {factor:.1f}x less CPU than {what}, {CONTENDERS[best].title} "
+                    f"- {what}, {CONTENDERS[best].title}, needs {factor:.1f}x the CPU of {CONTENDERS[mine].title} "
                     f"(goal {goal:g}x: {verdict})"
                 )
     return ["", *lines] if lines else []
