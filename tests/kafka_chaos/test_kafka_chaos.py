@@ -49,6 +49,8 @@ def survive(
                 pause_s=pause_s,
                 bounces=bounces,
             )
+            done = sum(stage.committed().values())
+            faults.note(f"{done} of {stage.feeder.sent} rows were consumed under faults")
             faults.note(f"progress after {stage.wait_for_progress():.1f} s")
             stage.feeder.wait(120)
             faults.note(f"everything consumed after {stage.drain(600):.1f} s")
@@ -56,7 +58,7 @@ def survive(
         except AssertionError as failed:
             wrong = [str(failed)]
         faults.note(f"{dict(faults.counts)}, {stage.crew.starts} starts, {stage.crew.commits} commits")
-        print("\n".join(faults.notes[-3:]))
+        print("\n".join(faults.notes[-4:]))
         assert not wrong, told(folder, faults.notes, wrong)
         for fault in ("kills", "kill", "restart", "pause", *ROLES):
             assert faults.counts[fault], f"no fault of the kind '{fault}' struck, so nothing is proved of it"
