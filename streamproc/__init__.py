@@ -65,6 +65,7 @@ _HOMES: Final = {
     "fallback": "streamproc.decisions.fallback",
     "features": "streamproc.feature.definition",
     "first": "streamproc.operators.aggregates",
+    "follow": "streamproc.operators.follow",
     "harmonise": "streamproc.operators.harmonising.harmonise",
     "key_by": "streamproc.operators.key_by",
     "join": "streamproc.operators.join",

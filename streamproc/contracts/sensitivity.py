@@ -16,7 +16,7 @@ from typing import Final
 from streamproc.contracts.model import Schema
 
 _RANK: Final = {"direct": 3, "pseudonym": 2, "quasi": 0, "": -1}
-LINKING: Final = frozenset({"as_of", "join", "within", "resolve"})
+LINKING: Final = frozenset({"as_of", "follow", "join", "within", "resolve"})
 """Verbs of steps that bring records of one person together."""
 
 

@@ -15,6 +15,18 @@ from streamproc.columns import grow
 from streamproc.contracts.model import Field, Schema
 from streamproc.errors import DefinitionError, DuplicateName, StreamprocError
 from streamproc.event_time import MIN_TIME, Span, span_us
+from streamproc.feature.leaves import (
+    OWN,
+    Leaves,
+    check_followed,
+    forget_rows,
+    is_followed,
+    keep_rows,
+    move,
+    no_leaves,
+    stretches,
+    taken,
+)
 from streamproc.feature.plan import EVER, FeaturePlan, Planned, columns_read, plan_features
 from streamproc.feature.statuses import (
     MISSING,
@@ -34,6 +46,7 @@ from streamproc.operators.coverage import Coverage
 from streamproc.operators.evaluation import evaluate
 from streamproc.operators.event_records import Results
 from streamproc.operators.expressions import check_elementwise, expression_columns
+from streamproc.operators.follow import LEAF
 from streamproc.operators.lateness import split_late
 from streamproc.operators.lookback import LookbackState, forget, open_lookback, take_in
 from streamproc.operators.lookback_plan import EVENTS_AT_MOST
@@ -62,11 +75,15 @@ class Derived:
 
 @dataclass(slots=True)
 class FeaturesState:
-    """Events, and what is carried on, by the slots of their key table; and the tiles of each span and hop."""
+    """Events, and what is carried on, by the slots of their key table; and the tiles of each span and hop.
+
+    leaves  below `follow`: rows by entity and leaf
+    """
 
     lookback: LookbackState
     tiles: list[TileState]
     carried: list[Carried]
+    leaves: Leaves | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,7 +123,14 @@ class Features:
                 raise DuplicateName(
                     f"step '{self.verb}': the input already has a column '{column.name}'", hint="choose another name"
                 )
-        return replace(stream, schema=Schema((*stream.schema.fields, *made)))
+        stays = stream.schema.fields
+        if is_followed(stream.schema):
+            tiled = [name for tiling in plan.tilings for name in tiling.columns]
+            check_followed(
+                self.verb, stream.schema, self.aggregates, tiled, ordered=stream.ordered, at_bound=self.at_bound
+            )
+            stays = tuple(column for column in stays if column.name not in OWN)
+        return replace(stream, schema=Schema((*stays, *made)))
 
     def _columns_of(self, name: str, one: Aggregate | Derived, field: Field) -> list[Field]:
         made = [field]
@@ -120,7 +144,8 @@ class Features:
         """What is needed further down, and the columns under the features."""
         names = [name for name, _ in self.made]
         made = [f"{name}{end}" for name in names for end in ("", "_known", "_status", "_age")]
-        return (passes_through(needed, sorted(self._under(inputs[0])), made),)
+        of_leaves = (LEAF, *OWN) if is_followed(inputs[0]) else ()
+        return (passes_through(needed, (*sorted(self._under(inputs[0])), *of_leaves), made),)
 
     def _under(self, schema: Schema) -> frozenset[str]:
         under: frozenset[str] = frozenset()
@@ -137,7 +162,8 @@ class Features:
         none = np.zeros(0, np.int64)
         carried = [Carried(none.copy(), none.copy()) for one in plan.planned if one.absent.kind == "carry"]
         tiles = [open_tiles(tiling) for tiling in plan.tilings]
-        return FeaturesState(open_lookback(plan.lookback, columns), tiles, carried)
+        leaves = no_leaves(plan.kept(columns.schema)) if is_followed(schema) else None
+        return FeaturesState(open_lookback(plan.lookback, columns), tiles, carried, leaves)
 
     def _plan(self, schema: Schema) -> FeaturePlan:
         return plan_features(
@@ -153,14 +179,50 @@ class Features:
         """Gives each row in time its features; late rows go to the late stream."""
         batch, late = split_late(inputs[0])
         plan = self._plan_of(state.lookback.columns)
-        under = Batch(plan.prepare(batch.frame, len(batch)), batch.meta, batch.keys)
-        looks_back = bool(plan.lookback.columns or state.carried)
+        under = plan.prepare(batch.frame, len(batch))
+        if state.leaves is None:
+            made = self._valued(state, plan, batch, under)
+        else:
+            batch, made = self._of_leaves(state, state.leaves, plan, batch, under, time.end)
+        due = forget(state.lookback, plan.lookback, time.end) if _looks_back(plan, state) else _NO_SLOTS
+        for carried in state.carried:
+            carried.moments[due] = MIN_TIME
+        for tiles in state.tiles:
+            forget_tiles(tiles, time.end)
+        return state, Output(batch.with_frame(made), late)
+
+    def _of_leaves(
+        self,
+        state: FeaturesState,
+        leaves: Leaves,
+        plan: FeaturePlan,
+        batch: Batch,
+        under: pl.DataFrame,
+        end: int | None,
+    ) -> tuple[Batch, pl.DataFrame]:
+        """The rows that happened, with their features, once leaves have come and gone as the rows between them say."""
+        made, places = [], [np.empty(0, np.int64)]
+        for stretch in stretches(batch.frame):
+            moves, rows = np.arange(stretch.begin, stretch.moved), np.arange(stretch.moved, stretch.end)
+            if moves.size:
+                move(leaves, state.lookback, plan.lookback, batch.take(moves), taken(under, moves), step=self.verb)
+            happened, below = batch.take(rows), taken(under, rows)
+            keep_rows(leaves, happened, below, plan.lookback.longest or 0)
+            made.append(self._valued(state, plan, happened, below))
+            places.append(rows)
+        forget_rows(leaves, end)
+        frame = pl.concat(made, rechunk=True).drop(OWN, strict=False)
+        return batch.take(np.concatenate(places)), frame
+
+    def _valued(self, state: FeaturesState, plan: FeaturePlan, batch: Batch, under: pl.DataFrame) -> pl.DataFrame:
+        """The columns of rows and of their features."""
+        below = Batch(under, batch.meta, batch.keys)
         slots, seen, covered = _NO_SLOTS, {}, [np.full(len(batch), MIN_TIME, np.int64)]
-        if looks_back:
-            out, slots = take_in(state.lookback, plan.lookback, under, step=self.verb, keep_us=plan.keep_us)
+        if _looks_back(plan, state):
+            out, slots = take_in(state.lookback, plan.lookback, below, step=self.verb, keep_us=plan.keep_us)
             seen, covered = _seen(plan, out, state.lookback), [out.covered]
         for tiling, tiles in zip(plan.tilings, state.tiles, strict=True):
-            tiled, reaches = see_tiles(tiles, tiling, under)
+            tiled, reaches = see_tiles(tiles, tiling, below)
             seen |= tiled
             covered.append(reaches)
         if self.at_bound == "stop" and any((reaches != MIN_TIME).any() for reaches in covered):
@@ -177,12 +239,7 @@ class Features:
             for name, one in self.made
             for column in found[name].columns(name, status=self.status, indicator=one.absent.kind == "indicator")
         ]
-        due = forget(state.lookback, plan.lookback, time.end) if looks_back else _NO_SLOTS
-        for carried in state.carried:
-            carried.moments[due] = MIN_TIME
-        for tiles in state.tiles:
-            forget_tiles(tiles, time.end)
-        return state, Output(batch.with_frame(pl.DataFrame([*frame.get_columns(), *made])), late)
+        return pl.DataFrame([*frame.get_columns(), *made])
 
     def _found(
         self, state: FeaturesState, plan: FeaturePlan, seen: Mapping[str, Seen], covered: list[Int64s], batch: Batch,
@@ -263,9 +320,7 @@ def _read(one: Planned, parts: list[Seen]) -> Valued:
 def _contributors(one: Planned, counts: list[pl.Series]) -> pl.Series:
     """Names of the sources of which there is a row, in the order of the sources."""
     frame = pl.DataFrame([column.alias(str(place)) for place, column in enumerate(counts)])
-    named = [
-        pl.when(pl.col(str(place)) > 0).then(pl.lit(source)) for place, source in enumerate(one.sources)
-    ]
+    named = [pl.when(pl.col(str(place)) > 0).then(pl.lit(source)) for place, source in enumerate(one.sources)]
     return frame.select(pl.concat_list(named).list.drop_nulls().cast(pl.List(pl.String))).to_series()
 
 
@@ -273,6 +328,11 @@ def _contributors(one: Planned, counts: list[pl.Series]) -> pl.Series:
 def _planned(operator: Features, columns: tuple[tuple[str, pl.DataType], ...]) -> FeaturePlan:
     """The plan that runs; checked before, so only types matter."""
     return operator._plan(Schema(tuple(Field(name, dtype, True) for name, dtype in columns)))
+
+
+def _looks_back(plan: FeaturePlan, state: FeaturesState) -> bool:
+    """Whether anything is computed from events: tiles need none."""
+    return bool(plan.lookback.columns or state.carried)
 
 
 def derived(expression: pl.Expr) -> Derived:

@@ -70,6 +70,12 @@ class FeaturePlan:
         """How long carried values are needed."""
         return max((2 * one.absent.max_age_us for one in self.planned), default=0)
 
+    def kept(self, columns: pl.Schema) -> pl.Schema:
+        """Names and types of what `prepare` gives for such columns."""
+        return pl.Schema({
+            one.name: columns[one.column] if one.column else pl.Boolean() for one in self.prepared
+        })  # fmt: skip
+
     def prepare(self, frame: pl.DataFrame, rows: int) -> pl.DataFrame:
         """The columns under the look-back."""
         if not self.prepared:

@@ -125,7 +125,7 @@ def take_in(
         frozen(texts.records),
     )  # fmt: skip
     at = 0
-    while (at := look_back(wants, _store(state), state.sums.arrays(), rows, out, room, at)) < n:
+    while (at := look_back(wants, store_of(state), state.sums.arrays(), rows, out, room, at)) < n:
         if at < 0:
             raise StreamprocError(f"step '{step}': a total exceeds 128 bits", hint="aggregate it as Float64")
         state.sums.grow_pool()
@@ -139,7 +139,7 @@ def forget(state: LookbackState, plan: LookbackPlan, end: int | None) -> Int64s:
     """Frees what no row in time can look back on, once the watermark is at `end`; gives the slots of the keys."""
     due = take_due(state.deadlines, state.minima, state.keys.used, end + 1) if end is not None else _NONE
     if due.size:
-        drop_keys(plan.wants, _store(state), state.sums.arrays(), due)
+        drop_keys(plan.wants, store_of(state), state.sums.arrays(), due)
         state.keys.release(due)
     return due
 
@@ -190,7 +190,8 @@ class Lookback:
         return state, Output(batch.with_frame(batch.frame.with_columns(values)), late)
 
 
-def _store(state: LookbackState) -> Store:
+def store_of(state: LookbackState) -> Store:
+    """The events and keys of a state, as kernels take them."""
     return Store(state.events, state.key_words, state.free, state.counters)
 
 

@@ -20,6 +20,7 @@ from streamproc.graph import Source, Stream
 from streamproc.operator import Operator, StreamType, sides_of
 from streamproc.operators.columns import Rename
 from streamproc.operators.dedupe import Dedupe
+from streamproc.operators.follow import Follow
 from streamproc.operators.join import DELETED
 from streamproc.operators.key_by import KeyBy
 from streamproc.operators.ordered import Ordered
@@ -141,6 +142,8 @@ class Walk:
     def _order_of(self, port: Port) -> tuple[str, ...]:
         """The columns that order rows of one event time, under the names that they have at this port."""
         by: tuple[str, ...] = ()
+        first: tuple[str, ...] = ()
+        last: tuple[str, ...] = ()
         names: list[Rename] = []
         node = self.nodes[port[0]]
         while node.inputs:
@@ -152,10 +155,13 @@ class Walk:
                     break  # Their rows are told apart by coordinates of their own: key and start of the window.
                 case Rename():
                     names.append(node.origin)
+                case Follow():
+                    first, last = node.origin.ordered_around
             node = self.nodes[node.inputs[0][0]]
         for rename in reversed(names):
             new = dict(rename.names)
             by = tuple(new.get(column, column) for column in by)
+        by = (*first, *by, *last)
         schema = type_of(self.nodes, port).schema
         gone = [column for column in by if column not in schema]
         if gone:

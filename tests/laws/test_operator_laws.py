@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -48,6 +49,11 @@ RIGHT_IN_ORDER = StreamType(OTHER, ("k",), ordered=True)
 GONE = Field("gone", pl.Boolean(), nullable=True, deletes=True)
 TABLE = StreamType(Schema((*OTHER, GONE)), ("k",))
 TABLE_IN_ORDER = StreamType(Schema((*OTHER, GONE)), ("k",), ordered=True)
+LEAVES = StreamType(Schema((Field("k", pl.String()), *ROW.fields[1:])), ("k",), ordered=True)
+LINKS = StreamType(Schema((Field("k", pl.String()), Field("s", pl.String(), nullable=True))), ("k",), ordered=True)
+FOLLOWED = replace(
+    sp.follow(Stream(KeyBy(("k",))), keep="9s", entity="s").operator.schema(LEAVES, LINKS), keyed_by=("entity",)
+)
 STREAM = Stream(KeyBy(("k",)))
 
 
@@ -214,6 +220,7 @@ LAWS: dict[str, tuple[Step, tuple[StreamType, ...]]] = {
         (KEYED,),
     ),
     "resolve": (RESOLVE, (ONE_KEY,)),
+    "entity_rows of links": (sp.entity_rows("links"), (RESOLVE.operator.schema(ONE_KEY),)),
     "entity_rows": (sp.entity_rows("golden"), (RESOLVE.operator.schema(ONE_KEY),)),
     "features": (
         sp.features(
@@ -269,6 +276,15 @@ LAWS: dict[str, tuple[Step, tuple[StreamType, ...]]] = {
         ),
         (StreamType(Schema((*ROW, Field("source", pl.Enum(["a", "b"])))), ("k",)),),
     ),
+    "features of leaves": (
+        sp.features(
+            n=sp.count().over("4s"), some=sp.count("x").where(pl.col("i") > 0).over("9s"), t=sp.total("x").over("9s"),
+            low=sp.min("x").over("4s"), kinds=sp.distinct("s").over("9s"), median=sp.quantile("x", 0.5).over("9s"),
+            share=pl.col("some") / pl.col("n"), status=True,
+        ),
+        (FOLLOWED,),
+    ),
+    "follow": (sp.follow(STREAM, keep="9s", entity="s"), (LEAVES, LINKS)),
     "together": (Step(Together(("a", "b")), (STREAM,)), (KEYED, RIGHT)),
     "as_of": (sp.as_of(STREAM, max_age="7s"), (KEYED, RIGHT)),
     "as_of some columns": (sp.as_of(STREAM, columns=("y",)), (KEYED, RIGHT)),

@@ -1,0 +1,195 @@
+"""Features of entities that merge and split: each row sees what its entity's leaves said, wherever they were then."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+import streamproc as sp
+from streamproc.contracts.avro_schema import parse_contract
+from streamproc.contracts.registry import MemoryRegistry
+from streamproc.errors import DefinitionError, TypeMismatch
+from streamproc.runtime.binding import bind
+from streamproc.runtime.replay import source_ends
+from streamproc.runtime.worker import Worker
+from streamproc.testing import drive
+from streamproc.testing.drive import driven, prepared
+from streamproc.testing.naive_leaves import Link, Paid, entity_at, seen
+from streamproc.testing.topology_checks import check_topology
+
+PAYMENT = parse_contract("""{"type": "record", "name": "payment", "sp:version": 1, "fields": [
+    {"name": "id", "type": "string"}, {"name": "account", "type": "string", "sp:role": "key"},
+    {"name": "amount", "type": ["null", "double"], "default": null},
+    {"name": "at", "type": "long", "sp:role": "event_time"}]}""")
+LINK = parse_contract("""{"type": "record", "name": "link", "sp:version": 1, "fields": [
+    {"name": "n", "type": "long"}, {"name": "account", "type": "string", "sp:role": "key"},
+    {"name": "entity_id", "type": ["null", "string"], "default": null},
+    {"name": "at", "type": "long", "sp:role": "event_time"}]}""")
+
+links = sp.source("links", contract=LINK, lateness="30us") | sp.key_by("account") | sp.ordered("n")
+payments = sp.source("payments", contract=PAYMENT, lateness="30us") | sp.key_by("account") | sp.ordered("id")
+scored = (
+    payments
+    | sp.follow(links, keep="40us")
+    | sp.key_by("entity")
+    | sp.features(
+        n=sp.count().over("40us"), recent=sp.count("amount").over("9us"), spend=sp.total("amount").over("40us"),
+        low=sp.min("amount").over("25us"), kinds=sp.distinct("amount").over("40us"),
+        middle=sp.quantile("amount", 0.5).over("40us"), big=sp.count().where(pl.col("amount") > 1).over("40us"),
+    )
+)  # fmt: skip
+TOPOLOGY = sp.Topology("t", sinks={"out": scored})
+
+
+def random_streams(seed: int, *, late: bool = False, rows: int = 160) -> dict[str, pl.DataFrame]:
+    """Payments of a few accounts, and links that merge and split them, also several of one account at one moment."""
+    random = np.random.default_rng(seed)
+    at = np.sort(random.integers(0, 150, rows))
+    back = random.integers(0, 60 if late else 15, rows) * (random.random(rows) < 0.3)
+    order = np.argsort(at + back, kind="stable")
+    amounts = random.choice([0.1, -0.1, 1e16, -1e16, 2.5, 7.0], rows)
+    amount = [None if random.random() < 0.1 else float(amounts[i]) for i in order]
+    accounts = [f"a{random.integers(7)}" for _ in range(rows)]
+    paid = {
+        "id": [f"p{i:04}" for i in random.permutation(rows)],
+        "account": accounts,
+        "amount": amount,
+        "at": at[order],
+    }
+    count = rows // 3
+    moments = np.sort(random.integers(0, 150, count))
+    linked = {"n": np.arange(count), "account": [f"a{random.integers(7)}" for _ in range(count)],
+              "entity_id": [None if random.random() < 0.2 else f"e{random.integers(4)}" for _ in range(count)],
+              "at": moments}  # fmt: skip
+    return {"payments": pl.DataFrame(paid), "links": pl.DataFrame(linked)}
+
+
+def expected(frames: dict[str, pl.DataFrame], rows: list[Paid]) -> dict[str, tuple[Any, ...]]:
+    told = [Link(account, entity, at) for _, account, entity, at in frames["links"].sort("at", "n").iter_rows()]
+    out: dict[str, tuple[Any, ...]] = {}
+    for row in rows:
+        mine = {span: seen(row, rows, told, span) for span in (9, 25, 40)}
+        known = {span: [one.amount for one in some if one.amount is not None] for span, some in mine.items()}
+        exact = float(sum(map(Fraction, known[40]), Fraction())) if known[40] else 0.0
+        values = sorted(known[40])
+        half = (len(values) - 1) / 2
+        middle = None if not values else (values[math.floor(half)] * 0.5 + values[math.ceil(half)] * 0.5)
+        if values and half == math.floor(half):
+            middle = values[int(half)]
+        out[row.name] = (
+            entity_at(row.leaf, row.at, told), len(mine[40]), len(known[9]), exact + 0.0, min(known[25], default=None),
+            len(set(known[40])), middle, sum(one > 1 for one in known[40]),
+        )  # fmt: skip
+    return out
+
+
+def told_of(made: pl.DataFrame) -> tuple[dict[str, tuple[Any, ...]], list[Paid]]:
+    columns = ("entity", "n", "recent", "spend", "low", "kinds", "middle", "big")
+    rows = [Paid(*row) for row in made.select("id", "account", "at", "amount").iter_rows()]
+    return {row[0]: row[1:] for row in made.select("id", *columns).iter_rows()}, rows
+
+
+@pytest.mark.parametrize("partitions", [1, 4])
+@pytest.mark.parametrize("late", [False, True])
+def test_features_of_entities_equal_a_scan_of_everything_for_every_row(partitions: int, late: bool) -> None:
+    for seed in range(4):
+        frames = random_streams(seed + 10 * late, late=late)
+        ran = drive(TOPOLOGY, frames, partitions=partitions)
+        made, rows = told_of(ran["out"])
+        assert len(made) == ran["out"].height == frames["payments"].height - ran.late.height
+        assert (ran.late.height > 0) == late
+        assert made == expected(frames, rows)
+
+
+class Crash(Exception):
+    """A worker dies."""
+
+
+def crashing(random: np.random.Generator, after: int, most: int) -> Iterator[int]:
+    for _ in range(after):
+        yield int(random.integers(1, most))
+    raise Crash
+
+
+@pytest.mark.parametrize("partitions", [1, 4])
+def test_a_crash_in_the_middle_of_a_hand_over_loses_and_repeats_nothing(partitions: int) -> None:
+    random = np.random.default_rng(partitions)
+    frames = random_streams(3)
+    registry = MemoryRegistry((PAYMENT, LINK))
+    log = prepared(TOPOLOGY, frames, registry, partitions=partitions)
+    binding = bind(TOPOLOGY, log, registry)
+    crashes, between = 0, 0
+    while True:
+        worker = Worker(
+            binding, log, until_end=source_ends(binding, log), close=True,
+            steps=crashing(random, int(random.integers(3, 12)), 2 + 30 // partitions),
+        )  # fmt: skip
+        try:
+            progress = worker.run()
+            break
+        except Crash:
+            crashes += 1
+            between += in_flight(binding, log)
+    made, rows = told_of(driven(binding, log, registry, progress)["out"])
+    assert made == expected(frames, rows) and len(made) == frames["payments"].height
+    assert crashes > 3 and between > 0
+
+
+def in_flight(binding: Any, log: Any) -> bool:
+    """Whether rows were handed over that nobody has taken in yet."""
+    for stage in binding.stages:
+        for edge in stage.edges:
+            taken = log.committed(binding.names.group(edge.edge.to_stage))
+            places = [place for place in taken if place.topic == edge.topic]
+            if any(log.end_offset(place) > taken[place] for place in places):
+                return True
+    return False
+
+
+@pytest.mark.long
+def test_every_cut_restart_and_number_of_partitions_gives_the_same() -> None:
+    check_topology(
+        TOPOLOGY, random_streams(5, rows=40), contracts=(PAYMENT, LINK), partitions=(1, 4), ordered=("out",), seeds=2
+    )
+
+
+def test_a_leaf_takes_its_rows_along_and_leaves_none_behind() -> None:
+    paid = [("p1", "a", 10), ("p2", "b", 11), ("p3", "a", 13), ("p4", "b", 15), ("p5", "a", 17), ("p6", "b", 18)]
+    told = [("a", "e", 9), ("b", "e", 12), ("b", "f", 14), ("b", "e", 17)]
+    frames = {
+        "payments": pl.DataFrame([(i, k, 1.0, t) for i, k, t in paid], ["id", "account", "amount", "at"], orient="row"),
+        "links": pl.DataFrame(
+            [(n, *one) for n, one in enumerate(told)], ["n", "account", "entity_id", "at"], orient="row"
+        ),
+    }
+    made = drive(TOPOLOGY, frames)["out"].sort("id")
+    assert made.select("entity", "n").rows() == [("e", 1), ("b", 1), ("e", 3), ("f", 2), ("e", 5), ("e", 6)]
+
+
+def test_what_cannot_follow_leaves_is_refused_by_name() -> None:
+    followed = payments | sp.follow(links, keep="1h") | sp.key_by("entity")
+    for step, message in (
+        (sp.features(n=sp.count().ever()), r"n has no begin.*\.over"),
+        (
+            sp.features(n=sp.count().over("2h")),
+            r"n looks back 2h, and sp.follow keeps rows of a leaf for 1h.*keep='2h'",
+        ),
+        (sp.features(n=sp.min("amount").over("1h").carry("1h")), r"n carries a value on"),
+        (sp.features(n=sp.count().over("1h"), at_bound="not_covered"), r"at_bound='stop'"),
+        (sp.features(n=sp.count().over("1h", hop="1m")), r"n is made of tiles"),
+    ):
+        with pytest.raises(DefinitionError, match=message):
+            drive(sp.Topology("t", sinks={"out": followed | step}))
+    unordered = sp.source("payments", contract=PAYMENT) | sp.key_by("account")
+    with pytest.raises(DefinitionError, match=r"'follow'.*sp.ordered"):
+        drive(sp.Topology("t", sinks={"out": unordered | sp.follow(links, keep="1h")}))
+    with pytest.raises(TypeMismatch, match=r"'follow'.*one column of text"):
+        other = sp.source("links", contract=LINK) | sp.key_by("account", "n") | sp.ordered()
+        rows = sp.source("payments", contract=PAYMENT) | sp.key_by("account", "at") | sp.ordered()
+        drive(sp.Topology("t", sinks={"out": rows | sp.follow(other, keep="1h")}))
