@@ -414,8 +414,6 @@ def features(
         tuple((each, Derived(one) if isinstance(one, pl.Expr) else one) for each, one in made.items()),
         tuple(given.items()),
         None if max_lag is None else span_us(max_lag),
-        events_per_key,
-        at_bound,
-        status,
-    )
+        events_per_key, at_bound, status,
+    )  # fmt: skip
     return Step(operator, (), name)
