@@ -101,7 +101,7 @@ def test_each_build_gets_the_modules_of_its_own_folder(filled: Path, command: Co
     ("line", "said"),
     [
         ("diff a.py b.py --topic scord", "'scord' is no sink of 'cards' version 1; did you mean 'scored'?"),
-        ("diff a.py payments --topic scored", "there is no module 'payments'"),
+        ("diff a.py no_such_build --topic scored", "there is no module 'no_such_build'"),
         ("diff a.py nosuch.py --topic scored", "there is no file 'nosuch.py'"),
         ("diff a.py b.py --topic scored --key nosuch", "'scored' of A has no column 'nosuch'"),
         ("diff a.py b.py --topic scored --since yesterday", "'yesterday' is not a moment"),

@@ -173,8 +173,8 @@ def test_a_committed_offset_that_was_removed_stops_the_worker_with_the_choices(t
     with pytest.raises(OffsetOutOfRange, match=f"orders-1@{at}, and the log now begins at {gone}") as told:
         run(log, topology(), store)
     assert all(way in str(told.value) for way in ("replay shop --by-event", "version=2", "run shop --from earliest"))
-    with pytest.raises(InputGone, match=r"step 1 of shop.v1.s0.t1 read orders-1 from 0"):
-        run(log, topology(), None)
+    with pytest.raises(OffsetOutOfRange, match=f"orders-1@{at}, and the log now begins at {gone}"):
+        run(log, topology(), None)  # Without a checkpoint its first step is gone too, which is no choice to be made.
     log.close()
 
 
