@@ -10,7 +10,7 @@ from streamproc.planning.plan import Plan
 from streamproc.ports import Log, TopicPartition
 from streamproc.runtime.binding import Binding
 from streamproc.runtime.replay import source_ends
-from streamproc.runtime.restore import last_entry
+from streamproc.runtime.restore import last_entry, settled_end
 
 FATES: Final = ("in", "emitted", "held", "filtered", "late", "dead_lettered")
 
@@ -22,7 +22,9 @@ def fates_in(binding: Binding, log: Log) -> dict[str, Counts]:
     on."""
     last = []
     for number in range(binding.task_count):
-        entry = last_entry(log, TopicPartition(binding.names.tasks, number))
+        place = TopicPartition(binding.names.tasks, number)
+        settled_end(log, place)  # Kafka answers a commit a moment before the last entry can be read.
+        entry = last_entry(log, place)
         last += [entry.fates] if entry is not None else []
     return _added(last, source_names(binding.plan))
 

@@ -20,7 +20,7 @@ from streamproc.ports import CheckpointManifest, CheckpointStore, Log, TopicPart
 from streamproc.runtime.checkpoint import load_arrays
 from streamproc.runtime.fingerprints import run_head
 from streamproc.runtime.handover import seeded
-from streamproc.runtime.restore import last_entry, stands_on
+from streamproc.runtime.restore import last_entry, settled_end, stands_on
 from streamproc.runtime.task import Task
 from streamproc.state import export_state, import_state
 
@@ -30,6 +30,7 @@ def last_checkpoint(
 ) -> CheckpointManifest | None:
     """The checkpoint that an ended version left of a task, if it stands on the task's last step."""
     place = TopicPartition(old.tasks, number)
+    settled_end(log, place)  # What an ended version wrote last may have been committed a moment ago.
     last = last_entry(log, place)
     for manifest in checkpoints.manifests(f"{old.prefix}.s{stage}.t{index}"):
         if last is not None and manifest.step == last.step and stands_on(log, place, manifest):
