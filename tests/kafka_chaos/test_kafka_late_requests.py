@@ -55,6 +55,8 @@ def meet(cluster: KafkaCluster, *, kind: int, blocks: bool, rounds: int) -> tupl
             first.commit()
             committed += [f"first {number}"] * 10
             assert proxy.counts["kept"] == number + 1, "nothing was kept, so nothing is proved"
+            while log.end_offset(place) < log.end_offset(place, isolation="read_uncommitted"):
+                pass  # Until the first is wholly committed: what is open behind it is of the second then.
             second = producer.begin()
             second.append(block_of(topic, 0, [b"second %d" % number] * 10))
             second.commit_offsets(topic, {INPUT: 2 * number + 2})
