@@ -1,4 +1,4 @@
-"""Several blocks of one partition as one, and of what waits as much as is asked for."""
+"""Several blocks of one partition as one, of what waits as much as is asked for, and back what was not used."""
 
 from __future__ import annotations
 
@@ -71,3 +71,17 @@ def cut(waiting: list[Block], most: int, most_bytes: int) -> Block:
         if count < len(block):
             break
     return joined(taken)
+
+
+def unused(given: tuple[int, Block] | None, offset: int) -> Block | None:
+    """What was handed out last from an offset on, if that lies in it: somebody goes on there.
+
+    Who reads a range asks for as many records as it has offsets. Where marks lie between them, some that come lie
+    behind the range, and are the first of the next one: a partition need not be begun anew for them.
+
+    given  the offset that was asked for last, and the block that was handed out for it
+    """
+    if given is None or not given[0] <= offset <= given[1].offsets[-1]:
+        return None
+    block = given[1]
+    return block.slice(int(np.searchsorted(block.offsets, offset)), len(block))

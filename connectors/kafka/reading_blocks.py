@@ -22,7 +22,7 @@ from confluent_kafka import KafkaError
 from connectors.kafka import kernels
 from connectors.kafka.admin import Admin, out_of_range
 from connectors.kafka.answers import Connection, refusal
-from connectors.kafka.joining import cut
+from connectors.kafka.joining import cut, unused
 from connectors.kafka.native import CONSUMER, Client, check_code, rd
 from connectors.kafka.profile import Profile
 from connectors.kafka.reading import POISON, READ_S, UNUSED_S, behind_broken, kind_of, unreadable_block
@@ -44,6 +44,7 @@ class _Waiting:
     """What came of a partition: blocks from `position` on; `reached`: the log's end when all before it had come.
 
     record_bytes  what a record of the last blocks took, by which the next one's buffer is made
+    given         the offset that was asked for last, and what was handed out for it
     """
 
     topic: int
@@ -53,6 +54,7 @@ class _Waiting:
     reached: int = -1
     asked: float = 0.0
     record_bytes: float = 128.0
+    given: tuple[int, Block] | None = None
     broken: tuple[int, str] | None = None
 
     @property
@@ -81,6 +83,8 @@ class BlockReader:
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._woken, False)
         os.set_blocking(self._wake, False)
+        self._sleeping = select.poll()  # Unlike select() it takes a file of any number.
+        self._sleeping.register(self._woken, select.POLLIN)
 
     def available(self, partition: TopicPartition, offset: int) -> int:
         """One past the last record that came, or the offset itself."""
@@ -113,7 +117,7 @@ class BlockReader:
             self._pull(partition, waiting)
             if waiting.blocks:
                 block = cut(waiting.blocks, max_records, max_bytes)
-                waiting.position = int(block.offsets[-1]) + 1
+                waiting.position, waiting.given = int(block.offsets[-1]) + 1, (offset, block)
                 return block
             if waiting.broken is not None:
                 if self._passed(partition, waiting, offset).blocks or time.monotonic() <= until:
@@ -146,6 +150,11 @@ class BlockReader:
     def _at(self, partition: TopicPartition, offset: int) -> _Waiting:
         """The partition's blocks from an offset on: what lies before it is dropped, else reading begins anew."""
         waiting = self._waiting.get(partition)
+        if waiting is not None:
+            given, waiting.given = waiting.given, None
+            if (back := unused(given, offset)) is not None:
+                waiting.blocks.insert(0, back)
+                waiting.position = offset
         if waiting is None or not waiting.position <= offset <= max(waiting.newest, waiting.reached):
             self._admin.check(partition)
             start, end = self._admin.start_offset(partition), self._admin.end_offset(partition)
@@ -221,7 +230,7 @@ class BlockReader:
 
     def _sleep(self, seconds: float) -> None:
         """Until a queue has something, or the time is over."""
-        if select.select([self._woken], [], [], seconds)[0]:
+        if self._sleeping.poll(1e3 * seconds):
             os.read(self._woken, 4_096)
 
     def _pull(self, partition: TopicPartition, waiting: _Waiting) -> None:
