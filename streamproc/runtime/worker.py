@@ -29,26 +29,19 @@ from streamproc.runtime.clock import Clock, SystemClock
 from streamproc.runtime.committing import commit_steps
 from streamproc.runtime.control import WorkerControl
 from streamproc.runtime.ending import Ending
-from streamproc.runtime.feed import MOST_BYTES
 from streamproc.runtime.future import FutureVerdicts
 from streamproc.runtime.heeding import Heed
 from streamproc.runtime.journal import Entry
 from streamproc.runtime.quiet import Quiet
 from streamproc.runtime.restore import restore_task, start_entry
 from streamproc.runtime.saving import save_checkpoint
+from streamproc.runtime.step_size import StepSize
 from streamproc.runtime.task import TakenStep, Task
 from streamproc.runtime.telemetry.observer import Observer
 from streamproc.runtime.trim import checkpoint_every_us
 
 logger = logging.getLogger(__name__)
 
-_FIRST_STEP_UNITS: Final = 65_536
-_MOST_STEP_UNITS: Final = 1 << 20
-_LEAST_STEP_UNITS: Final = 4_096
-_LEAST_TURN_UNITS: Final = 65_536
-"""Of all tasks together."""
-_LEAST_SLOW_UNITS: Final = 256
-_SLOW_TURN_S: Final = 2.0
 _GROUP_POLL_S: Final = 1.0
 _TICK_S: Final = 1.0
 _IDLE_S: Final = 0.1
@@ -138,7 +131,6 @@ class Worker:
         self.future = future
         self.accept_divergence = accept_divergence
         self.silent = frozenset(silent)
-        self.most_bytes = most_bytes
         self.progress = Progress()
         self.tasks: dict[int, Task] = {}
         self._membership: Membership | None = None
@@ -150,8 +142,8 @@ class Worker:
         self._committed_at: dict[int, float] = {}
         self._saved_at: dict[int, float] = {}
         self._quiet = Quiet(log, max_wait_s=span_us(binding.plan.topology.max_wait) / 1e6)
-        self._most = _FIRST_STEP_UNITS
         self._commit_s = span_us(binding.plan.topology.commit) / 1e6
+        self._size = StepSize(self._commit_s, most_bytes)
         self._most_unsaved_s = float("inf")
         self._began = self.clock.monotonic()
         self._alive_at = self._polled_at = self._fenced_at = float("-inf")
@@ -286,7 +278,7 @@ class Worker:
             # A log may note only every third sign of life.
             if now - self._alive_at >= self.lease_s / 2:
                 # Too slow, or stopped for a while: the lease ran out between two steps. Shorter ones may fit.
-                self._most = max(_LEAST_STEP_UNITS, self._most // 2)
+                self._size.shrink()
             elif now - self._fenced_at < _FENCED_AGAIN_S:
                 raise error  # Somebody else runs under this name: one of the two has to go.
             self._fenced_at = now
@@ -439,7 +431,7 @@ class Worker:
         """Steps and their commit; gives the seconds until the next commit is due, None where nothing was to do."""
         began = self.clock.monotonic()
         if self.steps is not None:
-            self._most = next(self.steps, self._most)
+            self._size.units = next(self.steps, self._size.units)
         if self.heed.ending is not None:
             self.heed.ending.look(self.tasks.values())
         steps: list[tuple[Task, TakenStep]] = []
@@ -451,7 +443,7 @@ class Worker:
             if taken is not None:
                 self.observer.stepped(task, self.clock.monotonic() - before)
                 steps.append((task, taken))
-                full = full or taken.units >= self._most or task.crowded
+                full = full or taken.units >= self._size.units or task.crowded
                 self._work_since[task.number] += self.clock.monotonic() - began
         standing = [
             number
@@ -466,8 +458,8 @@ class Worker:
         self._commit(producer, membership, steps, [self.tasks[number] for number in numbers])
         spent = self.clock.monotonic() - began
         if self.steps is None:
-            largest = max((taken.units for _, taken in steps), default=self._most)
-            self._most = _adapted(self._most, worked, self._commit_s, full=full, tasks=len(self.tasks), largest=largest)
+            largest = max((taken.units for _, taken in steps), default=self._size.units)
+            self._size.adapt(worked, full=full, tasks=len(self.tasks), largest=largest)
         due = [number for number in sorted(self.tasks) if self._is_due(number)]
         for number in due:
             self._save(number)
@@ -488,14 +480,15 @@ class Worker:
     def _step_of(self, task: Task) -> TakenStep | None:
         now = self.clock.monotonic()
         marks: tuple[tuple[int, int], ...] = ()
+        most, most_bytes = self._size.units, self._size.bytes_of_each(sum(len(t.feeds) for t in self.tasks.values()))
         if self.heed.ending is None:
             ends = {feed.channel.place: self.log.available(feed.channel.place, feed.next_offset) for feed in task.feeds}
             waits = self._quiet.waits(task, ends, now)
-            units, runs = task.choose(ends, most=self._most, waits=waits, most_bytes=self._share())
+            units, runs = task.choose(ends, most=most, waits=waits, most_bytes=most_bytes)
             marks = self._quiet.idle_marks(task, ends, units, now)
         else:
             ends = self.heed.ending.ends(task)
-            units, runs = task.choose(ends, most=self._most, waits=False, most_bytes=self._share())
+            units, runs = task.choose(ends, most=most, waits=False, most_bytes=most_bytes)
             marks = task.silence_marks(self.silent)
             if not runs.shape[0] and self.heed.ending.close and not task.is_closed() and task.ended(ends):
                 marks = task.close_marks()
@@ -508,12 +501,6 @@ class Worker:
             return None
         self._stepped_at[task.number] = now
         return task.run(units, runs, marks=marks, clock=self.clock.now_us() if clocked else None)
-
-    def _share(self) -> int:
-        """What each channel of a task may hold, so that all of them together keep the bound."""
-        if self.most_bytes is None:
-            return MOST_BYTES
-        return min(MOST_BYTES, self.most_bytes // sum(len(task.feeds) for task in self.tasks.values()))
 
     def _commit(
         self, producer: Producer, membership: Membership, steps: list[tuple[Task, TakenStep]], tasks: list[Task]
@@ -556,21 +543,3 @@ class Worker:
         except (OSError, LogUnavailable) as error:
             # Without a checkpoint a restart takes longer; the run itself needs none.
             logger.warning("no checkpoint of %s: %s", task.name, error)
-
-
-def _adapted(most: int, worked: float, commit_s: float, *, full: bool, tasks: int, largest: int) -> int:
-    """Steps grow while their work takes less than the commit interval, and shrink where it takes five.
-
-    Only where rows wait does their number reach the bound, and then small steps, which cost more a row, would make the
-    backlog larger; so a turn may always take some ten thousand rows.  A commit's own time does not count: it is the
-    same for few rows and for many.
-    """
-    floor = max(_LEAST_STEP_UNITS, _LEAST_TURN_UNITS // max(tasks, 1))
-    if full and worked > _SLOW_TURN_S:
-        # Rows of which some thousands take seconds cost no more in small steps, and a stop has to wait for a turn.
-        return max(_LEAST_SLOW_UNITS, min(most, largest) // 2)
-    if full and most < floor:
-        return min(floor, 2 * most) if worked < _SLOW_TURN_S / 2 else most
-    if worked > 5 * commit_s:
-        return min(most, max(floor, most // 2))
-    return min(_MOST_STEP_UNITS, most * 2) if full and worked < commit_s else most

@@ -5,31 +5,18 @@ Port 0 is the left side, port 1 the right one.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from streamproc.testing.naive import Row
 
 
-@dataclass(slots=True)
-class AsOf:
-    """Each left row with the newest right row at or before its event time.
+class _InTurn(ABC):
+    """What both joins of a row with a side that is kept do with time: rows wait for their turn, or count at once."""
 
-    columns    columns of the right side to bring, each with its name in the output
-    in_order   both inputs are ordered: rows are applied by event time, the right side first
-    deletes    the column of a right row that says that its key is gone
-    covered    intervals [from, to) in which the right side was there; None: always
-    """
-
-    columns: dict[str, str]
-    max_age_us: int | None = None
-    name: str = "as_of"
-    in_order: bool = False
-    deletes: str = ""
-    covered: tuple[tuple[int, int], ...] | None = None
-    right: list[Row] = field(default_factory=list)
-    waiting: list[Row] = field(default_factory=list)
-    strict: bool = True
+    in_order: bool
+    waiting: list[Row]
 
     def due(self) -> int | None:
         """The earliest event time that waits; nothing does where inputs are not ordered."""
@@ -51,6 +38,31 @@ class AsOf:
             self.waiting.append(row)
             return []
         return self.apply(row)
+
+    @abstractmethod
+    def apply(self, row: Row) -> list[Row]:
+        """What comes of a row whose turn it is."""
+
+
+@dataclass(slots=True)
+class AsOf(_InTurn):
+    """Each left row with the newest right row at or before its event time.
+
+    columns    columns of the right side to bring, each with its name in the output
+    in_order   both inputs are ordered: rows are applied by event time, the right side first
+    deletes    the column of a right row that says that its key is gone
+    covered    intervals [from, to) in which the right side was there; None: always
+    """
+
+    columns: dict[str, str]
+    max_age_us: int | None = None
+    name: str = "as_of"
+    in_order: bool = False
+    deletes: str = ""
+    covered: tuple[tuple[int, int], ...] | None = None
+    right: list[Row] = field(default_factory=list)
+    waiting: list[Row] = field(default_factory=list)
+    strict: bool = True
 
     def apply(self, row: Row) -> list[Row]:
         """Keeps a right row; looks a left one up."""
@@ -88,7 +100,7 @@ class AsOf:
 
 
 @dataclass(slots=True)
-class Join:
+class Join(_InTurn):
     """Two tables joined: after each row the joined row of its key is looked up in all rows that ever came.
 
     key      columns of the key; columns, right those of either side, each with its name in the output
@@ -105,27 +117,6 @@ class Join:
     standing: set[bytes] = field(default_factory=set)
     waiting: list[Row] = field(default_factory=list)
     strict: bool = True
-
-    def due(self) -> int | None:
-        """The earliest event time that waits; nothing does where inputs are not ordered."""
-        return min((row.event_time for row in self.waiting), default=None)
-
-    def release(self, due: int, at: int, rank: int) -> list[Row]:
-        """Applies all rows of one event time."""
-        rows = [row for row in self.waiting if row.event_time == due]
-        self.waiting = [row for row in self.waiting if row.event_time != due]
-        rows.sort(key=lambda row: (-row.port, row.coordinate))
-        made = [one for row in rows for one in self.apply(row)]
-        return [replace(row, watermark=due, position=(2 * at, due, rank)) for row in made]
-
-    def take(self, row: Row) -> list[Row] | None:
-        """Applies the row, or lets it wait for its turn."""
-        if not row.in_time:
-            return None
-        if self.in_order:
-            self.waiting.append(row)
-            return []
-        return self.apply(row)
 
     def newest(self, port: int, key: bytes) -> Row | None:
         """The newest row of a key on one side; of several at one moment the last."""

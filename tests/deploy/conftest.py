@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from deployed import CONTRACT, TOPOLOGY, write_payments
+from deployed import write_payments
+
+from tests.cli.card_payments import CONTRACT, TOPOLOGY
 
 
 @pytest.fixture

@@ -26,26 +26,6 @@ from streamproc.cli.app import run
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120.0
 
-CONTRACT = """{"type": "record", "name": "payment", "sp:version": 1, "sp:owner": "payments", "fields": [
-    {"name": "payment_id", "type": "string"},
-    {"name": "card_id", "type": "string", "sp:role": "key"},
-    {"name": "amount", "type": "double"},
-    {"name": "paid_at", "type": {"type": "long", "logicalType": "timestamp-micros"}, "sp:role": "event_time"}]}"""
-
-TOPOLOGY = """
-import polars as pl
-import streamproc as sp
-
-payments = sp.source("payments", contract="payment", lateness="1m") | sp.require(amount_above_zero=pl.col("amount") > 0)
-card_risk = sp.Topology(
-    "card_risk", version=1, owner="payments-risk",
-    sinks={
-        "large": payments | sp.where(pl.col("amount") > 500, name="large") | sp.select("payment_id", "amount"),
-        "daily": payments | sp.key_by("card_id") | sp.tumbling("1d", payments=sp.count(), spend=sp.total("amount")),
-    },
-)
-"""
-
 
 def write_payments(first: int, rows: int, *options: str) -> None:
     """Puts payments a minute apart on the current folder's log, or on that of the options.
