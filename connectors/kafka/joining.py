@@ -77,11 +77,12 @@ def unused(given: tuple[int, Block] | None, offset: int) -> Block | None:
     """What was handed out last from an offset on, if that lies in it: somebody goes on there.
 
     Who reads a range asks for as many records as it has offsets. Where marks lie between them, some that come lie
-    behind the range, and are the first of the next one: a partition need not be begun anew for them.
+    behind the range, and are the first of the next one: a partition need not be begun anew for them. Who asks for the
+    same offset again asks what is there now.
 
     given  the offset that was asked for last, and the block that was handed out for it
     """
-    if given is None or not given[0] <= offset <= given[1].offsets[-1]:
+    if given is None or not given[0] < offset <= given[1].offsets[-1]:
         return None
     block = given[1]
     return block.slice(int(np.searchsorted(block.offsets, offset)), len(block))

@@ -56,6 +56,8 @@ class KafkaLog:
     def delete_records(self, partition: TopicPartition, before: int) -> None:
         """Moves the start of a partition."""
         self._admin.delete_records(partition, before)
+        if self._reader is not None:
+            self._reader.forget(partition.topic)
 
     def start_offset(self, partition: TopicPartition) -> int:
         """The first offset held."""

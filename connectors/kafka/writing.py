@@ -156,6 +156,9 @@ class KafkaProducer:
     def plain_metadata(self, group: str) -> bytes:
         """Group metadata without a member, for groups that only keep offsets."""
         if group not in self._plain:
+            # The first group of a cluster has no coordinator yet: a client that sends offsets waits for one without an
+            # end, one that asks for them waits until it is there.
+            self.admin.committed(group)
             asker = Consumer({**self.profile.common(), "group.id": group})
             self._plain[group] = asker.consumer_group_metadata()
             asker.close()

@@ -383,6 +383,15 @@ class TestTopics:
         assert values_of(log, T0) == []
         assert log.start_offset(T0) == log.end_offset(T0) >= end
 
+    def test_what_was_read_and_then_deleted_is_gone(self, log: Log) -> None:
+        start, _ = write(log, T0, [b"%d" % i for i in range(10)])
+        assert values_of(log, T0, max_records=100)[-1] == b"9"
+        log.read(T0, start)
+        log.delete_records(T0, start + 4)
+        for gone in (start, start + 2):
+            with pytest.raises(OffsetOutOfRange):
+                log.read(T0, gone)
+
     def test_records_are_not_deleted_beyond_the_end(self, log: Log) -> None:
         write(log, T0, [b"a"])
         with pytest.raises(OffsetOutOfRange):

@@ -231,6 +231,7 @@ def test_a_worker_that_cannot_follow_keeps_to_its_memory_and_says_how_far_it_is_
         watch, worker = Watch(cluster.client()), psutil.Process(there.process.pid)
         looks, says, until = [watch.look()], [told(there)], time.monotonic() + seconds
         while time.monotonic() < until or looks[-1].behind < BEHIND or len(set(says)) < 5:
+            assert time.monotonic() < until + 120, (looks[-1], says[-1], flood.rows, flood.rate, there.said)
             looks.append(watch.look())
             says.append(told(there))
             most = max(most, worker.memory_info().rss)
@@ -240,7 +241,7 @@ def test_a_worker_that_cannot_follow_keeps_to_its_memory_and_says_how_far_it_is_
         check_lag(looks, says, flood)
         assert most <= 1.2 * LIMIT, f"{most >> 20} MiB"
         Path("slow").unlink()
-        within(600, "no lag", lambda: told(there)[0] == 0)
+        within(120 + seconds, "no lag", lambda: told(there)[0] == 0)
         most = max(most, worker.memory_info().rss)
         last = watch.look()
         assert last.committed == last.ends
