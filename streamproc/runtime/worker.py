@@ -441,10 +441,11 @@ class Worker:
             before = self.clock.monotonic()
             taken = self._step_of(task)
             if taken is not None:
-                self.observer.stepped(task, self.clock.monotonic() - before)
+                took = self.clock.monotonic() - before
+                self.observer.stepped(task, took)
+                self._work_since[task.number] += took
                 steps.append((task, taken))
                 full = full or taken.units >= self._size.units or task.crowded
-                self._work_since[task.number] += self.clock.monotonic() - began
         standing = [
             number
             for number, task in self.tasks.items()
