@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 from collections.abc import Iterator
 
 import numpy as np
@@ -91,7 +92,10 @@ def test_any_place_may_be_read_after_any_other(kind: type[BlockReader] | type[Me
 
 def test_a_process_with_a_thousand_open_files_reads(written: Written) -> None:
     profile, place, ranges = written
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.ExitStack() as open_files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(allowed[0], min(4_096, allowed[1])), allowed[1]))
+        open_files.callback(resource.setrlimit, resource.RLIMIT_NOFILE, allowed)
         while (last := os.open(os.devnull, os.O_RDONLY)) < 1_100:
             open_files.callback(os.close, last)
         open_files.callback(os.close, last)
