@@ -29,6 +29,7 @@ from streamproc.runtime.clock import Clock, SystemClock
 from streamproc.runtime.committing import commit_steps
 from streamproc.runtime.control import WorkerControl
 from streamproc.runtime.ending import Ending
+from streamproc.runtime.freed_memory import keep_freed_memory
 from streamproc.runtime.future import FutureVerdicts
 from streamproc.runtime.heeding import Heed
 from streamproc.runtime.journal import Entry
@@ -172,6 +173,7 @@ class Worker:
         # Whoever runs many workers may have frozen what was there before: it stays so when one of them is done.
         inside = gc.get_freeze_count() > 0
         gc.freeze()
+        keep_freed_memory()
         self._collects, sound = True, False
         try:
             self._open_patiently()
