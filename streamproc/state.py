@@ -183,7 +183,7 @@ def _bytes_without_rows(columns: tuple[tuple[str, pl.DataType], ...]) -> bytes:
 def _written(frame: pl.DataFrame) -> Bytes:
     # The oldest Arrow layout copies strings together, so that bytes do not depend on which rows the frame once had.
     stream = io.BytesIO()
-    frame.rechunk().write_ipc(stream, compat_level=pl.CompatLevel.oldest())
+    frame.rechunk().write_ipc_stream(stream, compat_level=pl.CompatLevel.oldest())
     return np.frombuffer(stream.getvalue(), np.uint8)
 
 
@@ -236,7 +236,7 @@ def _import(form: Any, path: str, arrays: Mapping[str, npt.NDArray[Any]], classe
             frame = (_read if height else _without_rows)(_array(arrays, name).tobytes())
             return frame if frame.width else pl.DataFrame(height=height)
         case {"Series": name}:
-            return pl.read_ipc(io.BytesIO(_array(arrays, name).tobytes())).to_series()
+            return pl.read_ipc_stream(io.BytesIO(_array(arrays, name).tobytes())).to_series()
         case {"list": parts}:
             return [_import(part, _below(path, number), arrays, classes) for number, part in enumerate(parts)]
         case {"tuple": parts}:
@@ -255,7 +255,7 @@ def _import(form: Any, path: str, arrays: Mapping[str, npt.NDArray[Any]], classe
 
 
 def _read(stored: bytes) -> pl.DataFrame:
-    return pl.read_ipc(io.BytesIO(stored))
+    return pl.read_ipc_stream(io.BytesIO(stored))
 
 
 _without_rows = lru_cache(maxsize=256)(_read)
