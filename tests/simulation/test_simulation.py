@@ -104,7 +104,7 @@ def test_many_seeds_end_as_an_undisturbed_run(chunk: int) -> None:
     require_clean(shop.small(1 + chunk % 2), range(10_000 + chunk * count, 10_000 + (chunk + 1) * count))
 
 
-@pytest.mark.parametrize("seed", [195, 401, 779, 12100, 12416, 13556])
+@pytest.mark.parametrize("seed", [195, 401, 779, 12100, 12416, 13556, 14565])
 def test_seeds_that_found_something_once(seed: int) -> None:
     """What they found.
 
@@ -114,6 +114,7 @@ def test_seeds_that_found_something_once(seed: int) -> None:
     12100: a worker whose word that it gives partitions back was lost never said it again, and nobody else got them.
     12416: one damaged block spoilt both checkpoints that were kept, for what did not change was stored once.
     13556: a worker that had lost its task stopped for good when it met what its successor had trimmed.
+    14565: the menu itself: retention struck after both sides of checkpoints had been damaged, uncounted.
     """
     assert simulate(shop.small(1), seed).finding is None
 

@@ -25,6 +25,8 @@ def trim_sources(scene: Scene, *, lost: bool) -> None:
             partition.delete(scene.dice.randrange(partition.start, partition.stable + 1))
         elif not lost and min(reach, default=-1) > partition.start:
             scene.trimmed = True
+            # Two sides stand against one damage; where there were more, perhaps no checkpoint is left to go on from.
+            scene.input_lost = scene.input_lost or scene.store.spoiled + scene.store.damaged > 1
             partition.delete(min(reach))
 
 
