@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +11,7 @@ from confluent_kafka import Message
 from connectors.kafka import KafkaLog, Profile, kafka_settings
 from connectors.kafka.reading import by_partition
 from streamproc.ports import TopicPartition, TopicSettings, block_of
+from tests.deploy.deployed import within
 from tests.services.kafka import KafkaCluster, kafka_cluster
 
 
@@ -33,8 +33,8 @@ def test_a_partition_that_stood_still_is_read_again_from_its_start(cluster: Kafk
         ranges = transaction.commit()
         producer.close()
         assert ranges == {TopicPartition("two", 0): (0, 30_000), TopicPartition("two", 1): (0, 30_000)}
-        while log.end_offset(TopicPartition("two", 0)) < 30_000:
-            time.sleep(0.01)  # A commit is decided before its rows can be read.
+        # A commit is decided before its rows can be read.
+        within(60, "all rows can be read", lambda: log.end_offset(TopicPartition("two", 0)) >= 30_000)
         assert len(log.read(TopicPartition("two", 0), 0, max_records=10)) == 10
         seen = 0
         while seen < 30_000:

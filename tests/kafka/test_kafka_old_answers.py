@@ -22,6 +22,7 @@ from streamproc.runtime.replay import source_ends
 from streamproc.runtime.verify import verify
 from streamproc.runtime.worker import Worker
 from streamproc.testing import append_frame
+from tests.deploy.deployed import within
 from tests.services.kafka import KafkaCluster, kafka_cluster
 
 PAY = parse_contract(
@@ -44,8 +45,7 @@ def opened(cluster: KafkaCluster, *, blocks: bool = True) -> KafkaLog:
 def owner(log: KafkaLog, group: str, topic: str) -> Membership:
     """A member that has the topic's partitions."""
     member = log.join(group, topic, "a")
-    while not member.poll():
-        pass
+    within(60, "the member has the partitions", member.poll)
     return member
 
 
@@ -70,8 +70,7 @@ def test_a_mark_moves_the_end_and_the_groups_offset_and_gives_no_reader_anything
             transaction.commit_offsets(group, {}, membership=member, owned=(0,))
             before = transaction.commit()[place][1]
             assert log.committed(group)[place] == marks[-1]
-        while log.end_offset(place) < before:
-            pass
+        within(60, "the last commit can be read", lambda: log.end_offset(place) >= before)
         block = log.read(place, 0)
         assert [block.value(row) for row in range(len(block))] == [b"0", b"1", b"2"]
         member.leave()

@@ -25,6 +25,7 @@ from streamproc.runtime.telemetry.worker_telemetry import WorkerTelemetry
 from streamproc.runtime.worker import Progress, Worker
 from streamproc.testing import append_frame
 from streamproc.testing.drive import driven
+from tests.deploy.deployed import within
 from tests.services.kafka import KafkaCluster, kafka_cluster
 
 PLACE = TopicPartition("t", 0)
@@ -162,8 +163,8 @@ def test_a_worker_takes_a_broken_batch_for_one_dead_letter_and_goes_on(cluster: 
             starts.append(log.end_offset(place))
             rows = pl.DataFrame({"card": [f"a card of part {part}"] * 100, "at": range(100 * part, 100 * part + 100)})
             append_frame(log, registry, name, PAY, rows)
-            while log.end_offset(place) < starts[part] + 101:  # The mark of the commit comes a little later.
-                pass
+            # The mark of the commit comes a little later.
+            within(60, "the mark", lambda: log.end_offset(place) >= starts[-1] + 101)
     segment = cluster.folder / "node-1" / f"{name}-0" / "00000000000000000000.log"
     at, batch = damage(segment.read_bytes(), starts[1], sealed=sealed)
     with segment.open("r+b") as file:  # In its place, for the broker has the file open.

@@ -14,6 +14,7 @@ from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
 _SCHEMAS = {"bids": world.BID, "floors": world.FLOOR}
 _KEYS = {"bids": "who", "floors": "auction"}
+_END_S = 60.0
 _QUIET = {"log_level": 0, "error_cb": lambda _: None}
 
 
@@ -56,7 +57,7 @@ class Feeder:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        self._thread.join(_END_S)  # Of a cluster that is gone nobody knows what its clients wait for.
 
     @property
     def rests(self) -> bool:
@@ -83,7 +84,7 @@ class Feeder:
                 until = max(self.sent, min(until, self._until))
             credit = 0.0 if until == self.sent and credit >= 1 else credit - (until - self.sent)
             for topic, key, value in self._keys[self.sent : until]:
-                while True:
+                while not self._stop.is_set():
                     try:
                         self._client.produce(topic, value, key, on_delivery=self._report)
                         break
@@ -126,7 +127,7 @@ class Reader:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        self._thread.join(_END_S)  # Of a cluster that is gone nobody knows what its clients wait for.
 
     @property
     def count(self) -> int:

@@ -19,6 +19,7 @@ from connectors.kafka.writing import KafkaProducer
 from connectors.kafka.writing_blocks import BlockProducer
 from streamproc.errors import UnknownOutcome
 from streamproc.ports import TopicPartition, TopicSettings, block_of
+from tests.deploy.deployed import within
 from tests.services.kafka import KafkaCluster, kafka_cluster
 
 INPUT = TopicPartition("inputs", 0)
@@ -55,8 +56,8 @@ def meet(cluster: KafkaCluster, *, kind: int, blocks: bool, rounds: int) -> tupl
             first.commit()
             committed += [f"first {number}"] * 10
             assert proxy.counts["kept"] == number + 1, "nothing was kept, so nothing is proved"
-            while log.end_offset(place) < log.end_offset(place, isolation="read_uncommitted"):
-                pass  # Until the first is wholly committed: what is open behind it is of the second then.
+            # What is open behind the first is of the second only then.
+            within(60, "the first is wholly committed", lambda: _is_settled(log, place))
             second = producer.begin()
             second.append(block_of(topic, 0, [b"second %d" % number] * 10))
             second.commit_offsets(topic, {INPUT: 2 * number + 2})
@@ -64,8 +65,8 @@ def meet(cluster: KafkaCluster, *, kind: int, blocks: bool, rounds: int) -> tupl
                 second.commit()
                 committed += [f"second {number}"] * 10
             else:
-                while log.end_offset(place, isolation="read_uncommitted") <= log.end_offset(place):
-                    pass  # Until the records are there that the late request could commit.
+                second.written()  # The records are there that the late request could commit.
+                assert not _is_settled(log, place)
                 second.abort()
             assert proxy.counts["delivered"] == number + 1, "nothing was late, so nothing is proved"
             offsets.append(log.committed(topic)[INPUT])
@@ -75,6 +76,11 @@ def meet(cluster: KafkaCluster, *, kind: int, blocks: bool, rounds: int) -> tupl
             seen += [str(block.value(row), "ascii") for row in range(len(block))]
             at = int(block.offsets[-1]) + 1
     return committed, seen, offsets
+
+
+def _is_settled(log: KafkaLog, place: TopicPartition) -> bool:
+    """Whether no transaction is open in a partition."""
+    return log.end_offset(place) == log.end_offset(place, isolation="read_uncommitted")
 
 
 def hold(cluster: KafkaCluster, *, kind: int, blocks: bool, rounds: int) -> None:
