@@ -28,6 +28,10 @@ _SPREAD_S: Final = 15.0
 _STABLE_S: Final = 25.0
 """An open transaction that holds offsets ends by then, one way or the other."""
 _MOST_DESCRIBED: Final = 500
+_MOVED: Final = (
+    KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH, KafkaError.NOT_LEADER_FOR_PARTITION
+)  # fmt: skip
+"""A partition has another leader than the client knows, or the same one in a newer epoch."""
 
 T = TypeVar("T")
 _patiently = tenacity.retry(
@@ -296,6 +300,10 @@ class Admin:
         except KafkaException as problem:
             self._client.poll(0.1)  # Runs the error callback, the only one who knows of a wrong password.
             self._connection.check()
+            if error_of(problem).code() in _MOVED:
+                # The client would ask with what it knows of the leaders until that is five minutes old.
+                with contextlib.suppress(KafkaException):
+                    self._client.list_topics(timeout=_REQUEST_S)
             raise refusal(error_of(problem), what, self._connection) from problem
         except TimeoutError:
             self._client.poll(0.1)
