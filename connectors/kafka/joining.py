@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,6 +15,7 @@ def joined(blocks: Sequence[Block]) -> Block:
     """The records of all blocks, in order; one block is given back as it is, more are copied."""
     if len(blocks) == 1:
         return blocks[0]
+    blocks = [_close(block) for block in blocks]
     bases = np.cumsum([0, *(block.buffer.size for block in blocks[:-1])])
     stops = np.cumsum([len(block) for block in blocks])
 
@@ -42,6 +44,29 @@ def joined(blocks: Sequence[Block]) -> Block:
         moved([block.key_starts for block in blocks]),
         moved([block.key_ends for block in blocks]),
         tuple(column(name) for name in names),
+    )
+
+
+def _close(block: Block) -> Block:
+    """The same records over as little of the buffer as holds them: a slice has all of it, which joins would pile up."""
+    starts = [block.value_starts, block.key_starts, *(header.starts for header in block.headers)]
+    ends = [block.value_ends, block.key_ends, *(header.ends for header in block.headers)]
+    first = min((int(part.min(initial=block.buffer.size, where=part >= 0)) for part in starts), default=0)
+    last = max((int(part.max(initial=first)) for part in ends), default=first)
+    if last - first == block.buffer.size:
+        return block
+
+    def moved(bounds: Int64s) -> Int64s:
+        return np.where(bounds < 0, bounds, bounds - first)
+
+    return replace(
+        block,
+        buffer=block.buffer[first:last],
+        value_starts=moved(block.value_starts),
+        value_ends=moved(block.value_ends),
+        key_starts=moved(block.key_starts),
+        key_ends=moved(block.key_ends),
+        headers=tuple(replace(each, starts=moved(each.starts), ends=moved(each.ends)) for each in block.headers),
     )
 
 

@@ -61,6 +61,7 @@ def test_steps_are_read_in_one_go(kind: type[BlockReader] | type[MessageReader],
             while first < last:
                 # So many offsets, but fewer records: the answer reaches into the next step's.
                 block = reader.read(place, first, max_records=last - first, max_bytes=1 << 20)
+                assert block.buffer.size <= 2 * STEPS * ROWS * len("119 2"), "what was not used piles up"
                 inside = block.slice(0, int(np.searchsorted(block.offsets, last)))
                 values += [inside.value(row) for row in range(len(inside))]
                 first = int(inside.offsets[-1]) + 1 if len(inside) else last
