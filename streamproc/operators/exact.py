@@ -294,12 +294,14 @@ def add_exact_square(sums: SumArrays, i: int, x: float, sign: int) -> bool:
         return True
     if sums.parts[i, ROW] == 0.0 and _SQUARE_SMALL < abs(x) < _SQUARE_BIG:
         square, error = product(x, x)
-        # Two additions that must both happen or neither: the larger first, and undone if the smaller finds no room.
+        # Two additions that must both happen or neither. Where the smaller finds no room, to take the larger out again
+        # may find none either; but then the slot has no row of the pool, and its parts are all that has changed.
+        p0, p1, p2 = sums.parts[i, 0], sums.parts[i, 1], sums.parts[i, 2]
         if not add_exact(sums, i, square, sign):
             return False
         if error == 0.0 or add_exact(sums, i, error, sign):
             return True
-        add_exact(sums, i, square, -sign)
+        sums.parts[i, 0], sums.parts[i, 1], sums.parts[i, 2] = p0, p1, p2
         return False
     if not np.isfinite(x):
         return _add_spilled(sums, i, x * x, sign)

@@ -6,7 +6,7 @@ import math
 from fractions import Fraction
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from naive_aggregates import float_total
 
@@ -62,6 +62,7 @@ def test_a_sum_is_exact_before_it_is_rounded(values: list[float]) -> None:
 
 @LAWS
 @given(FINITE)
+@example([1e16, 1.246645677330594e16, 3.486724150000552e16, 2.0**-53, 3.507535949692444e16])
 def test_squares_are_exact(values: list[float]) -> None:
     sums = exact_sums(1)
     sums.add_squares(np.zeros(len(values), np.int64), np.array(values), np.ones(len(values), np.uint8))
