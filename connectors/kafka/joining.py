@@ -15,7 +15,6 @@ def joined(blocks: Sequence[Block]) -> Block:
     """The records of all blocks, in order; one block is given back as it is, more are copied."""
     if len(blocks) == 1:
         return blocks[0]
-    blocks = [_close(block) for block in blocks]
     bases = np.cumsum([0, *(block.buffer.size for block in blocks[:-1])])
     stops = np.cumsum([len(block) for block in blocks])
 
@@ -98,16 +97,24 @@ def cut(waiting: list[Block], most: int, most_bytes: int) -> Block:
     return joined(taken)
 
 
-def unused(given: tuple[int, Block] | None, offset: int) -> Block | None:
-    """What was handed out last from an offset on, if that lies in it: somebody goes on there.
+def beyond(block: Block, offset: int, most: int) -> tuple[int, Block] | None:
+    """What of an answer lies behind the range of so many offsets that was asked for, as a copy, and where that ends.
 
     Who reads a range asks for as many records as it has offsets. Where marks lie between them, some that come lie
-    behind the range, and are the first of the next one: a partition need not be begun anew for them. Who asks for the
-    same offset again asks what is there now.
-
-    given  the offset that was asked for last, and the block that was handed out for it
+    behind the range, and are the first of the next one: a partition need not be begun anew for them.
     """
-    if given is None or not given[0] < offset <= given[1].offsets[-1]:
+    end = offset + most
+    if int(block.offsets[-1]) < end:
         return None
-    block = given[1]
-    return block.slice(int(np.searchsorted(block.offsets, offset)), len(block))
+    rest = _close(block.slice(int(np.searchsorted(block.offsets, end)), len(block)))
+    return end, replace(rest, buffer=rest.buffer.copy())
+
+
+def unused(kept: tuple[int, Block] | None, offset: int) -> Block | None:
+    """Of what `beyond` kept, the records from an offset on; None for one that lies elsewhere.
+
+    Who asks for an offset of the range itself again asks what is there now.
+    """
+    if kept is None or not kept[0] <= offset <= kept[1].offsets[-1]:
+        return None
+    return kept[1].slice(int(np.searchsorted(kept[1].offsets, offset)), len(kept[1]))

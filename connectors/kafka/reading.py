@@ -26,7 +26,7 @@ from confluent_kafka import TopicPartition as KafkaPlace
 
 from connectors.kafka.admin import Admin, out_of_range
 from connectors.kafka.answers import OVER_SIZE, Connection, refusal
-from connectors.kafka.joining import cut, unused
+from connectors.kafka.joining import beyond, cut, unused
 from connectors.kafka.profile import Profile
 from streamproc.ports import Block, Int64s, TopicPartition, block_of
 
@@ -78,7 +78,7 @@ class _Waiting:
     standing: bool = False
     asked: float = 0.0
     broken: tuple[int, str] | None = None
-    given: tuple[int, Block] | None = None
+    kept: tuple[int, Block] | None = None
 
     @property
     def newest(self) -> int:
@@ -140,7 +140,7 @@ class MessageReader:
                 self._pump(0.02 if end >= 0 else 0.0)
             if waiting.blocks:
                 block = cut(waiting.blocks, max_records, max_bytes)
-                waiting.position, waiting.given = int(block.offsets[-1]) + 1, (offset, block)
+                waiting.position, waiting.kept = int(block.offsets[-1]) + 1, beyond(block, offset, max_records)
                 return block
             if waiting.broken is not None:
                 return self._unreadable(partition, waiting)
@@ -167,8 +167,8 @@ class MessageReader:
         waiting = self._waiting.get(partition)
         now = time.monotonic()
         if waiting is not None:
-            given, waiting.given = waiting.given, None
-            if (back := unused(given, offset)) is not None:
+            kept, waiting.kept = waiting.kept, None
+            if (back := unused(kept, offset)) is not None:
                 waiting.blocks.insert(0, back)
                 waiting.position = offset
         if waiting is None or not waiting.position <= offset <= max(waiting.newest, waiting.reached):

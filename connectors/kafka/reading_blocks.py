@@ -22,7 +22,7 @@ from confluent_kafka import KafkaError
 from connectors.kafka import kernels
 from connectors.kafka.admin import Admin, out_of_range
 from connectors.kafka.answers import Connection, refusal
-from connectors.kafka.joining import cut, unused
+from connectors.kafka.joining import beyond, cut, unused
 from connectors.kafka.native import CONSUMER, Client, check_code, rd
 from connectors.kafka.profile import Profile
 from connectors.kafka.reading import POISON, READ_S, UNUSED_S, behind_broken, kind_of, unreadable_block
@@ -44,7 +44,7 @@ class _Waiting:
     """What came of a partition: blocks from `position` on; `reached`: the log's end when all before it had come.
 
     record_bytes  what a record of the last blocks took, by which the next one's buffer is made
-    given         the offset that was asked for last, and what was handed out for it
+    kept          what was handed out last and lies behind what was asked for
     """
 
     topic: int
@@ -54,7 +54,7 @@ class _Waiting:
     reached: int = -1
     asked: float = 0.0
     record_bytes: float = 128.0
-    given: tuple[int, Block] | None = None
+    kept: tuple[int, Block] | None = None
     broken: tuple[int, str] | None = None
 
     @property
@@ -117,7 +117,7 @@ class BlockReader:
             self._pull(partition, waiting)
             if waiting.blocks:
                 block = cut(waiting.blocks, max_records, max_bytes)
-                waiting.position, waiting.given = int(block.offsets[-1]) + 1, (offset, block)
+                waiting.position, waiting.kept = int(block.offsets[-1]) + 1, beyond(block, offset, max_records)
                 return block
             if waiting.broken is not None:
                 if self._passed(partition, waiting, offset).blocks or time.monotonic() <= until:
@@ -151,8 +151,8 @@ class BlockReader:
         """The partition's blocks from an offset on: what lies before it is dropped, else reading begins anew."""
         waiting = self._waiting.get(partition)
         if waiting is not None:
-            given, waiting.given = waiting.given, None
-            if (back := unused(given, offset)) is not None:
+            kept, waiting.kept = waiting.kept, None
+            if (back := unused(kept, offset)) is not None:
                 waiting.blocks.insert(0, back)
                 waiting.position = offset
         if waiting is None or not waiting.position <= offset <= max(waiting.newest, waiting.reached):
