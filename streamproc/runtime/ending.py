@@ -75,7 +75,9 @@ class Ending:
         try:
             block = self.log.read(place, position, max_records=1)
         except OffsetOutOfRange:
-            return True  # The position is old: its owner went on and trimmed what lies before, so look again later.
+            # What lies before the start is gone: trimmed by an owner that went on, or by retention, and then perhaps
+            # only marks lay there, which nobody consumes. Only what lies behind the start can be waited for.
+            return self._has_more(place, None)
         return bool(len(block)) and int(block.offsets[0]) < end
 
     def _in_flight(self, place: TopicPartition, ends: Mapping[TopicPartition, int]) -> int:
