@@ -75,9 +75,9 @@ class Ending:
         try:
             block = self.log.read(place, position, max_records=1)
         except OffsetOutOfRange:
-            # What lies before the start is gone: trimmed by an owner that went on, or by retention, and then perhaps
-            # only marks lay there, which nobody consumes. Only what lies behind the start can be waited for.
-            return self._has_more(place, None)
+            # The position is old: its owner went on and trimmed what lies before, so look again later. But where every
+            # task of a source has ended time, only marks can have lain there, which nobody consumes.
+            return not self.close or self._has_more(place, None)
         return bool(len(block)) and int(block.offsets[0]) < end
 
     def _in_flight(self, place: TopicPartition, ends: Mapping[TopicPartition, int]) -> int:
