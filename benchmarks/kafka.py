@@ -43,12 +43,13 @@ _json = click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @main.command()
 @click.option("--records", default=4_000_000, show_default=True)
 @click.option("--contenders", default=",".join(kafka_throughput.CONTENDERS), show_default=True)
+@click.option("--rounds", default=1, show_default=True, help="How often each contender runs.")
 @_brokers
 @_json
-def throughput(records: int, contenders: str, brokers: str | None, as_json: bool) -> None:
+def throughput(records: int, contenders: str, rounds: int, brokers: str | None, as_json: bool) -> None:
     """CPU of whole topologies beside a plain loop."""
     with cluster(brokers) as where:
-        figures = kafka_throughput.measure(where, records, tuple(contenders.split(",")))
+        figures = kafka_throughput.measure(where, records, tuple(contenders.split(",")), rounds)
     if as_json:
         click.echo(json.dumps(figures, indent=1))
         return

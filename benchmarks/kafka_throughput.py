@@ -1,9 +1,10 @@
 """Whole topologies on Kafka, exactly once, beside a plain consume-produce loop in transactions: CPU of the client.
 
 Every contender runs in a process of its own, on the same topic of the same broker, one after the other; the plain loop
-runs first and last, and ratios are to the mean of both.  Figures are CPU seconds of the contender's process per million
-records, all its threads included; the broker's are not in them.  Kernels are warm: each topology works on the first
-records, and is then measured from where it stands, through a second worker that takes over, to the topic's end.
+runs first and last, and before each further round; ratios are of means. Figures are CPU seconds of the contender's
+process per million records, all its threads included; the broker's are not in them. Kernels are warm: each topology
+works on the first records, and is then measured from where it stands, through a second worker that takes over, to the
+topic's end.
 
 The plain loop is what confluent-kafka's own examples show: consume(), produce() for each message, offsets, commit; the
 cyclic collector is off in it too.
@@ -162,12 +163,12 @@ def contend(name: str, brokers: str, topic: str, records: int) -> dict[str, floa
     return found
 
 
-def measure(brokers: str, records: int, names: tuple[str, ...]) -> dict[str, object]:
-    """All contenders, each in its own process, between two runs of the plain loop."""
+def measure(brokers: str, records: int, names: tuple[str, ...], rounds: int = 1) -> dict[str, object]:
+    """All contenders, each in its own process, between two runs of the plain loop; means of as many rounds."""
     topic = f"bids-{time.time_ns()}"
     size = fill(brokers, topic, records)
     found: dict[str, list[dict[str, float]]] = {}
-    for name in ("plain", *(name for name in names if name != "plain"), "plain"):
+    for name in (*(("plain", *(name for name in names if name != "plain")) * rounds), "plain"):
         command = [sys.executable, "-m", "benchmarks.kafka", "contend", name, brokers, topic, str(records)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
         found.setdefault(name, []).append(json.loads(done.stdout))

@@ -14,8 +14,11 @@ import contextlib
 import logging
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from itertools import repeat
+from operator import length_hint
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
@@ -381,16 +384,27 @@ class KafkaTransaction:
         else:
             # A partition's records arrive in order: the first and the last say where all of them lie. Each report costs
             # as much as its record, and the commit refuses a transaction of which any record failed.
-            topic, partition, produce = block.topic, block.partition, client.produce
+            topic, partition = block.topic, block.partition
             self._produce(topic, values[0], keys[0], partition, self._report)
-            for value, key in zip(values[1:last], keys[1:last], strict=True):
-                try:
-                    produce(topic, value, key, partition)
-                except (BufferError, KafkaException):
-                    self._produce(topic, value, key, partition)
+            self._produce_all(topic, values[1:last], keys[1:last], partition)
             if last:
                 self._produce(topic, values[last], keys[last], partition, self._report)
         client.poll(0)
+
+    def _produce_all(
+        self, topic: str, values: Sequence[bytes | None], keys: Sequence[bytes | None], partition: int
+    ) -> None:
+        """Hands over records without reports: one `map` over the method takes two thirds of the time of a loop."""
+        produce, left = self._producer.client.produce, iter(values)
+        calls = map(produce, repeat(topic), left, iter(keys), repeat(partition))
+        while True:
+            try:
+                deque(calls, maxlen=0)
+                return
+            except (BufferError, KafkaException):
+                # What was asked for last was not taken; `calls` goes on behind it.
+                row = len(values) - length_hint(left) - 1
+                self._produce(topic, values[row], keys[row], partition)
 
     def _send_each(
         self, block: Block, data: bytes, values: Sequence[bytes | None], keys: Sequence[bytes | None]

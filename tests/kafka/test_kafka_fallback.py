@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from confluent_kafka import Message
@@ -44,6 +45,33 @@ def test_a_partition_that_stood_still_is_read_again_from_its_start(cluster: Kafk
             seen = there.stop
         again = log.read(TopicPartition("two", 0), 0, max_records=2)
         assert [again.value(row) for row in range(2)] == [b"%0100d" % n for n in range(2)]
+
+
+class SmallQueues(Profile):
+    """Clients that take only so many records before they say that they are full."""
+
+    def writer(self, transactional_id: str) -> dict[str, Any]:
+        return {**super().writer(transactional_id), "queue.buffering.max.messages": 1_000}
+
+
+def test_records_keep_their_order_however_often_the_client_is_full(cluster: KafkaCluster) -> None:
+    with contextlib.closing(KafkaLog(SmallQueues(kafka_settings({"brokers": cluster.bootstrap})), blocks=False)) as log:
+        log.create_topic("full", TopicSettings())
+        values = [b"%d" % n if n % 7 else None for n in range(30_000)]
+        producer = log.producer("full-writer")
+        transaction = producer.begin()
+        transaction.append(block_of("full", 0, values, keys=[b"k%d" % n for n in range(30_000)]))
+        assert transaction.commit() == {TopicPartition("full", 0): (0, 30_000)}
+        producer.close()
+        within(60, "all rows can be read", lambda: log.end_offset(TopicPartition("full", 0)) >= 30_000)
+        found: list[bytes | None] = []
+        keys: list[bytes | None] = []
+        while len(found) < 30_000:
+            block = log.read(TopicPartition("full", 0), len(found))
+            found += [block.value(row) for row in range(len(block))]
+            keys += [block.key(row) for row in range(len(block))]
+        assert found == values
+        assert keys == [b"k%d" % n for n in range(30_000)]
 
 
 def test_messages_of_several_topics_come_apart_by_topic_and_partition_in_their_order() -> None:
