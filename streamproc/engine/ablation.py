@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from streamproc.batch import Batch, Raw
-from streamproc.engine import intake as unit
+from streamproc.engine import units as unit
 from streamproc.engine.compiled import Channel, CompiledStage
-from streamproc.engine.intake import UNIT_WIDTH, Units, joined_units, no_units
 from streamproc.engine.step import StepInput, run_rows
 from streamproc.engine.timeline import BAD, MARK, ROW
+from streamproc.engine.units import UNIT_WIDTH, Units, joined_units, no_units
 from streamproc.event_time import MIN_TIME
 from streamproc.planning.plan import Port
 from streamproc.ports import Int64s

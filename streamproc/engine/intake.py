@@ -5,8 +5,7 @@ All of it is a function of the block alone, so a worker may decode ahead, and a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import numba as nb
@@ -17,8 +16,9 @@ from streamproc.batch import C0, C1, EVENT_TIME, WATERMARK, WIDTH, Meta, Raw
 from streamproc.batch import LATE as ROW_LATE
 from streamproc.contracts.model import Schema
 from streamproc.engine.edges import CARRIED, IDLE, read_edge
-from streamproc.engine.timeline import BAD, MARK, ROW
+from streamproc.engine.timeline import MARK, ROW
 from streamproc.engine.tombstones import Deletes, deletes_of
+from streamproc.engine.units import ADVANCE, DIGEST, INDEX, KIND, LATE, OFFSET, ORDINAL, STAMP, TIME, UNIT_WIDTH, Units
 from streamproc.errors import CorruptLog
 from streamproc.event_time import MAX_TIME, MIN_TIME
 from streamproc.graph import Source
@@ -29,81 +29,8 @@ from streamproc.ports import Block, Int64s
 from streamproc.wire import Decoder, Reader
 from streamproc.wire.opcodes import UNKNOWN_SCHEMA
 
-KIND: Final = 0
-ADVANCE: Final = 1
-"""The watermark that the unit implies for its channel, µs."""
-TIME: Final = 2
-LATE: Final = 3
-OFFSET: Final = 4
-ORDINAL: Final = 5
-"""Which unit of its record this is."""
-INDEX: Final = 6
-"""Row of the frame, or of `reasons` for a record that could not be read; -1 for marks."""
-DIGEST: Final = 7
-"""64-bit hash of the record (key and value), as int64; on the record's first unit, else 0."""
-STAMP: Final = 8
-"""The record's own timestamp, µs."""
-UNIT_WIDTH: Final = 9
 NOBODY: Final = np.empty(0, np.int64)
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
-
-
-@dataclass(frozen=True, slots=True)
-class Units:
-    """Units of one channel in offset order.
-
-    units    int64[n, UNIT_WIDTH], see the constants
-    frame    the rows; meta int64[k, WIDTH] with event time and coordinate set (late flag and watermark on internal
-             channels)
-    records  each unit's record: bounds of value and key in a buffer (int64[n, 4] and the buffer), for dead letters
-    reasons  why records could not be read, indexed by INDEX
-    idle     whether the sender of an internal channel said at the end that it is idle
-    future   offsets of records that a clock found to be from the future: that is no function of the block, but recorded
-    unknown  offsets of records whose schema nobody knew: that is none either, for it may be registered later
-    """
-
-    units: Int64s
-    frame: pl.DataFrame
-    meta: Meta
-    raw: Raw | None
-    buffer: np.ndarray[Any, np.dtype[np.uint8]]
-    records: Int64s
-    reasons: tuple[str, ...] = ()
-    idle: bool = False
-    future: Int64s = field(default_factory=lambda: np.empty(0, np.int64))
-    unknown: Int64s = field(default_factory=lambda: np.empty(0, np.int64))
-
-    def __len__(self) -> int:
-        return int(self.units.shape[0])
-
-    def slice(self, start: int, stop: int) -> Units:
-        """Units start..stop; shares all buffers."""
-        if start == 0 and stop == len(self):
-            return self
-        units = self.units[start:stop].copy()
-        future, unknown = (
-            verdicts[np.isin(verdicts, units[:, OFFSET])] if verdicts.size else verdicts
-            for verdicts in (self.future, self.unknown)
-        )
-        is_row = units[:, KIND] == ROW
-        count = int(is_row.sum())
-        first = int(units[int(is_row.argmax()), INDEX]) if count else 0
-        units[is_row, INDEX] -= first
-        raw = self.raw
-        if raw is not None:
-            cut = slice(first, first + count)
-            raw = Raw(raw.buffer, raw.starts[cut], raw.ends[cut], raw.key_starts[cut], raw.key_ends[cut])
-        return replace(
-            self,
-            units=units,
-            frame=self.frame.slice(first, count),
-            meta=self.meta[first : first + count],
-            raw=raw,
-            records=self.records[start:stop],
-            idle=self.idle and stop == len(self),
-            future=future,
-            unknown=unknown,
-        )
 
 
 class SourceIntake:
@@ -349,62 +276,3 @@ def event_times(column: pl.Series) -> pl.Series:
     if int(moments.min() or 0) < least or int(moments.max() or 0) > most:  # type: ignore[arg-type]  # of integers
         moments = moments.clip(least, most)
     return moments if factor == 1 else moments * factor
-
-
-def joined_units(parts: Sequence[Units]) -> Units:
-    """Consecutive units of one channel as one."""
-    if len(parts) == 1:
-        return parts[0]
-    units: list[Int64s] = []
-    reasons: list[str] = []
-    row, size = 0, 0
-    records: list[Int64s] = []
-    for part in parts:
-        moved = part.units.copy()
-        moved[moved[:, KIND] == ROW, INDEX] += row
-        moved[moved[:, KIND] == BAD, INDEX] += len(reasons)
-        units.append(moved)
-        reasons.extend(part.reasons)
-        row += part.frame.height
-        records.append(np.where(part.records < 0, -1, part.records + size))
-        size += part.buffer.size
-    raws = [part.raw for part in parts]
-    offsets = np.cumsum([0, *(part.buffer.size for part in parts[:-1])]).tolist()
-    buffer = np.concatenate([part.buffer for part in parts])
-    raw = None
-    if all(r is not None for r in raws):
-        shifted = [(r, shift) for r, shift in zip(raws, offsets, strict=True) if r is not None]
-        raw = Raw(
-            buffer,
-            np.concatenate([r.starts + shift for r, shift in shifted]),
-            np.concatenate([r.ends + shift for r, shift in shifted]),
-            np.concatenate([np.where(r.key_starts < 0, -1, r.key_starts + shift) for r, shift in shifted]),
-            np.concatenate([np.where(r.key_starts < 0, -1, r.key_ends + shift) for r, shift in shifted]),
-        )
-    return Units(
-        np.concatenate(units),
-        pl.concat([part.frame for part in parts], rechunk=True),
-        np.concatenate([part.meta for part in parts]),
-        raw,
-        buffer,
-        np.concatenate(records),
-        tuple(reasons),
-        parts[-1].idle,
-        np.concatenate([part.future for part in parts]),
-        np.concatenate([part.unknown for part in parts]),
-    )
-
-
-def no_units() -> Units:
-    """Nothing of a channel."""
-    return _NO_UNITS
-
-
-_NO_UNITS: Final = Units(
-    np.empty((0, UNIT_WIDTH), np.int64),
-    pl.DataFrame(),
-    np.empty((0, WIDTH), np.int64),
-    None,
-    np.empty(0, np.uint8),
-    np.empty((0, 4), np.int64),
-)

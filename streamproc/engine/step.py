@@ -10,14 +10,14 @@ import numpy as np
 import polars as pl
 
 from streamproc.batch import ACCOUNT, C0, C1, DUE, EVENT_TIME, RANK, ROW, Batch, merge
-from streamproc.engine import intake as unit
+from streamproc.engine import units as unit
 from streamproc.engine.compiled import Channel, CompiledStage, EdgeWriter, SinkWriter, TaskState
-from streamproc.engine.intake import Units
 from streamproc.engine.leaving import Hashed, edge_blocks, reject_block, sink_blocks
 from streamproc.engine.ledger import StepFates
 from streamproc.engine.rejects import Rejects, row_json
 from streamproc.engine.timeline import BAD, place_rows, run_time
 from streamproc.engine.timeline import ROW as IS_ROW
+from streamproc.engine.units import Units
 from streamproc.errors import StepFailed, StreamprocError
 from streamproc.event_time import MAX_TIME
 from streamproc.graph import Source

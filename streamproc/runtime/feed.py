@@ -7,9 +7,10 @@ from typing import Final
 
 import numpy as np
 
-from streamproc.engine import intake as unit
+from streamproc.engine import units as unit
 from streamproc.engine.compiled import Channel
-from streamproc.engine.intake import Intake, SourceIntake, Units, joined_units
+from streamproc.engine.intake import Intake, SourceIntake
+from streamproc.engine.units import Units, joined_units
 from streamproc.ports import Block, Int64s, Log, TopicPartition
 
 Ranges = Sequence[tuple[int, int]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from streamproc.engine.intake import Units
+from streamproc.engine.units import Units
 from streamproc.errors import LogUnavailable
 from streamproc.ports import Log, TopicPartition
 from streamproc.runtime.task import Task

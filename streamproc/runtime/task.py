@@ -9,11 +9,11 @@ from typing import Any, Final
 import numpy as np
 import xxhash
 
-from streamproc.engine import intake as unit
+from streamproc.engine import units as unit
 from streamproc.engine.compiled import Channel, CompiledStage, TaskState
-from streamproc.engine.intake import Units, no_units
 from streamproc.engine.step import CLOSE, IDLE, StepInput, StepOutput, run_step
 from streamproc.engine.timeline import choose_runs
+from streamproc.engine.units import Units, no_units
 from streamproc.errors import InputChanged, InputGone, OffsetOutOfRange, UnknownTopic
 from streamproc.event_time import MAX_TIME, MIN_TIME
 from streamproc.graph import Source

@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 
 from streamproc.batch import C0, C1, C3, ROW, WIDTH, Batch, Meta
-from streamproc.engine import intake as unit
+from streamproc.engine import units as unit
 from streamproc.engine.ablation import Mask, RecordedTask, few, standing_of
 from streamproc.engine.compiled import Channel
 from streamproc.engine.timeline import ROW as IS_ROW
