@@ -57,7 +57,7 @@ class KafkaLog:
         """Moves the start of a partition."""
         self._admin.delete_records(partition, before)
         if self._reader is not None:
-            self._reader.forget(partition.topic)
+            self._reader.forget(*partition)
 
     def start_offset(self, partition: TopicPartition) -> int:
         """The first offset held."""

@@ -59,8 +59,8 @@ class Reader(Protocol):
         """Records from an offset on; none if the partition has none up to its end."""
         ...
 
-    def forget(self, topic: str) -> None:
-        """Lets go of a topic that is gone."""
+    def forget(self, topic: str, partition: int | None = None) -> None:
+        """Lets go of what came of a topic, or of one partition."""
         ...
 
     def close(self) -> None:
@@ -151,10 +151,11 @@ class MessageReader:
             if time.monotonic() > until:
                 raise self._connection.away(f"reading {partition.topic}-{partition.partition} from {offset}")
 
-    def forget(self, topic: str) -> None:
-        """Lets go of a topic that is gone."""
+    def forget(self, topic: str, partition: int | None = None) -> None:
+        """Lets go of what came of a topic, or of one partition."""
         for place in [place for place in self._waiting if place.topic == topic]:
-            self._drop(place)
+            if partition in (None, place.partition):
+                self._drop(place)
 
     def close(self) -> None:
         """Lets go of the connections."""

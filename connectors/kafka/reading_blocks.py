@@ -132,10 +132,11 @@ class BlockReader:
                 raise self._client.connection.away(f"reading {partition.topic}-{partition.partition} from {offset}")
             self._sleep(_LOOK_S)
 
-    def forget(self, topic: str) -> None:
-        """Lets go of a topic that is gone."""
+    def forget(self, topic: str, partition: int | None = None) -> None:
+        """Lets go of what came of a topic, or of one partition."""
         for place in [place for place in self._waiting if place.topic == topic]:
-            self._drop(place)
+            if partition in (None, place.partition):
+                self._drop(place)
 
     def close(self) -> None:
         """Lets go of the connections."""

@@ -181,6 +181,7 @@ def _deployment(
         drain_s=drain_s,
         cpu=cpu,
         memory=memory,
+        bounded=workspace.memory is not None,
     )
 
 

@@ -56,6 +56,8 @@ def test_on_kafka_each_worker_is_a_pod_whose_name_is_its_member_name(on_kafka: P
     pod = spec["template"]["spec"]
     (container,) = pod["containers"]
     params = takes([*container["command"], *container["args"]])
+    assert 1.2 * params["memory"] <= 2 << 30, "a worker may go a fifth beyond its bound, and the pod must not be killed"
+    assert params["memory"] > 1 << 30
     assert (params["topology"], params["http"], params["drain_timeout"]) == ("card_risk.py", "0.0.0.0:9464", 45.0)
     assert params["member"] == "$(POD_NAME)"
     assert {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}} in container["env"]
