@@ -1,13 +1,72 @@
-"""A checkpoint of a task: written after a committed step, then what it makes superfluous goes."""
+"""Checkpoints of tasks: when one is due, and how it is written; then what it makes superfluous goes."""
 
 from __future__ import annotations
 
+import logging
+
+from streamproc.errors import LogUnavailable
 from streamproc.ports import CheckpointStore, Log, TopicPartition
 from streamproc.runtime.binding import Binding
 from streamproc.runtime.checkpoint import save_state, side_of
+from streamproc.runtime.clock import Clock
 from streamproc.runtime.restore import journal_mark, stands_on
 from streamproc.runtime.task import Task
-from streamproc.runtime.trim import audit_us, kept_checkpoints, trim_task
+from streamproc.runtime.trim import audit_us, checkpoint_every_us, kept_checkpoints, trim_task
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpointing:
+    """When the tasks of a worker are due a checkpoint: after so much work, and before their input is gone.
+
+    store    None: nobody keeps checkpoints
+    every_s  seconds of work after which a task is due one
+    """
+
+    def __init__(
+        self, binding: Binding, log: Log, store: CheckpointStore | None, clock: Clock, *, every_s: float
+    ) -> None:
+        self.store, self.every_s = store, every_s
+        self._binding, self._log, self._clock = binding, log, clock
+        self._work: dict[int, float] = {}
+        self._saved_at: dict[int, float] = {}
+        self._most_unsaved_s = float("inf")
+        self._opened_at = clock.monotonic()
+
+    def open(self) -> None:
+        """Asks how long the input of tasks stays."""
+        self._opened_at = self._clock.monotonic()
+        every = checkpoint_every_us(self._binding.plan, self._log.topics())
+        self._most_unsaved_s = float("inf") if every is None else every / 1e6
+
+    def restored(self, number: int, seconds: float) -> None:
+        """A task stands again; what took long to run again shall not have to be run again."""
+        self._work[number] = seconds
+
+    def worked(self, number: int, seconds: float) -> None:
+        """A task took a step."""
+        self._work[number] += seconds
+
+    def is_due(self, number: int) -> bool:
+        """Whether a task did so much since its last checkpoint, or did anything and its input will not stay."""
+        if self._work[number] >= self.every_s:
+            return True
+        since = self._clock.monotonic() - self._saved_at.setdefault(number, self._opened_at)
+        return self._work[number] > 0 and since >= self._most_unsaved_s
+
+    def save(self, task: Task, offset: int) -> None:
+        """Writes a checkpoint of a task that stands after the committed journal entry at an offset."""
+        if self.store is None or not self._work.get(task.number):
+            return
+        work, self._work[task.number] = self._work[task.number], 0.0
+        try:
+            if save_checkpoint(self._binding, self._log, self.store, task, offset):
+                self._saved_at[task.number] = self._clock.monotonic()
+            else:
+                self._work[task.number] = work
+        except (OSError, LogUnavailable) as error:
+            # Without a checkpoint a restart takes longer; the run itself needs none.
+            logger.warning("no checkpoint of %s: %s", task.name, error)
 
 
 def save_checkpoint(binding: Binding, log: Log, checkpoints: CheckpointStore, task: Task, offset: int) -> bool:

@@ -33,13 +33,13 @@ from streamproc.runtime.freed_memory import keep_freed_memory
 from streamproc.runtime.future import FutureVerdicts
 from streamproc.runtime.heeding import Heed
 from streamproc.runtime.journal import Entry
+from streamproc.runtime.patience import PATIENCE_S, Patience
 from streamproc.runtime.quiet import Quiet
 from streamproc.runtime.restore import restore_task, start_entry
-from streamproc.runtime.saving import save_checkpoint
+from streamproc.runtime.saving import Checkpointing
 from streamproc.runtime.step_size import StepSize
 from streamproc.runtime.task import TakenStep, Task
 from streamproc.runtime.telemetry.observer import Observer
-from streamproc.runtime.trim import checkpoint_every_us
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +53,6 @@ _LEASE_S: Final = 10.0
 _FENCED_AGAIN_S: Final = 60.0
 _KEEP_OFFSETS_S: Final = 1_800.0
 """A task that has nothing to do says so often that its committed offsets never expire: Kafka forgets them in days."""
-_AGAIN_S: Final = (0.1, 10.0)
-"""First and longest pause before the log is tried again."""
-_PATIENCE_S: Final = 300.0
 
 
 @dataclass(slots=True)
@@ -106,7 +103,7 @@ class Worker:
         checkpoint_every_s: float = _CHECKPOINT_WORK_S,
         steps: Iterator[int] | None = None,
         lease_s: float = _LEASE_S,
-        patience_s: float = _PATIENCE_S,
+        patience_s: float = PATIENCE_S,
         clock: Clock | None = None,
         observer: Observer | None = None,
         control: WorkerControl | None = None,
@@ -117,16 +114,14 @@ class Worker:
     ) -> None:
         self.binding = binding
         self.log = log
-        self.checkpoints = checkpoints
         self.member = member
         self.in_stages = in_stages
         self.on_commit = on_commit
-        self.checkpoint_every_s = checkpoint_every_s
         self.steps = steps
         self.lease_s = lease_s
-        self.patience_s = patience_s
         self.clock = clock or SystemClock()
         self.observer = observer or Observer()
+        self.checkpointing = Checkpointing(binding, log, checkpoints, self.clock, every_s=checkpoint_every_s)
         own_ending = None if until_end is None else Ending(binding, log, dict(until_end), close=close)
         self.heed = Heed(binding, log, control, own_ending)
         self.future = future
@@ -138,18 +133,14 @@ class Worker:
         self._producer: Producer | None = None
         self._fresh: dict[int, Entry] = {}
         self._journal_end: dict[int, int] = {}
-        self._work_since: dict[int, float] = {}
         self._stepped_at: dict[int, float] = {}
         self._committed_at: dict[int, float] = {}
-        self._saved_at: dict[int, float] = {}
         self._quiet = Quiet(log, max_wait_s=span_us(binding.plan.topology.max_wait) / 1e6)
         self._commit_s = span_us(binding.plan.topology.commit) / 1e6
         self._size = StepSize(self._commit_s, most_bytes)
-        self._most_unsaved_s = float("inf")
+        self._patience = Patience(patience_s, self.clock)
         self._began = self.clock.monotonic()
         self._alive_at = self._polled_at = self._fenced_at = float("-inf")
-        self._troubled_since: float | None = None
-        self._again_s = _AGAIN_S[0]
         self._generation = -1
         self._missing = 0  # Tasks that are this member's and do not stand yet,
         self._restores_on = False  # and whether more of them are restored in the next turn.
@@ -195,8 +186,7 @@ class Worker:
     def open(self) -> None:
         """Enters the group and opens the producer; both fence an older worker of the same name."""
         self._began = self.clock.monotonic()
-        every = checkpoint_every_us(self.binding.plan, self.log.topics())
-        self._most_unsaved_s = float("inf") if every is None else every / 1e6
+        self.checkpointing.open()
         self._enter()
 
     def _open_patiently(self) -> None:
@@ -238,7 +228,7 @@ class Worker:
             return self._recover(error)
         self.progress.seconds = self.clock.monotonic() - self._began
         if not self._missing:
-            self._troubled_since, self._again_s = None, _AGAIN_S[0]
+            self._patience.calm()
             self.observer.turned(self.tasks, idle=self._idle, request=self.heed.request)
         return 0.0 if self._restores_on else self._commit_s if pause is None else pause
 
@@ -284,8 +274,7 @@ class Worker:
             elif now - self._fenced_at < _FENCED_AGAIN_S:
                 raise error  # Somebody else runs under this name: one of the two has to go.
             self._fenced_at = now
-        self._troubled_since = now if self._troubled_since is None else self._troubled_since
-        if now - self._troubled_since > self.patience_s:
+        if self._patience.ran_out():
             raise error
         logger.warning("%s begins again from what is committed: %s", self.member, error)
         self.tasks.clear()
@@ -303,8 +292,7 @@ class Worker:
             logger.warning("%s: %s", self.member, again)
         if isinstance(error, Fenced):
             return 0.0
-        pause, self._again_s = self._again_s, min(2 * self._again_s, _AGAIN_S[1])
-        return pause
+        return self._patience.pause()
 
     # ── ownership ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -357,9 +345,7 @@ class Worker:
                 self._restore(number, membership, len(owned))
             except LogUnavailable as error:
                 # Nothing of the other tasks is in doubt: they go on, and this one is tried again with the next look.
-                now = self.clock.monotonic()
-                self._troubled_since = now if self._troubled_since is None else self._troubled_since
-                if not self.tasks or now - self._troubled_since > self.patience_s:
+                if self._patience.ran_out() or not self.tasks:
                     raise
                 logger.warning("%s restores task %d later: %s", self.member, number, error)
                 self.observer.waiting(error)
@@ -392,7 +378,7 @@ class Worker:
                 self.binding,
                 number,
                 self.log,
-                self.checkpoints,
+                self.checkpointing.store,
                 stops=None if self.heed.ending is None else self.heed.ending.until,
                 on_step=on_step,
                 clock=self.clock,
@@ -409,8 +395,7 @@ class Worker:
         if self.future is not None:
             restored.task.future = self.future.of
         self._journal_end[number] = restored.journal_end
-        # What took long to run again shall not have to be run again.
-        self._work_since[number] = now - began if restored.steps else 0.0
+        self.checkpointing.restored(number, now - began if restored.steps else 0.0)
         self._committed_at[number] = now
         self.progress.restored_steps += restored.steps
         if restored.fresh:
@@ -445,7 +430,7 @@ class Worker:
             if taken is not None:
                 took = self.clock.monotonic() - before
                 self.observer.stepped(task, took)
-                self._work_since[task.number] += took
+                self.checkpointing.worked(task.number, took)
                 steps.append((task, taken))
                 full = full or taken.units >= self._size.units or task.crowded
         standing = [
@@ -463,7 +448,7 @@ class Worker:
         if self.steps is None:
             largest = max((taken.units for _, taken in steps), default=self._size.units)
             self._size.adapt(worked, full=full, tasks=len(self.tasks), largest=largest)
-        due = [number for number in sorted(self.tasks) if self._is_due(number)]
+        due = [number for number in sorted(self.tasks) if self.checkpointing.is_due(number)]
         for number in due:
             self._save(number)
         if due and self._collects:  # Whoever takes turns one by one collects when it likes.
@@ -525,24 +510,7 @@ class Worker:
         if self.on_commit is not None and steps:
             self.on_commit(self.progress)
 
-    def _is_due(self, number: int) -> bool:
-        """Whether a task did so much since its last checkpoint, or did anything and its input will not stay."""
-        if self._work_since[number] >= self.checkpoint_every_s:
-            return True
-        since = self.clock.monotonic() - self._saved_at.setdefault(number, self._began)
-        return self._work_since[number] > 0 and since >= self._most_unsaved_s
-
     def _save(self, number: int) -> None:
-        """Writes a checkpoint of a task, of a step that is committed."""
-        task = self.tasks[number]
-        if self.checkpoints is None or number in self._fresh or not self._work_since.get(number):
-            return
-        work, self._work_since[number] = self._work_since[number], 0.0
-        try:
-            if save_checkpoint(self.binding, self.log, self.checkpoints, task, self._journal_end[number] - 1):
-                self._saved_at[number] = self.clock.monotonic()
-            else:
-                self._work_since[number] = work
-        except (OSError, LogUnavailable) as error:
-            # Without a checkpoint a restart takes longer; the run itself needs none.
-            logger.warning("no checkpoint of %s: %s", task.name, error)
+        """Writes a checkpoint of a task, unless its first step is not committed yet."""
+        if number not in self._fresh:
+            self.checkpointing.save(self.tasks[number], self._journal_end[number] - 1)

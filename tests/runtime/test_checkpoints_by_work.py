@@ -71,7 +71,7 @@ def test_four_tasks_that_work_a_second_each_are_not_charged_for_each_other(tmp_p
         worker.turn()
         assert worker.progress.steps == TASKS
         assert store.saved == [], "each has worked one second"
-        worker.checkpoint_every_s = 0.9
+        worker.checkpointing.every_s = 0.9
         worker.turn()
         assert len(store.saved) == len(set(store.saved)) == TASKS, "that is more than nine tenths of one"
         worker.close(save=False)

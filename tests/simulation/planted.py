@@ -289,7 +289,8 @@ def restored_without_running_again() -> Iterator[None]:
 def _saved_blindly(self: Worker, number: int) -> None:
     """A checkpoint of whatever the task holds now, under the mark of the journal's last entry."""
     task = self.tasks[number]
-    if self.checkpoints is None or number in self._fresh:
+    store = self.checkpointing.store
+    if store is None or number in self._fresh:
         return
     at = self._journal_end.get(number, 0) - 1
     place = TopicPartition(self.binding.names.tasks, number)
@@ -299,7 +300,7 @@ def _saved_blindly(self: Worker, number: int) -> None:
             positions = [[p.topic, p.partition, offset] for p, offset in sorted(task.offsets.items())]
             head = {"journal_offset": at, "at": 0, "journal": dict(task.head), "positions": positions}
             saving.save_state(
-                self.checkpoints, task.state, task=task.name, step=mark[0], chain=mark[1],
+                store, task.state, task=task.name, step=mark[0], chain=mark[1],
                 fingerprint=self.binding.plan.logic, head=head,
             )  # fmt: skip
     except (OSError, LogUnavailable):
@@ -329,10 +330,11 @@ def cleans_up_when_it_fails(sound: Any) -> Any:
 
     def recover(self: Worker, error: Any) -> Any:
         had = {task.name: task.state.steps for task in self.tasks.values()}
-        if isinstance(error, Fenced) and self.checkpoints is not None:
+        store = self.checkpointing.store
+        if isinstance(error, Fenced) and store is not None:
             for name, step in had.items():
-                mine = [m.step for m in self.checkpoints.manifests(name) if m.step < step]
-                self.checkpoints.discard(name, keep_steps=mine[:1])
+                mine = [m.step for m in store.manifests(name) if m.step < step]
+                store.discard(name, keep_steps=mine[:1])
         return sound(self, error)
 
     return recover

@@ -64,13 +64,18 @@ def idle(rows: int = 30) -> Case:
     return Case(quiet(), MemoryRegistry([SALE]), partitions=2, rows=rows)
 
 
+SHIPPED = {"customer_value": "customer_value", "people": "topology", "retail": "retail"}
+"""The shipped topologies: the package, and the name in its module."""
+
+
 @lru_cache(maxsize=1)
-def retail() -> Case:
-    """The shipped topology on random rows of its contracts."""
+def shipped(name: str) -> Case:
+    """A shipped topology on random rows of its contracts."""
+    from importlib import import_module
     from importlib.resources import files
     from pathlib import Path
 
     from connectors.registry import FolderRegistry
-    from topologies.retail.topology import retail as shipped
 
-    return Case(shipped, FolderRegistry((Path(str(files("schemas_avro"))),)), rows=24)
+    made: sp.Topology = getattr(import_module(f"topologies.{name}.topology"), SHIPPED[name])
+    return Case(made, FolderRegistry((Path(str(files("schemas_avro"))),)), rows=24)

@@ -138,9 +138,9 @@ def test_a_single_fault_at_any_request_does_no_harm_thinned() -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("part", range(8))
-@pytest.mark.parametrize("name", ["small", "shop", "retail"])
+@pytest.mark.parametrize("name", ["small", "shop", *shop.SHIPPED])
 def test_a_single_fault_at_any_request_does_no_harm(name: str, part: int) -> None:
-    case = shop.retail() if name == "retail" else CASES[name](1)
+    case = shop.shipped(name) if name in shop.SHIPPED else CASES[name](1)
     with quick():
         for fault in single_faults(case, 3)[part::8]:
             outcome = simulate(case, 3, [fault])
