@@ -54,6 +54,7 @@ class Admin:
         self._askers: dict[str, Consumer] = {}
         self._ends: dict[tuple[TopicPartition, Isolation], int] = {}
         self._marks: dict[TopicPartition, tuple[str, int]] = {}
+        self._leaders: dict[TopicPartition, tuple[str, int]] = {}
 
     def topics(self) -> dict[str, TopicSettings]:
         """Every topic that is not Kafka's own."""
@@ -129,6 +130,16 @@ class Admin:
             raise UnknownTopic(
                 f"topic '{partition.topic}' has no partition {partition.partition}", hint=f"it has 0 to {count - 1}"
             )
+
+    def leader(self, partition: TopicPartition) -> tuple[str, int] | None:
+        """Host and port of the broker that leads a partition, as far as is known; None where nobody does."""
+        if partition not in self._leaders:
+            self._counts()
+        return self._leaders.get(partition)
+
+    def forget_leaders(self) -> None:
+        """Leaders have moved: whoever asks next asks the brokers."""
+        self._leaders.clear()
 
     def start_offset(self, partition: TopicPartition) -> int:
         """The first offset held."""
@@ -242,6 +253,13 @@ class Admin:
                 problem = refusal(topic.error, f"describe '{name}'", self._connection)
                 if isinstance(problem, LogUnavailable):  # It is there, and nobody knows yet who leads it.
                     raise problem
+        brokers = {number: (broker.host, broker.port) for number, broker in answer.brokers.items()}
+        self._leaders = {
+            TopicPartition(name, number): brokers[part.leader]
+            for name, topic in answer.topics.items()
+            for number, part in topic.partitions.items()
+            if part.leader in brokers
+        }
         return {
             name: len(topic.partitions)
             for name, topic in answer.topics.items()

@@ -1,7 +1,9 @@
-"""Reading partitions in blocks: librdkafka's messages are copied into one buffer by a kernel, with no object for each.
+"""Reading partitions in blocks, with no object for a record.
 
-Each partition that is read has a queue of its own inside librdkafka, which stops fetching when the queue is full; what
-is taken from it waits here as blocks until it is asked for.  The client is in no group: positions are the engine's.
+Where brokers can be talked to directly (`fetching`), batches become blocks as they lie. Otherwise, and for a while
+after anything went wrong with a partition, librdkafka reads it: it has a queue for each, stops fetching when that is
+full, waits for leaders, and knows what to say of damage; its messages are copied into one buffer by a kernel. What came
+waits here as blocks until it is asked for. The client is in no group: positions are the engine's.
 """
 
 from __future__ import annotations
@@ -19,13 +21,15 @@ from typing import Final
 import numpy as np
 from confluent_kafka import KafkaError
 
-from connectors.kafka import kernels
+from connectors.kafka import kernels, record_batches
 from connectors.kafka.admin import Admin, out_of_range
 from connectors.kafka.answers import Connection, refusal
+from connectors.kafka.fetching import Address, Fetched, Fetcher
 from connectors.kafka.joining import beyond, cut, unused
 from connectors.kafka.native import CONSUMER, Client, check_code, rd
 from connectors.kafka.profile import Profile
 from connectors.kafka.reading import POISON, READ_S, UNUSED_S, behind_broken, kind_of, unreadable_block
+from streamproc.errors import LogError
 from streamproc.ports import Block, Bytes, HeaderColumn, Int64s, TopicPartition, block_of
 
 logger = logging.getLogger(__name__)
@@ -35,6 +39,8 @@ _TAKEN: Final = 4_096
 _LEAST_BUFFER: Final = 4_096
 _LOOK_ROUND_S: Final = 1.0
 _LOOK_S: Final = 0.02
+_DIRECT_AGAIN_S: Final = 30.0
+"""After so long a partition with which something was wrong is fetched directly again."""
 _TIMESTAMP, _HEADERS = rd.address("message_timestamp"), rd.address("message_headers")
 _COUNT, _GET, _DESTROY = rd.address("header_cnt"), rd.address("header_get_all"), rd.address("message_destroy")
 
@@ -43,13 +49,19 @@ _COUNT, _GET, _DESTROY = rd.address("header_cnt"), rd.address("header_get_all"),
 class _Waiting:
     """What came of a partition: blocks from `position` on; `reached`: the log's end when all before it had come.
 
+    leader        the broker that is asked directly, None where librdkafka reads from `topic` into `queue`
+    fetched       up to where batches have come directly
+    direct_at     when it may be fetched directly again
     record_bytes  what a record of the last blocks took, by which the next one's buffer is made
     kept          what was handed out last and lies behind what was asked for
     """
 
-    topic: int
-    queue: int
     position: int
+    leader: Address | None = None
+    fetched: int = 0
+    direct_at: float = 0.0
+    topic: int = 0
+    queue: int = 0
     blocks: list[Block] = field(default_factory=list)
     reached: int = -1
     asked: float = 0.0
@@ -62,12 +74,21 @@ class _Waiting:
         """One past the last record here."""
         return int(self.blocks[-1].offsets[-1]) + 1 if self.blocks else self.position
 
+    @property
+    def held(self) -> int:
+        """Bytes of what waits."""
+        return sum(block.buffer.size for block in self.blocks)
+
 
 class BlockReader:
-    """The reading half of a log over Kafka."""
+    """The reading half of a log over Kafka.
 
-    def __init__(self, profile: Profile, admin: Admin) -> None:
+    direct  whether brokers are talked to without librdkafka, where the connection needs neither TLS nor a password
+    """
+
+    def __init__(self, profile: Profile, admin: Admin, *, direct: bool = True) -> None:
         kernels.prepare()
+        record_batches.prepare()
         settings = profile.reader()
         del settings["group.id"]
         self._profile, self._admin = profile, admin
@@ -85,6 +106,14 @@ class BlockReader:
         os.set_blocking(self._wake, False)
         self._sleeping = select.poll()  # Unlike select() it takes a file of any number.
         self._sleeping.register(self._woken, select.POLLIN)
+        self._fetcher: Fetcher | None = None
+        if direct and profile.settings.sasl is None and profile.settings.tls is None:
+            self._fetcher = Fetcher(
+                partition_bytes=settings["max.partition.fetch.bytes"], most_bytes=settings["fetch.max.bytes"],
+                largest=settings["receive.message.max.bytes"], watch=self._sleeping,
+            )  # fmt: skip
+        self._packed: set[str] = set()
+        self._told = np.zeros(4, np.int64)
 
     def available(self, partition: TopicPartition, offset: int) -> int:
         """One past the last record that came, or the offset itself."""
@@ -142,6 +171,8 @@ class BlockReader:
         """Lets go of the connections."""
         for place in list(self._waiting):
             self._drop(place)
+        if self._fetcher is not None:
+            self._fetcher.close()
         self._client.close()
         os.close(self._woken)
         os.close(self._wake)
@@ -173,6 +204,25 @@ class BlockReader:
         return waiting
 
     def _started(self, partition: TopicPartition, offset: int) -> _Waiting:
+        waiting = _Waiting(offset, fetched=offset)
+        waiting.leader = self._leader(partition)
+        if waiting.leader is None:
+            self._consume(partition, waiting, offset)
+        return waiting
+
+    def _leader(self, partition: TopicPartition) -> Address | None:
+        """Where a partition is fetched directly; None where that cannot be."""
+        if self._fetcher is None or partition.topic in self._packed:
+            return None
+        try:
+            leader = self._admin.leader(partition)
+        except LogError:
+            return None
+        return leader if leader is not None and self._fetcher.connect(leader) else None
+
+    def _consume(self, partition: TopicPartition, waiting: _Waiting, offset: int) -> None:
+        """Has librdkafka read a partition."""
+        waiting.leader, waiting.direct_at = None, time.monotonic() + _DIRECT_AGAIN_S
         name = partition.topic.encode()
         topic = rd.topic_new(self._client.at, name, None)
         try:
@@ -180,17 +230,22 @@ class BlockReader:
                 check_code(rd.last_error())
         except BaseException:
             rd.topic_destroy(topic)
+            self._waiting.pop(partition, None)
             raise
-        queue = rd.queue_get_partition(self._client.at, name, partition.partition)
-        rd.queue_io_event_enable(queue, self._wake, b"1", 1)
-        return _Waiting(topic, queue, offset)
+        waiting.topic, waiting.queue = topic, rd.queue_get_partition(self._client.at, name, partition.partition)
+        rd.queue_io_event_enable(waiting.queue, self._wake, b"1", 1)
 
-    def _drop(self, partition: TopicPartition) -> None:
-        waiting = self._waiting.pop(partition)
+    def _stop(self, partition: TopicPartition, waiting: _Waiting) -> None:
+        """Has librdkafka read a partition no more."""
         rd.queue_io_event_enable(waiting.queue, -1, None, 0)
         rd.consume_stop(waiting.topic, partition.partition)
         rd.queue_destroy(waiting.queue)
         rd.topic_destroy(waiting.topic)
+
+    def _drop(self, partition: TopicPartition) -> None:
+        waiting = self._waiting.pop(partition)
+        if waiting.leader is None:
+            self._stop(partition, waiting)
 
     def _passed(self, partition: TopicPartition, waiting: _Waiting, offset: int) -> _Waiting:
         """Reads on behind a batch that cannot be read, and one record stands for it, the same wherever reading began.
@@ -216,7 +271,7 @@ class BlockReader:
 
     def _what_is_wrong(self, partition: TopicPartition, offset: int) -> str:
         """Why what stands at an offset cannot be read, as a client says that has read nothing else; "" if it can."""
-        with contextlib.closing(BlockReader(self._profile, self._admin)) as alone:
+        with contextlib.closing(BlockReader(self._profile, self._admin, direct=False)) as alone:
             until = time.monotonic() + READ_S
             while time.monotonic() < until:
                 waiting = alone._at(partition, offset)
@@ -230,8 +285,8 @@ class BlockReader:
         raise self._client.connection.away(f"reading {partition.topic}-{partition.partition} from {offset}")
 
     def _sleep(self, seconds: float) -> None:
-        """Until a queue has something, or the time is over."""
-        if self._sleeping.poll(1e3 * seconds):
+        """Until a queue has something, an answer comes, or the time is over."""
+        if any(number == self._woken for number, _ in self._sleeping.poll(1e3 * seconds)):
             os.read(self._woken, 4_096)
 
     def _pull(self, partition: TopicPartition, waiting: _Waiting) -> None:
@@ -239,14 +294,17 @@ class BlockReader:
         self._client.serve()
         if said := self._client.connection.too_large():
             for other in self._waiting.values():
-                if other.broken is None and not other.blocks:
+                if other.broken is None and not other.blocks and other.leader is None:
                     other.broken = (other.newest, said)
         now = time.monotonic()
         if now - self._looked_round >= _LOOK_ROUND_S:
             self._looked_round = now
-            for place in [place for place, other in self._waiting.items() if now - other.asked > UNUSED_S]:
-                self._drop(place)
-        held = sum(block.buffer.size for block in waiting.blocks)
+            self._look_round(now)
+        if waiting.leader is not None:
+            self._fetch()
+        if waiting.leader is not None:
+            return
+        held = waiting.held
         while held < self._most and waiting.broken is None:
             count = rd.consume_batch_queue(waiting.queue, 0, self._pointers.ctypes.data, _TAKEN)
             if count <= 0:
@@ -254,6 +312,82 @@ class BlockReader:
             held += self._take(partition, waiting, self._pointers[:count])
             if count < _TAKEN:
                 return
+
+    def _look_round(self, now: float) -> None:
+        """Drops what nobody asks for, and fetches directly again what went wrong some time ago."""
+        for place in [place for place, other in self._waiting.items() if now - other.asked > UNUSED_S]:
+            self._drop(place)
+        for place, other in self._waiting.items():
+            if other.leader is None and other.broken is None and now >= other.direct_at:
+                other.direct_at = now + _DIRECT_AGAIN_S
+                leader = self._leader(place)
+                if leader is not None:
+                    self._stop(place, other)
+                    other.leader, other.fetched = leader, other.newest
+
+    # ── batches, as brokers send them ────────────────────────────────────────────────────────────────────────────────
+
+    def _fetch(self) -> None:
+        """Takes up what brokers have sent, and asks for what there is room for."""
+        assert self._fetcher is not None
+        for one in self._fetcher.answers():
+            if isinstance(one, Fetched):
+                self._arrived(one)
+            else:
+                self._go_back(one)
+        if self._fetcher.is_free:
+            wanted: dict[Address, dict[TopicPartition, int]] = {}
+            for place, waiting in self._waiting.items():
+                if waiting.leader is not None and waiting.held < self._most:
+                    wanted.setdefault(waiting.leader, {})[place] = waiting.fetched
+            for place in self._fetcher.ask(wanted):
+                self._go_back(place)
+
+    def _go_back(self, partition: TopicPartition) -> None:
+        """Something is wrong with a partition, or with its broker: librdkafka finds out what, and waits it out."""
+        waiting = self._waiting.get(partition)
+        if waiting is not None and waiting.leader is not None:
+            self._admin.forget_leaders()
+            self._consume(partition, waiting, waiting.fetched)
+
+    def _arrived(self, answer: Fetched) -> None:
+        waiting = self._waiting.get(answer.place)
+        if waiting is None or waiting.leader is None or answer.asked != waiting.fetched:
+            return  # Nobody waits for that any more.
+        if answer.error != 0:
+            self._go_back(answer.place)
+            return
+        batches, told = answer.batches, self._told
+        record_batches.survey(batches, 0, batches.size, told)
+        end, count, wrong = told[:3].tolist()
+        columns = np.empty((record_batches.COLUMNS, count), np.int64)
+        record_batches.unpack(batches, 0, end, waiting.fetched, answer.producers, answer.firsts, columns, told)
+        rows, position, headed, broken = told.tolist()
+        if broken:
+            self._go_back(answer.place)
+            return
+        if rows:
+            waiting.blocks.append(self._unpacked(answer.place, columns[:, :rows], batches, headed=headed > 0))
+        waiting.fetched = position
+        if position >= answer.stable:
+            waiting.reached = max(waiting.reached, answer.stable)
+        if wrong != record_batches.SOUND:
+            if wrong == record_batches.COMPRESSED:
+                self._packed.add(answer.place.topic)
+            self._go_back(answer.place)
+
+    def _unpacked(self, partition: TopicPartition, columns: Int64s, batches: Bytes, *, headed: bool) -> Block:
+        offsets, stamps, *bounds, places = columns
+        block = Block(*partition, offsets, stamps, batches, *bounds)
+        if not headed:
+            return block
+        count = record_batches.count_headers(batches, places)
+        rows, names, sizes, starts, ends = np.empty((5, count), np.int64)
+        found = record_batches.list_headers(batches, places, rows, names, sizes, starts, ends)
+        names += batches.ctypes.data
+        return _with_headers(block, *(part[:found] for part in (rows, names, sizes, starts, ends)))
+
+    # ── messages, as librdkafka hands them out ───────────────────────────────────────────────────────────────────────
 
     def _take(self, partition: TopicPartition, waiting: _Waiting, pointers: Int64s) -> int:
         """Copies messages into blocks that wait, and frees them; gives the bytes."""
@@ -284,31 +418,22 @@ class BlockReader:
     def _block(self, partition: TopicPartition, columns: Int64s, buffer: Bytes, *, headed: bool) -> Block:
         offsets, stamps, *bounds, lists = columns
         block = Block(*partition, offsets, stamps, buffer, *bounds)
-        return self._with_headers(block, lists, kernels.count_headers(lists, _COUNT)) if headed else block
+        return self._listed(block, lists, kernels.count_headers(lists, _COUNT)) if headed else block
 
-    def _with_headers(self, block: Block, lists: Int64s, count: int) -> Block:
+    def _listed(self, block: Block, lists: Int64s, count: int) -> Block:
+        """The block with the headers in librdkafka's lists."""
         rows, names, name_sizes, values, sizes = np.empty((5, count), np.int64)
         kernels.list_headers(
             lists, _COUNT, _GET, self._scratch, self._scratch.ctypes.data, rows, names, name_sizes, values, sizes
         )
-        ids, firsts = np.empty((2, count), np.int64)
-        known = kernels.number_names(names, name_sizes, ids, firsts)
-        words = [ctypes.string_at(int(names[at]), int(name_sizes[at])) for at in firsts[:known]]
-        kept = values != 0
-        sizes = np.where(kept, sizes, 0)
+        null = values == 0
+        sizes = np.where(null, 0, sizes)
         starts = np.empty(count, np.int64)
         more = np.empty(int(sizes.sum()), np.uint8)
         kernels.copy_spans(values, sizes, more.ctypes.data, starts)
-        starts += block.buffer.size
-        columns = []
-        for word, number in sorted(zip(words, range(known), strict=True)):
-            # Of several headers with one name in a record the first counts: written last, it stays.
-            mine = np.flatnonzero((ids == number) & kept)[::-1]
-            column = np.full((2, len(block)), -1, np.int64)
-            column[0, rows[mine]] = starts[mine]
-            column[1, rows[mine]] = starts[mine] + sizes[mine]
-            columns.append(HeaderColumn(word.decode(errors="replace"), column[0], column[1]))
-        return replace(block, buffer=np.concatenate([block.buffer, more]), headers=tuple(columns))
+        starts = np.where(null, -1, starts + block.buffer.size)
+        block = replace(block, buffer=np.concatenate([block.buffer, more]))
+        return _with_headers(block, rows, names, name_sizes, starts, starts + sizes)
 
     def _trouble(self, partition: TopicPartition, waiting: _Waiting, error: KafkaError, offset: int) -> None:
         code = error.code()
@@ -335,6 +460,24 @@ class BlockReader:
                 raise out_of_range(partition, position, start, end)
         self._drop(partition)
         raise refusal(error, f"reading {partition.topic}-{partition.partition}", self._client.connection)
+
+
+def _with_headers(
+    block: Block, rows: Int64s, names: Int64s, name_sizes: Int64s, starts: Int64s, ends: Int64s
+) -> Block:
+    """The block with a column for each name; `names` are addresses, a value that starts at -1 is null."""
+    ids, firsts = np.empty((2, rows.size), np.int64)
+    known = kernels.number_names(names, name_sizes, ids, firsts)
+    words = [ctypes.string_at(int(names[at]), int(name_sizes[at])) for at in firsts[:known]]
+    columns = []
+    for word, number in sorted(zip(words, range(known), strict=True)):
+        # Of several headers with one name in a record the first counts: written last, it stays.
+        mine = np.flatnonzero((ids == number) & (starts >= 0))[::-1]
+        column = np.full((2, len(block)), -1, np.int64)
+        column[0, rows[mine]] = starts[mine]
+        column[1, rows[mine]] = ends[mine]
+        columns.append(HeaderColumn(word.decode(errors="replace"), column[0], column[1]))
+    return replace(block, headers=tuple(columns))
 
 
 def _told(message: int) -> tuple[int, int, str]:

@@ -21,12 +21,12 @@ TASKS = 4
 
 
 class Hurried(SystemClock):
-    """A clock that may be put forward."""
+    """A clock that stands unless it is put forward: what else the machine does must not count as work."""
 
     ahead = 0.0
 
     def monotonic(self) -> float:
-        return super().monotonic() + self.ahead
+        return self.ahead
 
 
 class SlowLog(EmbeddedLog):

@@ -1,0 +1,181 @@
+"""What is fetched from brokers directly is what librdkafka reads, and librdkafka reads where that cannot be."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Iterator
+
+import pytest
+from confluent_kafka import Producer
+
+from connectors.kafka import KafkaLog, Profile, kafka_settings, reading_blocks
+from connectors.kafka.admin import Admin
+from connectors.kafka.reading_blocks import BlockReader
+from streamproc.ports import TopicPartition, TopicSettings
+from tests.deploy.deployed import within
+from tests.services.kafka import KafkaCluster, kafka_cluster
+
+Row = tuple[int, int, bytes | None, bytes | None, tuple[tuple[str, bytes], ...]]
+LONG_S = 120.0
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[KafkaCluster]:
+    with kafka_cluster() as running:
+        yield running
+
+
+def profile_of(cluster: KafkaCluster, **more: object) -> Profile:
+    return Profile(kafka_settings({"brokers": cluster.bootstrap, **more}))
+
+
+def rows(reader: BlockReader, place: TopicPartition, offset: int, end: int, dice: random.Random) -> list[Row]:
+    """All records from an offset on, read in pieces of random sizes."""
+    found: list[Row] = []
+    while offset < end:
+        block = reader.read(place, offset, max_records=dice.choice((1, 7, 500)), max_bytes=dice.choice((100, 1 << 20)))
+        if not len(block):
+            break
+        for row in range(len(block)):
+            headers = tuple(
+                (one.name, block.buffer[int(one.starts[row]) : int(one.ends[row])].tobytes())
+                for one in block.headers
+                if one.starts[row] >= 0
+            )
+            stamp = int(block.timestamps[row])
+            found.append((int(block.offsets[row]), stamp, block.key(row), block.value(row), headers))
+        offset = int(block.offsets[-1]) + 1
+    return found
+
+
+def is_direct(reader: BlockReader, place: TopicPartition) -> bool:
+    return reader._waiting[place].leader is not None
+
+
+def write_at_random(cluster: KafkaCluster, topic: str, partitions: int, dice: random.Random, steps: int) -> None:
+    """Transactions of three producers, open side by side, committed or aborted, and records outside of any."""
+
+    def some(most: int) -> bytes | None:
+        return None if dice.random() < 0.1 else dice.randbytes(dice.choice((0, 1, dice.randint(0, most))))
+
+    settings = {"bootstrap.servers": cluster.bootstrap, "linger.ms": 0, "log_level": 0}
+    writers = [Producer({**settings, "transactional.id": f"{topic}-{n}"}) for n in range(3)]
+    for writer in writers:
+        writer.init_transactions(30)
+    plain, open_now = Producer(settings), [False] * 3
+    for _ in range(steps):
+        number = dice.randrange(4)
+        writer = plain if number == 3 else writers[number]
+        if number < 3 and not open_now[number]:
+            writer.begin_transaction()
+            open_now[number] = True
+        for _ in range(dice.randint(1, 30)):
+            headers = [(dice.choice("abc"), some(5)) for _ in range(dice.choice((0, 0, 0, 2)))]
+            writer.produce(
+                topic, some(200), some(8), dice.randrange(partitions), timestamp=dice.randint(1, 1_700_000_000_000),
+                headers=headers or None,
+            )  # fmt: skip
+        writer.flush(30)
+        if number < 3 and dice.random() < 0.5:
+            if dice.random() < 0.5:
+                writer.commit_transaction(30)
+            else:
+                writer.abort_transaction(30)
+            open_now[number] = False
+    for writer, is_open in zip(writers, open_now, strict=True):
+        if is_open:
+            writer.commit_transaction(30)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_directly_fetched_records_are_those_that_librdkafka_reads(cluster: KafkaCluster, seed: int) -> None:
+    dice, topic = random.Random(seed), f"random-{seed}"
+    places = [TopicPartition(topic, number) for number in range(3)]
+    profile = profile_of(cluster)
+    with contextlib.closing(KafkaLog(profile)) as log:
+        log.create_topic(topic, TopicSettings(len(places), append_time=seed % 2 == 0))
+        write_at_random(cluster, topic, len(places), dice, 60)
+        ends = {place: log.end_offset(place, isolation="read_uncommitted") for place in places}
+        within(60, "all is decided", lambda: log.end_offsets(places) == ends)
+    admin = Admin(profile)
+    with (
+        contextlib.closing(BlockReader(profile, admin)) as direct,
+        contextlib.closing(BlockReader(profile, admin, direct=False)) as twin,
+    ):
+        for start in (0, *(dice.randint(0, min(ends.values())) for _ in range(3))):
+            for place in places:
+                found = rows(direct, place, start, ends[place], dice)
+                assert found == rows(twin, place, start, ends[place], dice)
+                assert is_direct(direct, place) and not is_direct(twin, place)
+            for place in places:
+                direct.forget(*place)
+                twin.forget(*place)
+    admin.close()
+
+
+def test_packed_records_are_left_to_librdkafka(cluster: KafkaCluster) -> None:
+    place, profile = TopicPartition("packed", 0), profile_of(cluster)
+    with contextlib.closing(KafkaLog(profile)) as log:
+        log.create_topic("packed", TopicSettings())
+        for packing in ("none", "lz4", "none"):
+            writer = Producer({"bootstrap.servers": cluster.bootstrap, "compression.type": packing})
+            for number in range(100):
+                writer.produce("packed", b"%d %s" % (number, packing.encode() * 20))
+            writer.flush(30)
+    admin = Admin(profile)
+    with contextlib.closing(BlockReader(profile, admin)) as reader:
+        found = rows(reader, place, 0, 300, random.Random(1))
+        assert [row[3] for row in found] == [
+            b"%d %s" % (number, packing * 20) for packing in (b"none", b"lz4", b"none") for number in range(100)
+        ]
+        assert not is_direct(reader, place)
+    admin.close()
+
+
+def test_a_broker_that_stands_still_or_goes_is_left_to_librdkafka_and_fetched_from_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reading_blocks, "_DIRECT_AGAIN_S", 0.5)
+    place = TopicPartition("t", 0)
+    with kafka_cluster() as cluster:
+        profile = profile_of(cluster)
+        writer = Producer({"bootstrap.servers": cluster.bootstrap, "linger.ms": 0, "enable.idempotence": True, "log_level": 0})
+        admin = Admin(profile)
+        with contextlib.closing(KafkaLog(profile)) as log, contextlib.closing(BlockReader(profile, admin)) as reader:
+            log.create_topic("t", TopicSettings())
+            written, found = 0, []
+
+            def goes_on() -> None:
+                nonlocal written
+                for _ in range(50):
+                    writer.produce("t", b"%d" % written)
+                    written += 1
+                assert writer.flush(LONG_S) == 0
+                until = time.monotonic() + LONG_S
+                while len(found) < written:
+                    assert time.monotonic() < until
+                    if reader.wait({place: len(found)}, 1.0):
+                        block = reader.read(place, len(found), max_records=1_000, max_bytes=1 << 20)
+                        found.extend(block.value(row) for row in range(len(block)))
+                assert found == [b"%d" % number for number in range(written)]
+
+            def is_direct_again() -> bool:
+                reader.available(place, len(found))
+                return is_direct(reader, place)
+
+            goes_on()
+            assert is_direct(reader, place)
+            cluster.pause(1)
+            within(30, "it is silent for too long", lambda: not is_direct_again())
+            cluster.resume(1)
+            goes_on()
+            within(60, "it is fetched directly again", is_direct_again)
+            goes_on()
+            cluster.restart(1)
+            goes_on()
+            within(60, "it is fetched directly again", is_direct_again)
+            goes_on()
+            assert is_direct(reader, place)
+        admin.close()
