@@ -201,12 +201,11 @@ class Fetcher:
         """The whole answer, once it has come; None while bytes are missing."""
         try:
             if broker.body is None:
-                got = broker.socket.recv_into(memoryview(broker.head)[broker.got :])
-                if got == 0:
-                    raise Unusable("the broker closed the connection")
-                broker.got += got
-                if broker.got < 4:
-                    return None
+                while broker.got < 4:
+                    got = broker.socket.recv_into(memoryview(broker.head)[broker.got :])
+                    if got == 0:
+                        raise Unusable("the broker closed the connection")
+                    broker.got += got
                 size = int.from_bytes(broker.head, "big")
                 if not broker.asked or not _ANSWER.size <= size <= self._largest:
                     raise Unusable(f"an answer of {size} bytes")
@@ -251,6 +250,8 @@ def _parsed(body: Bytes, number: int, asked: Mapping[TopicPartition, int]) -> It
             place = TopicPartition(topic, partition)
             if place in left:
                 batches = body[at : at + max(0, size)]
+                if 2 * batches.size < body.size:
+                    batches = batches.copy()  # One partition that waits must not keep what came of all others.
                 producers = np.array([producer for producer, _ in pairs], np.int64)
                 firsts = np.array([first for _, first in pairs], np.int64)
                 yield Fetched(place, left.pop(place), error, stable, batches, producers, firsts)

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
 from connectors.kafka.kernels import shift_bounds
 from streamproc.ports import Block, HeaderColumn, Int64s
 
+_LARGE: Final = 256 << 10
+"""A block whose buffer is larger may be a slice, and a join copies buffers: it is asked which part it needs."""
+
 
 def joined(blocks: Sequence[Block]) -> Block:
     """The records of all blocks, in order; one block is given back as it is, more are copied."""
     if len(blocks) == 1:
         return blocks[0]
+    blocks = [_close(block) if block.buffer.size > _LARGE else block for block in blocks]
     bases = np.cumsum([0, *(block.buffer.size for block in blocks[:-1])])
     stops = np.cumsum([len(block) for block in blocks])
 

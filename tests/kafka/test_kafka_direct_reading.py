@@ -141,7 +141,8 @@ def test_a_broker_that_stands_still_or_goes_is_left_to_librdkafka_and_fetched_fr
     place = TopicPartition("t", 0)
     with kafka_cluster() as cluster:
         profile = profile_of(cluster)
-        writer = Producer({"bootstrap.servers": cluster.bootstrap, "linger.ms": 0, "enable.idempotence": True, "log_level": 0})
+        settings = {"bootstrap.servers": cluster.bootstrap, "linger.ms": 0, "enable.idempotence": True, "log_level": 0}
+        writer = Producer(settings)
         admin = Admin(profile)
         with contextlib.closing(KafkaLog(profile)) as log, contextlib.closing(BlockReader(profile, admin)) as reader:
             log.create_topic("t", TopicSettings())

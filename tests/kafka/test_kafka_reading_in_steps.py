@@ -18,6 +18,8 @@ from streamproc.ports import TopicPartition, TopicSettings, block_of
 from tests.services.kafka import kafka_cluster
 
 STEPS, ROWS = 120, 3
+_STORED = 200
+"""Bytes that a step takes in the log, at most: a batch of few records, and the mark of its transaction."""
 Written = tuple[Profile, TopicPartition, list[tuple[int, int]]]
 
 
@@ -61,7 +63,7 @@ def test_steps_are_read_in_one_go(kind: type[BlockReader] | type[MessageReader],
             while first < last:
                 # So many offsets, but fewer records: the answer reaches into the next step's.
                 block = reader.read(place, first, max_records=last - first, max_bytes=1 << 20)
-                assert block.buffer.size <= 2 * STEPS * ROWS * len("119 2"), "what was not used piles up"
+                assert block.buffer.size <= 2 * STEPS * _STORED, "what was not used piles up"
                 inside = block.slice(0, int(np.searchsorted(block.offsets, last)))
                 values += [inside.value(row) for row in range(len(inside))]
                 first = int(inside.offsets[-1]) + 1 if len(inside) else last

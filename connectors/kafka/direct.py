@@ -1,0 +1,113 @@
+"""Partitions that are fetched directly: batches become blocks as they lie, and whatever is wrong goes to librdkafka."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Mapping
+
+import numpy as np
+
+from connectors.kafka import record_batches
+from connectors.kafka.admin import Admin
+from connectors.kafka.fetching import Address, Fetched, Fetcher
+from connectors.kafka.headers import with_headers
+from connectors.kafka.profile import Profile
+from connectors.kafka.waiting import Waiting
+from streamproc.errors import LogError
+from streamproc.ports import Block, Bytes, Int64s, TopicPartition
+
+
+class Direct:
+    """Talks to brokers whose connections need neither TLS nor a password.
+
+    watch  a poll object that is to wake when an answer comes
+    """
+
+    def __init__(self, profile: Profile, admin: Admin, watch: select.poll) -> None:
+        record_batches.prepare()
+        settings = profile.reader()
+        self._admin = admin
+        self._fetcher = Fetcher(
+            partition_bytes=settings["max.partition.fetch.bytes"], most_bytes=settings["fetch.max.bytes"],
+            largest=settings["receive.message.max.bytes"], watch=watch,
+        )  # fmt: skip
+        self._packed: set[str] = set()
+        self._told = np.zeros(4, np.int64)
+
+    @staticmethod
+    def is_possible(profile: Profile) -> bool:
+        """Whether brokers can be talked to at all."""
+        return profile.settings.sasl is None and profile.settings.tls is None
+
+    def leader(self, partition: TopicPartition) -> Address | None:
+        """The broker that a partition can be fetched from; None where that cannot be."""
+        if partition.topic in self._packed:
+            return None
+        try:
+            leader = self._admin.leader(partition)
+        except LogError:
+            return None
+        return leader if leader is not None and self._fetcher.connect(leader) else None
+
+    def fetch(self, partitions: Mapping[TopicPartition, Waiting], most_bytes: int) -> list[TopicPartition]:
+        """Takes up what brokers have sent, and asks for what there is room for; never waits.
+
+        Gives the partitions with which, or with whose broker, something is wrong.
+        """
+        wrong = []
+        for one in self._fetcher.answers():
+            if not isinstance(one, Fetched):
+                wrong.append(one)
+                continue
+            waiting = partitions.get(one.place)
+            # Else nobody waits for that any more.
+            awaited = waiting is not None and waiting.leader is not None and waiting.fetched == one.asked
+            if waiting is not None and awaited and not self._arrived(one, waiting):
+                wrong.append(one.place)
+        if self._fetcher.is_free:
+            wanted: dict[Address, dict[TopicPartition, int]] = {}
+            for place, waiting in partitions.items():
+                if waiting.leader is not None and place not in wrong and waiting.held < most_bytes:
+                    wanted.setdefault(waiting.leader, {})[place] = waiting.fetched
+            wrong += self._fetcher.ask(wanted)
+        gone = [place for place in dict.fromkeys(wrong) if place in partitions and partitions[place].leader is not None]
+        if gone:
+            self._admin.forget_leaders()
+        return gone
+
+    def _arrived(self, answer: Fetched, waiting: Waiting) -> bool:
+        """Adds what came to what waits; False where reading cannot go on so."""
+        if answer.error != 0:
+            return False
+        batches, told = answer.batches, self._told
+        record_batches.survey(batches, 0, batches.size, told)
+        end, count, wrong = told[:3].tolist()
+        columns = np.empty((record_batches.COLUMNS, count), np.int64)
+        record_batches.unpack(batches, 0, end, waiting.fetched, answer.producers, answer.firsts, columns, told)
+        rows, position, headed, broken = told.tolist()
+        if broken:
+            return False
+        if rows:
+            waiting.blocks.append(_unpacked(answer.place, columns[:, :rows], batches, headed=headed > 0))
+        waiting.fetched = position
+        if position >= answer.stable:
+            waiting.reached = max(waiting.reached, answer.stable)
+        if wrong == record_batches.COMPRESSED:
+            self._packed.add(answer.place.topic)
+        return bool(wrong == record_batches.SOUND)
+
+    def close(self) -> None:
+        """Lets go of the connections."""
+        self._fetcher.close()
+
+
+def _unpacked(partition: TopicPartition, columns: Int64s, batches: Bytes, *, headed: bool) -> Block:
+    offsets, stamps, *bounds, places = columns
+    block = Block(*partition, offsets, stamps, batches, *bounds)
+    if not headed:
+        return block
+    count = record_batches.count_headers(batches, places)
+    rows, names, sizes, starts, ends = np.empty((5, count), np.int64)
+    found = record_batches.list_headers(batches, places, rows, names, sizes, starts, ends)
+    names += batches.ctypes.data
+    return with_headers(block, *(part[:found] for part in (rows, names, sizes, starts, ends)))
