@@ -11,6 +11,7 @@ from connectors.kafka import record_batches
 from connectors.kafka.admin import Admin
 from connectors.kafka.fetching import Address, Fetched, Fetcher
 from connectors.kafka.headers import with_headers
+from connectors.kafka.packings import Unfoldable, unfolded
 from connectors.kafka.profile import Profile
 from connectors.kafka.waiting import Waiting
 from streamproc.errors import LogError
@@ -18,7 +19,7 @@ from streamproc.ports import Block, Bytes, Int64s, TopicPartition
 
 
 class Direct:
-    """Talks to brokers whose connections need neither TLS nor a password.
+    """Fetches partitions for a reader.
 
     watch  a poll object that is to wake when an answer comes
     """
@@ -28,21 +29,14 @@ class Direct:
         settings = profile.reader()
         self._admin = admin
         self._fetcher = Fetcher(
-            partition_bytes=settings["max.partition.fetch.bytes"], most_bytes=settings["fetch.max.bytes"],
-            largest=settings["receive.message.max.bytes"], watch=watch,
+            profile.settings, watch=watch, partition_bytes=settings["max.partition.fetch.bytes"],
+            most_bytes=settings["fetch.max.bytes"], largest=settings["receive.message.max.bytes"],
         )  # fmt: skip
-        self._packed: set[str] = set()
+        self._most_unfolded = settings["receive.message.max.bytes"]
         self._told = np.zeros(4, np.int64)
-
-    @staticmethod
-    def is_possible(profile: Profile) -> bool:
-        """Whether brokers can be talked to at all."""
-        return profile.settings.sasl is None and profile.settings.tls is None
 
     def leader(self, partition: TopicPartition) -> Address | None:
         """The broker that a partition can be fetched from; None where that cannot be."""
-        if partition.topic in self._packed:
-            return None
         try:
             leader = self._admin.leader(partition)
         except LogError:
@@ -81,7 +75,13 @@ class Direct:
             return False
         batches, told = answer.batches, self._told
         record_batches.survey(batches, 0, batches.size, told)
-        end, count, wrong = told[:3].tolist()
+        end, count, wrong, packed = told.tolist()
+        if packed:
+            try:
+                batches = unfolded(batches.data[:end], self._most_unfolded)
+            except Unfoldable:
+                return False
+            end = batches.size
         columns = np.empty((record_batches.COLUMNS, count), np.int64)
         record_batches.unpack(batches, 0, end, waiting.fetched, answer.producers, answer.firsts, columns, told)
         rows, position, headed, broken = told.tolist()
@@ -92,8 +92,6 @@ class Direct:
         waiting.fetched = position
         if position >= answer.stable:
             waiting.reached = max(waiting.reached, answer.stable)
-        if wrong == record_batches.COMPRESSED:
-            self._packed.add(answer.place.topic)
         return bool(wrong == record_batches.SOUND)
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import select
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,9 @@ from typing import Final
 
 import numpy as np
 
+from connectors.kafka.binding import KafkaSettings
+from connectors.kafka.connecting import Refused, connect
+from streamproc.errors import InputError
 from streamproc.ports import Bytes, Int64s, TopicPartition
 
 Address = tuple[str, int]
@@ -32,6 +36,7 @@ _CONNECT_S: Final = 0.5
 _SILENT_S: Final = 2.0
 """A broker that owes an answer for so long stands still, or is gone."""
 _READ_COMMITTED: Final = 1
+_NOT_NOW: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _CLIENT: Final = b"streamproc.reader"
 _REQUEST = struct.Struct(">hhih")
 _BODY = struct.Struct(">iiiibii")
@@ -72,6 +77,7 @@ class _Broker:
 
     address: Address
     socket: socket.socket
+    until: float
     asked: dict[TopicPartition, int] = field(default_factory=dict)
     since: float = 0.0
     number: int = 0
@@ -89,7 +95,10 @@ class Fetcher:
     watch            a poll object that is to wake when an answer comes
     """
 
-    def __init__(self, *, partition_bytes: int, most_bytes: int, largest: int, watch: select.poll) -> None:
+    def __init__(
+        self, settings: KafkaSettings, *, partition_bytes: int, most_bytes: int, largest: int, watch: select.poll
+    ) -> None:
+        self._settings = settings
         self._partition_bytes, self._most_bytes, self._largest = partition_bytes, most_bytes, largest
         self._watch = watch
         self._ready = select.poll()
@@ -102,14 +111,12 @@ class Fetcher:
         if address in self._brokers:
             return True
         try:
-            made = socket.create_connection(address, timeout=_CONNECT_S)
-        except OSError:
+            made, until = connect(address, self._settings, _CONNECT_S)
+        except (OSError, Refused, InputError):
             return False
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        made.setblocking(False)
-        broker = self._brokers[address] = self._by_number[made.fileno()] = _Broker(address, made)
+        self._brokers[address] = self._by_number[made.fileno()] = _Broker(address, made, until)
         self._ready.register(made, select.POLLIN)
-        self._watch.register(broker.socket, select.POLLIN)
+        self._watch.register(made, select.POLLIN)
         return True
 
     def ask(self, wanted: Mapping[Address, Mapping[TopicPartition, int]]) -> list[TopicPartition]:
@@ -117,6 +124,9 @@ class Fetcher:
         lost: list[TopicPartition] = []
         for address, places in wanted.items():
             broker = self._brokers.get(address)
+            if broker is not None and not broker.asked and time.monotonic() > broker.until:
+                self._close(broker)  # The proof of who we are runs out: a new connection brings a new one.
+                broker = self._brokers[address] if self.connect(address) else None
             if broker is None:
                 lost += places
             elif not broker.asked and places:
@@ -191,7 +201,7 @@ class Fetcher:
         while message:
             try:
                 message = message[broker.socket.send(message) :]
-            except BlockingIOError:
+            except _NOT_NOW:
                 if time.monotonic() > until:
                     raise OSError(errno.ETIMEDOUT, "the broker takes no request") from None
                 time.sleep(0.001)
@@ -217,7 +227,7 @@ class Fetcher:
                     raise Unusable("the broker closed the connection")
                 broker.got += got
                 broker.since = time.monotonic()
-        except BlockingIOError:
+        except _NOT_NOW:
             return None
         body, broker.body, broker.got = broker.body, None, 0
         return body

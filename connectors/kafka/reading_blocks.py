@@ -1,9 +1,9 @@
 """Reading partitions in blocks, with no object for a record.
 
-Where brokers can be talked to directly (`fetching`), batches become blocks as they lie. Otherwise, and for a while
-after anything went wrong with a partition, librdkafka reads it: it has a queue for each, stops fetching when that is
-full, waits for leaders, and knows what to say of damage; its messages are copied into one buffer by a kernel. What came
-waits here as blocks until it is asked for. The client is in no group: positions are the engine's.
+Batches that are fetched directly (`fetching`) become blocks as they lie. For a while after anything went wrong with a
+partition, or with its broker, librdkafka reads it: it has a queue for each, stops fetching when that is full, waits for
+leaders, and knows what to say of damage; its messages are copied into one buffer by a kernel. What came waits here as
+blocks until it is asked for. The client is in no group: positions are the engine's.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _DIRECT_AGAIN_S: Final = 30.0
 class BlockReader:
     """The reading half of a log over Kafka.
 
-    direct  whether brokers are talked to without librdkafka, where the connection needs neither TLS nor a password
+    direct  whether brokers are talked to without librdkafka while nothing is wrong
     """
 
     def __init__(self, profile: Profile, admin: Admin, *, direct: bool = True) -> None:
@@ -59,7 +59,7 @@ class BlockReader:
         os.set_blocking(self._wake, False)
         self._sleeping = select.poll()  # Unlike select() it takes a file of any number.
         self._sleeping.register(self._woken, select.POLLIN)
-        self._direct = Direct(profile, admin, self._sleeping) if direct and Direct.is_possible(profile) else None
+        self._direct = Direct(profile, admin, self._sleeping) if direct else None
 
     def available(self, partition: TopicPartition, offset: int) -> int:
         """One past the last record that came, or the offset itself."""

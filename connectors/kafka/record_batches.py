@@ -23,14 +23,15 @@ _ir: Any = vars(cgutils)["ir"]
 _LENGTH, _MAGIC, _CRC, _ATTRIBUTES, _LAST = 8, 16, 17, 21, 23
 _FIRST_TIME, _MOST_TIME, _PRODUCER, _COUNT = 27, 35, 43, 57
 """Bytes into a batch."""
-_HEAD: Final = 61
+HEAD: Final = 61
+"""Bytes of a batch before its records."""
 _BEFORE_LENGTH: Final = 12
 """Bytes that a batch's own length does not count."""
 _MAGIC_2: Final = 2
-_COMPRESSED, _APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x7, 0x8, 0x10, 0x20
+_PACKED, _APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x7, 0x8, 0x10, 0x20
 
-SOUND, COMPRESSED, FOREIGN, DAMAGED = 0, 1, 2, 3
-"""What is wrong with a batch: nothing; what it holds is packed; another format; its checksum."""
+SOUND, FOREIGN, DAMAGED = 0, 1, 2
+"""What is wrong with a batch: nothing; it has another format; its checksum is another."""
 
 OFFSET, STAMP, VALUE_START, VALUE_END, KEY_START, KEY_END, HEADERS = 0, 1, 2, 3, 4, 5, 6
 COLUMNS: Final = 7
@@ -120,25 +121,24 @@ def _big(buffer: Bytes, at: int, size: int) -> int:
 def survey(buffer: Bytes, begin: int, end: int, told: Int64s) -> None:
     """Looks at the heads and checksums of the batches in a part of a buffer.
 
-    told  int64[3], out: where the last sound and complete batch ends, how many records lie before that, and what is
-          wrong with the batch there; a last one that is cut off is none
+    told  int64[4], out: where the last sound and complete batch ends, how many records lie before that, what is wrong
+          with the batch there, and how many before it are packed; a last one that is cut off is none
     """
-    at, count, wrong = begin, 0, SOUND
-    while at + _HEAD <= end:
+    at, count, wrong, packed = begin, 0, SOUND, 0
+    while at + HEAD <= end:
         stop = at + _BEFORE_LENGTH + _big(buffer, at + _LENGTH, 4)
         if stop > end:
             break
-        if buffer[at + _MAGIC] != _MAGIC_2 or stop < at + _HEAD:
+        if buffer[at + _MAGIC] != _MAGIC_2 or stop < at + HEAD:
             wrong = FOREIGN
         elif crc32c(buffer, at + _ATTRIBUTES, stop) != _big(buffer, at + _CRC, 4):
             wrong = DAMAGED
-        elif _big(buffer, at + _ATTRIBUTES, 2) & _COMPRESSED:
-            wrong = COMPRESSED
         if wrong != SOUND:
             break
+        packed += 1 if _big(buffer, at + _ATTRIBUTES, 2) & _PACKED else 0
         count += _big(buffer, at + _COUNT, 4)
         at = stop
-    told[0], told[1], told[2] = at, count, wrong
+    told[0], told[1], told[2], told[3] = at, count, wrong, packed
 
 
 @inlined
@@ -159,7 +159,7 @@ def _varint(buffer: Bytes, at: int) -> tuple[int, int]:
 def unpack(
     buffer: Bytes, begin: int, end: int, least: int, producers: Int64s, firsts: Int64s, columns: Int64s, told: Int64s
 ) -> None:
-    """The records of sound batches from offset `least` on, of all but aborted transactions.
+    """The records of sound batches that are not packed, from offset `least` on, of all but aborted transactions.
 
     producers, firsts  of each aborted transaction, in order: who wrote it, and its first offset
     columns  int64[COLUMNS, rows], out: offset, timestamp (µs, 0 for none), bounds of value and key in the buffer (-1
@@ -184,7 +184,7 @@ def unpack(
             begun += 1
         if attributes & _CONTROL:
             # The mark's key is a version and a kind, 0 for an abort: behind it the producer's records count again.
-            _, here = _varint(buffer, start + _HEAD)
+            _, here = _varint(buffer, start + HEAD)
             here += 1
             _, here = _varint(buffer, here)
             _, here = _varint(buffer, here)
@@ -203,7 +203,7 @@ def unpack(
             if aborted:
                 continue
         first_time, most_time = _big(buffer, start + _FIRST_TIME, 8), _big(buffer, start + _MOST_TIME, 8)
-        here = start + _HEAD
+        here = start + HEAD
         for _ in range(_big(buffer, start + _COUNT, 4)):
             size, here = _varint(buffer, here)
             until = here + size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import select
 import time
 from collections.abc import Iterator
 
@@ -12,13 +13,15 @@ from confluent_kafka import Producer
 
 from connectors.kafka import KafkaLog, Profile, kafka_settings, reading_blocks
 from connectors.kafka.admin import Admin
+from connectors.kafka.direct import Direct
 from connectors.kafka.reading_blocks import BlockReader
 from streamproc.ports import TopicPartition, TopicSettings
 from tests.deploy.deployed import within
-from tests.services.kafka import KafkaCluster, kafka_cluster
+from tests.services.kafka import PASSWORD, USER, KafkaCluster, kafka_cluster
 
 Row = tuple[int, int, bytes | None, bytes | None, tuple[tuple[str, bytes], ...]]
 LONG_S = 120.0
+PACKINGS = ("none", "gzip", "snappy", "lz4", "zstd")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +64,10 @@ def write_at_random(cluster: KafkaCluster, topic: str, partitions: int, dice: ra
         return None if dice.random() < 0.1 else dice.randbytes(dice.choice((0, 1, dice.randint(0, most))))
 
     settings = {"bootstrap.servers": cluster.bootstrap, "linger.ms": 0, "log_level": 0}
-    writers = [Producer({**settings, "transactional.id": f"{topic}-{n}"}) for n in range(3)]
+    writers = [
+        Producer({**settings, "transactional.id": f"{topic}-{n}", "compression.type": dice.choice(PACKINGS)})
+        for n in range(3)
+    ]
     for writer in writers:
         writer.init_transactions(30)
     plain, open_now = Producer(settings), [False] * 3
@@ -115,22 +121,22 @@ def test_directly_fetched_records_are_those_that_librdkafka_reads(cluster: Kafka
     admin.close()
 
 
-def test_packed_records_are_left_to_librdkafka(cluster: KafkaCluster) -> None:
+def test_packed_records_are_fetched_directly_too(cluster: KafkaCluster) -> None:
     place, profile = TopicPartition("packed", 0), profile_of(cluster)
     with contextlib.closing(KafkaLog(profile)) as log:
         log.create_topic("packed", TopicSettings())
-        for packing in ("none", "lz4", "none"):
+        for packing in PACKINGS:
             writer = Producer({"bootstrap.servers": cluster.bootstrap, "compression.type": packing})
             for number in range(100):
                 writer.produce("packed", b"%d %s" % (number, packing.encode() * 20))
             writer.flush(30)
     admin = Admin(profile)
     with contextlib.closing(BlockReader(profile, admin)) as reader:
-        found = rows(reader, place, 0, 300, random.Random(1))
+        found = rows(reader, place, 0, 100 * len(PACKINGS), random.Random(1))
         assert [row[3] for row in found] == [
-            b"%d %s" % (number, packing * 20) for packing in (b"none", b"lz4", b"none") for number in range(100)
+            b"%d %s" % (number, packing.encode() * 20) for packing in PACKINGS for number in range(100)
         ]
-        assert not is_direct(reader, place)
+        assert is_direct(reader, place)
     admin.close()
 
 
@@ -179,4 +185,52 @@ def test_a_broker_that_stands_still_or_goes_is_left_to_librdkafka_and_fetched_fr
             within(60, "it is fetched directly again", is_direct_again)
             goes_on()
             assert is_direct(reader, place)
+        admin.close()
+
+
+PLAIN = {
+    "listener.name.client.sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN",
+    "connections.max.reauth.ms": 2_000,
+    "listener.name.client.plain.sasl.jaas.config": "org.apache.kafka.common.security.plain.PlainLoginModule required "
+    f'username="{USER}" password="{PASSWORD}" user_{USER}="{PASSWORD}";',
+}
+
+
+@pytest.mark.parametrize(
+    ("security", "mechanism"), [("scram-tls", "SCRAM-SHA-512"), ("scram", "PLAIN"), ("tls", "")], ids=str
+)
+def test_connections_with_tls_or_a_password_are_fetched_from_directly(
+    monkeypatch: pytest.MonkeyPatch, security: str, mechanism: str
+) -> None:
+    monkeypatch.setenv("KAFKA_PASSWORD", PASSWORD)
+    with kafka_cluster(security=security, settings=PLAIN if mechanism else {}) as cluster:
+        more: dict[str, object] = {}
+        if mechanism:
+            more["sasl"] = {"mechanism": mechanism, "username": USER, "password": {"env": "KAFKA_PASSWORD"}}
+        if security.endswith("tls"):
+            more["tls"] = {"ca": str(cluster.folder / "tls" / "ca.pem")}
+        profile, place = profile_of(cluster, **more), TopicPartition("t", 0)
+        writer = Producer({**cluster.client(), "log_level": 0})
+        admin = Admin(profile)
+        with contextlib.closing(KafkaLog(profile)) as log, contextlib.closing(BlockReader(profile, admin)) as reader:
+            log.create_topic("t", TopicSettings())
+            written = 0
+            for _ in range(4):
+                for _ in range(20_000):
+                    writer.produce("t", b"%050d" % written)
+                    written += 1
+                assert writer.flush(LONG_S) == 0
+                found = rows(reader, place, written - 20_000, written, random.Random(1))
+                assert [row[3] for row in found] == [b"%050d" % n for n in range(written - 20_000, written)]
+                assert is_direct(reader, place), "also when a session ended meanwhile"
+                time.sleep(0.9)
+        with contextlib.closing(Direct(profile, admin, select.poll())) as good:
+            assert good.leader(place) is not None
+        monkeypatch.setenv("KAFKA_PASSWORD", "wrong")
+        with contextlib.closing(Direct(profile, admin, select.poll())) as other:
+            assert (other.leader(place) is None) == bool(mechanism)
+        if security.endswith("tls"):
+            more["tls"] = {"ca": str(cluster.folder / "tls" / "other.pem")}
+            with contextlib.closing(Direct(profile_of(cluster, **more), admin, select.poll())) as other:
+                assert other.leader(place) is None
         admin.close()

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import random
 import struct
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import zstandard
 
 from connectors.kafka import record_batches as kernels
+from connectors.kafka.packings import Unfoldable, unfolded
 
 Header = tuple[bytes, bytes | None]
 
@@ -51,7 +56,7 @@ def batch(
         body += varint(len(one)) + one
     last = max(record.behind for record in records) if last is None else last
     checked = struct.pack(">hiqqqhii", attributes, last, times[0], max(times), producer, 0, 0, len(records)) + body
-    crc = kernels.crc32c(np.frombuffer(checked, np.uint8), 0, len(checked))
+    crc = kernels.crc32c(np.frombuffer(bytearray(checked), np.uint8), 0, len(checked))
     return struct.pack(">qiibI", first, len(checked) + 9, 0, 2, crc) + checked
 
 
@@ -66,9 +71,12 @@ Row = tuple[int, int, bytes | None, bytes | None, list[Header]]
 
 def rows_of(data: bytes, *, least: int = 0, aborted: tuple[tuple[int, int], ...] = ()) -> tuple[list[Row], int, int]:
     """Offset, µs, key, value and headers of each record, the offset behind all, and what is wrong."""
-    buffer, told = np.frombuffer(data, np.uint8), np.zeros(4, np.int64)
+    buffer, told = np.frombuffer(bytearray(data), np.uint8), np.zeros(4, np.int64)
     kernels.survey(buffer, 0, buffer.size, told)
-    end, count, wrong = told[:3].tolist()
+    end, count, wrong, packed = told.tolist()
+    if packed:
+        buffer = unfolded(buffer.data[:end], 1 << 20)
+        data, end = buffer.tobytes(), buffer.size
     columns = np.empty((kernels.COLUMNS, count), np.int64)
     producers, firsts = (np.array([pair[at] for pair in aborted], np.int64) for at in (0, 1))
     kernels.unpack(buffer, 0, end, least, producers, firsts, columns, told)
@@ -112,7 +120,7 @@ def random_records(dice: random.Random) -> list[Record]:
 
 def test_the_checksum_is_the_published_one() -> None:
     for data, crc in ((b"", 0), (b"123456789", 0xE3069283), (bytes(32), 0x8A9136AA), (b"\xff" * 32, 0x62A8AB43)):
-        buffer = np.frombuffer(b"xyz" + data, np.uint8)
+        buffer = np.frombuffer(bytearray(b"xyz" + data), np.uint8)
         assert kernels.crc32c(buffer, 3, buffer.size) == crc
 
 
@@ -169,9 +177,61 @@ def test_a_batch_that_is_cut_off_or_damaged_gives_nothing_and_what_lies_before_i
         assert position < 1_000
 
 
-def test_packed_batches_and_older_formats_are_told_apart() -> None:
-    record = [Record(0, b"k", b"v", 1)]
-    assert rows_of(batch(0, record, attributes=2))[2] == kernels.COMPRESSED
-    old = bytearray(batch(0, record))
+def test_an_older_format_is_told() -> None:
+    old = bytearray(batch(0, [Record(0, b"k", b"v", 1)]))
     old[16] = 1
     assert rows_of(bytes(old))[2] == kernels.FOREIGN
+
+
+def xerial(data: bytes) -> bytes:
+    """Chunks in the framing of the Java library."""
+    chunks = [snappy(data[at : at + 100]) for at in range(0, len(data), 100)]
+    return b"\x82SNAPPY\0" + struct.pack(">ii", 1, 1) + b"".join(struct.pack(">i", len(one)) + one for one in chunks)
+
+
+def snappy(data: bytes) -> bytes:
+    return pa.Codec("snappy").compress(data, asbytes=True)
+
+
+def lz4(data: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "lz4") as stream:
+        stream.write(data)
+    return sink.getvalue().to_pybytes()
+
+
+def gzip(data: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=31)
+    return packer.compress(data) + packer.flush()
+
+
+PACKINGS = [(1, gzip), (2, snappy), (2, xerial), (3, lz4), (4, zstandard.compress)]
+
+
+def packed(data: bytes, number: int, pack: Callable[[bytes], bytes]) -> bytes:
+    """A batch with its records packed, and its checksum made anew."""
+    checked = struct.pack(">h", struct.unpack_from(">h", data, 21)[0] | number) + data[23:61] + pack(data[61:])
+    crc = kernels.crc32c(np.frombuffer(bytearray(checked), np.uint8), 0, len(checked))
+    return data[:8] + struct.pack(">iibI", len(checked) + 9, 0, 2, crc) + checked
+
+
+@pytest.mark.parametrize(("number", "pack"), PACKINGS, ids=["gzip", "snappy", "xerial", "lz4", "zstd"])
+def test_packed_batches_give_the_same_records(number: int, pack: Callable[[bytes], bytes]) -> None:
+    dice = random.Random(number)
+    plain = [batch(first, random_records(dice), last=199, attributes=8 * dice.randint(0, 1)) for first in (0, 200, 400)]
+    mixed = b"".join(packed(one, number, pack) if at != 1 else one for at, one in enumerate(plain))
+    assert rows_of(mixed) == rows_of(b"".join(plain))
+    assert rows_of(mixed, least=250) == rows_of(b"".join(plain), least=250)
+
+
+@pytest.mark.parametrize(("number", "pack"), PACKINGS, ids=["gzip", "snappy", "xerial", "lz4", "zstd"])
+def test_what_does_not_unfold_or_unfolds_to_too_much_is_refused(number: int, pack: Callable[[bytes], bytes]) -> None:
+    data = packed(batch(0, [Record(0, None, bytes(100_000), 1)]), number, pack)
+    with pytest.raises(Unfoldable):
+        unfolded(memoryview(data), 50_000)
+    broken = data[:61] + random.Random(1).randbytes(50)
+    with pytest.raises(Unfoldable):
+        unfolded(memoryview(broken[:8] + struct.pack(">i", len(broken) - 12) + broken[12:]), 1 << 20)
+    foreign = data[:21] + struct.pack(">h", 7) + data[23:]
+    with pytest.raises(Unfoldable, match="packing 7"):
+        unfolded(memoryview(foreign), 1 << 20)
