@@ -31,7 +31,9 @@ from streamproc.ports import Bytes, Int64s, TopicPartition
 Address = tuple[str, int]
 
 _FETCH, _VERSION = 1, 11
-_WAIT_MS: Final = 5
+_WAIT_MS: Final = (5, 50)
+"""How long a broker that has nothing may wait for something: longer where nothing has come for a while, for each empty
+answer is work. Whoever wants another partition meanwhile waits as long; records are answered at once."""
 _CONNECT_S: Final = 0.5
 _SILENT_S: Final = 2.0
 """A broker that owes an answer for so long stands still, or is gone."""
@@ -81,6 +83,7 @@ class _Broker:
     asked: dict[TopicPartition, int] = field(default_factory=dict)
     since: float = 0.0
     number: int = 0
+    wait_ms: int = _WAIT_MS[0]
     head: bytearray = field(default_factory=lambda: bytearray(4))
     body: Bytes | None = None
     got: int = 0
@@ -146,8 +149,11 @@ class Fetcher:
             try:
                 body = self._received(broker)
                 if body is not None:
-                    asked, broker.asked = broker.asked, {}
-                    yield from _parsed(body, broker.number, asked)
+                    told = list(_parsed(body, broker.number, broker.asked))
+                    broker.asked = {}
+                    some = any(isinstance(one, Fetched) and one.batches.size for one in told)
+                    broker.wait_ms = _WAIT_MS[0] if some else min(2 * broker.wait_ms, _WAIT_MS[1])
+                    yield from told
             except (OSError, Unusable, struct.error, UnicodeDecodeError):
                 yield from self._close(broker)
         now = time.monotonic()
@@ -186,7 +192,7 @@ class Fetcher:
             topics.setdefault(place.topic, []).append(place)
         parts = [
             _REQUEST.pack(_FETCH, _VERSION, broker.number, len(_CLIENT)), _CLIENT,
-            _BODY.pack(-1, _WAIT_MS, 1, self._most_bytes, _READ_COMMITTED, 0, -1),
+            _BODY.pack(-1, broker.wait_ms, 1, self._most_bytes, _READ_COMMITTED, 0, -1),
             struct.pack(">i", len(topics)),
         ]  # fmt: skip
         for topic, mine in topics.items():
@@ -257,6 +263,8 @@ def _parsed(body: Bytes, number: int, asked: Mapping[TopicPartition, int]) -> It
             at += max(0, aborted) * _PAIR.size
             _replica, size = _RECORDS.unpack_from(view, at)
             at += _RECORDS.size
+            if at + max(0, size) > body.size:
+                raise Unusable("records that are longer than the answer")
             place = TopicPartition(topic, partition)
             if place in left:
                 batches = body[at : at + max(0, size)]
