@@ -41,6 +41,12 @@ _AWAY: Final = {
     KafkaError._MSG_TIMED_OUT,
     KafkaError._TIMED_OUT_QUEUE,
     KafkaError._WAIT_COORD,
+    KafkaError._WAIT_CACHE,
+    KafkaError._NODE_UPDATE,
+    KafkaError._UNKNOWN_BROKER,
+    KafkaError._ISR_INSUFF,
+    KafkaError._RETRY,
+    getattr(KafkaError, "_DESTROY_BROKER", -137),  # The brokers said meanwhile that this one is none of theirs.
     # What the protocol calls retriable: a leader, a coordinator or an answer is on its way.
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.NOT_LEADER_FOR_PARTITION,

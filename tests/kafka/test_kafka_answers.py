@@ -38,3 +38,15 @@ RETRIABLE = (
 def test_an_answer_that_the_protocol_calls_retriable_is_waited_out(name: str) -> None:
     problem = refusal(KafkaError(getattr(KafkaError, name)), "offsets of t-0", Connection("here:9092"))
     assert isinstance(problem, LogUnavailable)
+
+
+CLIENTS_OWN = ("_TRANSPORT", "_ALL_BROKERS_DOWN", "_TIMED_OUT", "_WAIT_COORD", "_WAIT_CACHE", "_NODE_UPDATE",
+               "_UNKNOWN_BROKER", "_ISR_INSUFF", "_RETRY", "_DESTROY_BROKER")  # fmt: skip
+"""What the client itself says while brokers come and go. The last one ended a worker: a broker that died in the middle
+of a commit was taken out of the client's list before its answer was given up."""
+
+
+@pytest.mark.parametrize("name", CLIENTS_OWN)
+def test_what_the_client_says_while_brokers_come_and_go_is_waited_out(name: str) -> None:
+    problem = refusal(KafkaError(getattr(KafkaError, name)), "a transaction", Connection("here:9092"))
+    assert isinstance(problem, LogUnavailable)
