@@ -28,6 +28,8 @@ _SPREAD_S: Final = 15.0
 _STABLE_S: Final = 25.0
 """An open transaction that holds offsets ends by then, one way or the other."""
 _MOST_DESCRIBED: Final = 500
+_LEADERS_S: Final = (0.5, 5.0)
+"""Leaders that are not known are asked for again after so long, and after the second time where nobody answered."""
 _MOVED: Final = (
     KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH, KafkaError.NOT_LEADER_FOR_PARTITION
 )  # fmt: skip
@@ -55,6 +57,7 @@ class Admin:
         self._ends: dict[tuple[TopicPartition, Isolation], int] = {}
         self._marks: dict[TopicPartition, tuple[str, int]] = {}
         self._leaders: dict[TopicPartition, tuple[str, int]] = {}
+        self._leaders_at = 0.0
 
     def topics(self) -> dict[str, TopicSettings]:
         """Every topic that is not Kafka's own."""
@@ -133,8 +136,14 @@ class Admin:
 
     def leader(self, partition: TopicPartition) -> tuple[str, int] | None:
         """Host and port of the broker that leads a partition, as far as is known; None where nobody does."""
-        if partition not in self._leaders:
-            self._counts()
+        now = time.monotonic()
+        if partition not in self._leaders and now >= self._leaders_at:
+            # Asked once and not for long: whoever wants to know works on without it.
+            self._leaders_at = now + _LEADERS_S[0]
+            try:
+                self._leaders = _leaders(self._client.list_topics(timeout=_LEADERS_S[0]))
+            except KafkaException:
+                self._leaders_at = now + _LEADERS_S[1]
         return self._leaders.get(partition)
 
     def forget_leaders(self) -> None:
@@ -253,13 +262,7 @@ class Admin:
                 problem = refusal(topic.error, f"describe '{name}'", self._connection)
                 if isinstance(problem, LogUnavailable):  # It is there, and nobody knows yet who leads it.
                     raise problem
-        brokers = {number: (broker.host, broker.port) for number, broker in answer.brokers.items()}
-        self._leaders = {
-            TopicPartition(name, number): brokers[part.leader]
-            for name, topic in answer.topics.items()
-            for number, part in topic.partitions.items()
-            if part.leader in brokers
-        }
+        self._leaders = _leaders(answer)
         return {
             name: len(topic.partitions)
             for name, topic in answer.topics.items()
@@ -331,6 +334,17 @@ class Admin:
 
 class _Gone(Exception):
     """A topic vanished between two questions."""
+
+
+def _leaders(answer: Any) -> dict[TopicPartition, tuple[str, int]]:
+    """Where the leader of each partition is, as metadata say."""
+    brokers = {number: (broker.host, broker.port) for number, broker in answer.brokers.items()}
+    return {
+        TopicPartition(name, number): brokers[part.leader]
+        for name, topic in answer.topics.items()
+        for number, part in topic.partitions.items()
+        if part.leader in brokers
+    }
 
 
 def _old(what: str) -> LogUnavailable:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import select
+import time
 from collections.abc import Mapping
+from typing import Final
 
 import numpy as np
 
@@ -14,8 +16,11 @@ from connectors.kafka.headers import with_headers
 from connectors.kafka.packings import Unfoldable, unfolded
 from connectors.kafka.profile import Profile
 from connectors.kafka.waiting import Waiting
-from streamproc.errors import LogError
 from streamproc.ports import Block, Bytes, Int64s, TopicPartition
+
+
+_ASK_S: Final = 0.001
+"""What to ask for is gathered so often where nothing came: a turn looks here once for each of its partitions."""
 
 
 class Direct:
@@ -34,13 +39,11 @@ class Direct:
         )  # fmt: skip
         self._most_unfolded = settings["receive.message.max.bytes"]
         self._told = np.zeros(4, np.int64)
+        self._ask_at = 0.0
 
     def leader(self, partition: TopicPartition) -> Address | None:
         """The broker that a partition can be fetched from; None where that cannot be."""
-        try:
-            leader = self._admin.leader(partition)
-        except LogError:
-            return None
+        leader = self._admin.leader(partition)
         return leader if leader is not None and self._fetcher.connect(leader) else None
 
     def fetch(self, partitions: Mapping[TopicPartition, Waiting], most_bytes: int) -> list[TopicPartition]:
@@ -48,8 +51,9 @@ class Direct:
 
         Gives the partitions with which, or with whose broker, something is wrong.
         """
-        wrong = []
+        wrong, arrived = [], False
         for one in self._fetcher.answers():
+            arrived = True
             if not isinstance(one, Fetched):
                 wrong.append(one)
                 continue
@@ -58,7 +62,9 @@ class Direct:
             awaited = waiting is not None and waiting.leader is not None and waiting.fetched == one.asked
             if waiting is not None and awaited and not self._arrived(one, waiting):
                 wrong.append(one.place)
-        if self._fetcher.is_free:
+        now = time.monotonic()
+        if self._fetcher.is_free and (arrived or now >= self._ask_at):
+            self._ask_at = now + _ASK_S
             wanted: dict[Address, dict[TopicPartition, int]] = {}
             for place, waiting in partitions.items():
                 if waiting.leader is not None and place not in wrong and waiting.held < most_bytes:

@@ -37,6 +37,8 @@ answer is work. Whoever wants another partition meanwhile waits as long; records
 _CONNECT_S: Final = 0.5
 _SILENT_S: Final = 2.0
 """A broker that owes an answer for so long stands still, or is gone."""
+_AWAY_S: Final = 5.0
+"""One that could not be reached, or was silent, is left alone for so long: each attempt may cost half a second."""
 _READ_COMMITTED: Final = 1
 _NOT_NOW: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _CLIENT: Final = b"streamproc.reader"
@@ -107,15 +109,19 @@ class Fetcher:
         self._ready = select.poll()
         self._brokers: dict[Address, _Broker] = {}
         self._by_number: dict[int, _Broker] = {}
+        self._away: dict[Address, float] = {}
         self._turn = 0
 
     def connect(self, address: Address) -> bool:
-        """Connects to a broker, if that is not done yet; False where it does not answer soon."""
+        """Connects to a broker, if that is not done yet; False where it does not answer soon, or did not just now."""
         if address in self._brokers:
             return True
+        if time.monotonic() < self._away.get(address, 0.0):
+            return False
         try:
             made, until = connect(address, self._settings, _CONNECT_S)
         except (OSError, Refused, InputError):
+            self._away[address] = time.monotonic() + _AWAY_S
             return False
         self._brokers[address] = self._by_number[made.fileno()] = _Broker(address, made, until)
         self._ready.register(made, select.POLLIN)
@@ -129,7 +135,9 @@ class Fetcher:
             broker = self._brokers.get(address)
             if broker is not None and not broker.asked and time.monotonic() > broker.until:
                 self._close(broker)  # The proof of who we are runs out: a new connection brings a new one.
-                broker = self._brokers[address] if self.connect(address) else None
+                broker = None
+            if broker is None and self.connect(address):
+                broker = self._brokers[address]
             if broker is None:
                 lost += places
             elif not broker.asked and places:
@@ -159,6 +167,7 @@ class Fetcher:
         now = time.monotonic()
         for broker in list(self._brokers.values()):
             if broker.asked and now - broker.since > _SILENT_S:
+                self._away[broker.address] = now + _AWAY_S
                 yield from self._close(broker)
 
     @property

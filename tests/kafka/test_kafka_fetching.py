@@ -22,23 +22,24 @@ Answer = Callable[[bytes], bytes | None]
 
 
 @contextmanager
-def broker(answer: Answer) -> Iterator[tuple[str, int]]:
-    """Gives each request what is said of it, None for silence; then closes if nothing is left to say."""
+def broker(answer: Answer, *, connections: int = 1) -> Iterator[tuple[str, int]]:
+    """Gives each request what is said of it, None for silence.
+
+    Hangs up behind what is no whole answer, and behind every answer where more connections than one are taken.
+    """
     server = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
-        with suppress(OSError), server, server.accept()[0] as peer:  # The other side hangs up when it has heard enough.
-            while True:
-                head = peer.recv(4, socket.MSG_WAITALL)
-                if len(head) < 4:
-                    return
-                said = answer(peer.recv(int.from_bytes(head, "big"), socket.MSG_WAITALL))
-                if said is None:
-                    continue
-                for at in range(0, len(said), 7):
-                    peer.sendall(said[at : at + 7])
-                if len(said) < 4 or int.from_bytes(said[:4], "big") != len(said) - 4:
-                    return
+        with suppress(OSError), server:  # The other side hangs up when it has heard enough.
+            for _ in range(connections):
+                with server.accept()[0] as peer:
+                    while len(head := peer.recv(4, socket.MSG_WAITALL)) == 4:
+                        said = answer(peer.recv(int.from_bytes(head, "big"), socket.MSG_WAITALL))
+                        for at in range(0, len(said or b""), 7):
+                            peer.sendall((said or b"")[at : at + 7])
+                        whole = said is None or (len(said) >= 4 and int.from_bytes(said[:4], "big") == len(said) - 4)
+                        if not whole or connections > 1:
+                            break
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
@@ -117,6 +118,40 @@ def test_an_answer_that_is_none_is_no_answer(answer: Answer) -> None:
 def test_a_broker_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "_SILENT_S", 0.2)
     assert set(told(lambda _request: None)) == set(PLACES)
+
+
+def test_a_connection_that_was_closed_while_nothing_was_asked_is_opened_again() -> None:
+    with broker(lambda request: framed(sound(number_of(request))), connections=3) as address:
+        settings = kafka_settings({"brokers": f"{address[0]}:{address[1]}"})
+        with closing(Fetcher(settings, watch=select.poll(), partition_bytes=1, most_bytes=1, largest=1 << 16)) as one:
+            assert one.connect(address)
+            for _ in range(3):
+                assert one.ask({address: PLACES}) == []
+                found: list[Fetched | TopicPartition] = []
+                within(10, "an answer", lambda told=found: bool(told.extend(one.answers()) or told))
+                assert sum(isinstance(each, Fetched) for each in found) == 2
+                within(10, "that it hangs up", lambda: not list(one.answers()) and not one._brokers)
+
+
+def test_a_broker_that_was_not_reached_is_left_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[tuple[str, int]] = []
+
+    def unreachable(address: tuple[str, int], *_: object) -> None:
+        tried.append(address)
+        raise OSError
+
+    monkeypatch.setattr(fetching, "connect", unreachable)
+    settings = kafka_settings({"brokers": "localhost:1"})
+    with closing(Fetcher(settings, watch=select.poll(), partition_bytes=1, most_bytes=1, largest=1)) as one:
+        for _ in range(100):
+            assert not one.connect(("localhost", 1))
+            assert one.ask({("localhost", 1): PLACES}) == list(PLACES)
+        assert len(tried) == 1, "each attempt may cost half a second"
+        monkeypatch.setattr(fetching, "_AWAY_S", 0.0)
+        one._away.clear()
+        assert not one.connect(("localhost", 1))
+        assert not one.connect(("localhost", 1))
+        assert len(tried) == 3
 
 
 def test_a_broker_that_is_not_there_cannot_be_asked() -> None:
