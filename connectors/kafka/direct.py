@@ -18,7 +18,6 @@ from connectors.kafka.profile import Profile
 from connectors.kafka.waiting import Waiting
 from streamproc.ports import Block, Bytes, Int64s, TopicPartition
 
-
 _ASK_S: Final = 0.001
 """What to ask for is gathered so often where nothing came: a turn looks here once for each of its partitions."""
 
@@ -99,6 +98,11 @@ class Direct:
         if position >= answer.stable:
             waiting.reached = max(waiting.reached, answer.stable)
         return bool(wrong == record_batches.SOUND)
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether an answer is on its way, which will wake whoever sleeps on it."""
+        return self._fetcher.owes
 
     def close(self) -> None:
         """Lets go of the connections."""

@@ -171,6 +171,11 @@ class Fetcher:
                 yield from self._close(broker)
 
     @property
+    def owes(self) -> bool:
+        """Whether any broker owes an answer."""
+        return any(broker.asked for broker in self._brokers.values())
+
+    @property
     def is_free(self) -> bool:
         """Whether there is a broker that owes no answer, or none at all: then it is time to ask."""
         return not self._brokers or any(not broker.asked for broker in self._brokers.values())

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 _LOOK_ROUND_S: Final = 1.0
 _LOOK_S: Final = 0.02
+_UNASKED_S: Final = 0.002
 _DIRECT_AGAIN_S: Final = 30.0
 """After so long a partition with which something was wrong is fetched directly again."""
 
@@ -222,6 +223,9 @@ class BlockReader:
 
     def _sleep(self, seconds: float) -> None:
         """Until a queue has something, an answer comes, or the time is over."""
+        is_silent = self._direct is not None and not self._direct.is_asking
+        if is_silent and any(waiting.leader is not None for waiting in self._waiting.values()):
+            seconds = min(seconds, _UNASKED_S)  # Nothing will wake us: ask soon.
         if any(number == self._woken for number, _ in self._sleeping.poll(1e3 * seconds)):
             os.read(self._woken, 4_096)
 
