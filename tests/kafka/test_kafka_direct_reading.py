@@ -110,7 +110,7 @@ def test_directly_fetched_records_are_those_that_librdkafka_reads(cluster: Kafka
         contextlib.closing(BlockReader(profile, admin)) as direct,
         contextlib.closing(BlockReader(profile, admin, direct=False)) as twin,
     ):
-        for start in (0, *(dice.randint(0, min(ends.values())) for _ in range(3))):
+        for start in (0, *(dice.randrange(min(ends.values())) for _ in range(3))):
             for place in places:
                 found = rows(direct, place, start, ends[place], dice)
                 assert found == rows(twin, place, start, ends[place], dice)
