@@ -87,6 +87,8 @@ class Direct:
             except Unfoldable:
                 return False
             end = batches.size
+        # A batch says how many records it has; there cannot be more than its bytes hold.
+        count = min(count, batches.size // record_batches.LEAST_RECORD)
         columns = np.empty((record_batches.COLUMNS, count), np.int64)
         record_batches.unpack(batches, 0, end, waiting.fetched, answer.producers, answer.firsts, columns, told)
         rows, position, headed, broken = told.tolist()

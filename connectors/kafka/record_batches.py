@@ -25,6 +25,8 @@ _FIRST_TIME, _MOST_TIME, _PRODUCER, _COUNT = 27, 35, 43, 57
 """Bytes into a batch."""
 HEAD: Final = 61
 """Bytes of a batch before its records."""
+LEAST_RECORD: Final = 7
+"""Bytes of a record with nothing in it: seven numbers."""
 _BEFORE_LENGTH: Final = 12
 """Bytes that a batch's own length does not count."""
 _MAGIC_2: Final = 2
@@ -189,7 +191,7 @@ def unpack(
             _, here = _varint(buffer, here)
             _, here = _varint(buffer, here)
             size, here = _varint(buffer, here)
-            if size >= 4 and here + 4 <= stop and _big(buffer, here + 2, 2) == 0:
+            if size >= 4 and here <= stop - 4 and _big(buffer, here + 2, 2) == 0:
                 for number in range(begun):
                     if producers[number] == producer:
                         aborting[number] = False
@@ -206,19 +208,22 @@ def unpack(
         here = start + HEAD
         for _ in range(_big(buffer, start + _COUNT, 4)):
             size, here = _varint(buffer, here)
-            until = here + size
-            if size < 0 or until > stop or rows >= columns.shape[1]:
+            if size < 0 or size > stop - here or rows >= columns.shape[1]:
                 broken = 1
                 break
+            until = here + size
             behind_time, here = _varint(buffer, here + 1)
             behind, here = _varint(buffer, here)
             key_size, key_at = _varint(buffer, here)
-            here = key_at + max(key_size, 0)
-            value_size, value_at = _varint(buffer, here)
-            here = value_at + max(value_size, 0)
-            if here >= until:
+            if key_size > until - key_at:
                 broken = 1
                 break
+            here = key_at + max(key_size, 0)
+            value_size, value_at = _varint(buffer, here)
+            if value_size > until - value_at - 1 or value_at >= until:
+                broken = 1
+                break
+            here = value_at + max(value_size, 0)
             if first + behind >= least:
                 columns[OFFSET, rows] = first + behind
                 stamp = most_time if attributes & _APPEND_TIME else first_time + behind_time
@@ -241,7 +246,10 @@ def count_headers(buffer: Bytes, places: Int64s) -> int:
     """How many headers the records have whose headers' numbers stand at these places."""
     count = 0
     for row in range(places.size):
-        count += _varint(buffer, places[row])[0]
+        more = _varint(buffer, places[row])[0]
+        if more < 0 or more > buffer.size - count:
+            return count  # No record has more headers than there are bytes.
+        count += more
     return count
 
 
@@ -258,13 +266,13 @@ def list_headers(
         more, at = _varint(buffer, places[row])
         for _ in range(more):
             size, at = _varint(buffer, at)
-            if size < 0 or at + size >= buffer.size or count >= rows.size:
+            if size < 0 or size >= buffer.size - at or count >= rows.size:
                 return count
             rows[count], names[count], name_sizes[count] = row, at, size
             size, at = _varint(buffer, at + size)
-            starts[count], ends[count] = (at, at + size) if size >= 0 else (-1, -1)
-            if at + max(size, 0) > buffer.size:
+            if size > buffer.size - at:
                 return count
+            starts[count], ends[count] = (at, at + size) if size >= 0 else (-1, -1)
             at += max(size, 0)
             count += 1
     return count

@@ -177,6 +177,37 @@ def test_a_batch_that_is_cut_off_or_damaged_gives_nothing_and_what_lies_before_i
         assert position < 1_000
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_rubbish_under_a_right_checksum_stays_inside_the_buffer(seed: int) -> None:
+    """No broker stores such a batch; a kernel that believed its sizes would read anywhere in memory."""
+    dice = random.Random(seed)
+    for _ in range(100):
+        good = batch(0, random_records(dice), attributes=dice.choice((0, 0x10, 0x20, 0x30)))
+        body = bytearray(good[61:])
+        for _ in range(dice.randint(1, 5)):
+            at = dice.randrange(len(body))
+            body[at : at + dice.randint(0, 3)] = dice.choice((b"\xff" * 9 + b"\1", b"\x80", dice.randbytes(3), b""))
+        checked = good[21:61] + bytes(body)
+        crc = kernels.crc32c(np.frombuffer(bytearray(checked), np.uint8), 0, len(checked))
+        data = good[:8] + struct.pack(">iibI", len(checked) + 9, 0, 2, crc) + checked
+        buffer, told = np.frombuffer(bytearray(data), np.uint8), np.zeros(4, np.int64)
+        kernels.survey(buffer, 0, buffer.size, told)
+        assert told[2] == kernels.SOUND
+        columns, none = np.empty((kernels.COLUMNS, int(told[1])), np.int64), np.empty(0, np.int64)
+        kernels.unpack(buffer, 0, buffer.size, 0, none, none, columns, told)
+        found = columns[:, : int(told[0])]
+        for low, high in ((kernels.VALUE_START, kernels.VALUE_END), (kernels.KEY_START, kernels.KEY_END)):
+            null = found[low] < 0
+            assert (found[high][null] == -1).all()
+            assert (found[low] <= found[high]).all() and (found[high] <= buffer.size).all()
+        more = kernels.count_headers(buffer, found[kernels.HEADERS])
+        assert 0 <= more <= buffer.size
+        listed = np.empty((5, more), np.int64)
+        listed = listed[:, : kernels.list_headers(buffer, found[kernels.HEADERS], *listed)]
+        assert (listed[1] >= 0).all()
+        assert (np.maximum(listed[1] + listed[2], listed[4]) <= buffer.size).all()
+
+
 def test_an_older_format_is_told() -> None:
     old = bytearray(batch(0, [Record(0, b"k", b"v", 1)]))
     old[16] = 1
