@@ -78,6 +78,7 @@ class KafkaSettings:
 
     insecure        lets records and passwords travel in the clear to brokers on other machines
     group_protocol  "classic" works with every broker; "consumer" is that of Kafka 4 (KIP-848)
+    direct          batches are fetched without librdkafka while nothing is wrong: a third less CPU, and young
     """
 
     brokers: tuple[str, ...]
@@ -86,6 +87,7 @@ class KafkaSettings:
     insecure: bool = False
     group_protocol: GroupProtocol = "classic"
     compression: str = "none"
+    direct: bool = False
     sizes: Sizes = field(default_factory=Sizes)
 
     def __post_init__(self) -> None:
@@ -140,8 +142,9 @@ def kafka_settings(table: Mapping[str, object]) -> KafkaSettings:
     if not isinstance(listed, list | tuple):
         raise InputError("[kafka] brokers is no list of addresses", hint='write brokers = ["host:9092"]')
     found["brokers"] = tuple(str(broker).strip() for broker in listed)
-    if not isinstance(found.get("insecure", False), bool):
-        raise InputError("[kafka] insecure is true or false")
+    for key in ("insecure", "direct"):
+        if not isinstance(found.get(key, False), bool):
+            raise InputError(f"[kafka] {key} is true or false")
     if "sasl" in found:
         found["sasl"] = _sasl(_table("kafka.sasl", found["sasl"], Sasl))
     if "tls" in found:

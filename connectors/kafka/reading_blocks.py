@@ -1,9 +1,10 @@
 """Reading partitions in blocks, with no object for a record.
 
-Batches that are fetched directly (`fetching`) become blocks as they lie. For a while after anything went wrong with a
-partition, or with its broker, librdkafka reads it: it has a queue for each, stops fetching when that is full, waits for
-leaders, and knows what to say of damage; its messages are copied into one buffer by a kernel. What came waits here as
-blocks until it is asked for. The client is in no group: positions are the engine's.
+librdkafka has a queue for each partition, stops fetching when that is full, waits for leaders, and knows what to say of
+damage; its messages are copied into one buffer by a kernel. Where the binding asks for it, batches are fetched directly
+(`fetching`) and become blocks as they lie, and librdkafka reads a partition only for a while after anything went wrong
+with it or its broker. What came waits here as blocks until it is asked for. The client is in no group: positions are
+the engine's.
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ _DIRECT_AGAIN_S: Final = 30.0
 class BlockReader:
     """The reading half of a log over Kafka.
 
-    direct  whether brokers are talked to without librdkafka while nothing is wrong
+    direct  whether brokers are talked to without librdkafka while nothing is wrong; None: as the binding says
     """
 
-    def __init__(self, profile: Profile, admin: Admin, *, direct: bool = True) -> None:
+    def __init__(self, profile: Profile, admin: Admin, *, direct: bool | None = None) -> None:
         settings = profile.reader()
         del settings["group.id"]
         self._profile, self._admin = profile, admin
@@ -60,6 +61,7 @@ class BlockReader:
         os.set_blocking(self._wake, False)
         self._sleeping = select.poll()  # Unlike select() it takes a file of any number.
         self._sleeping.register(self._woken, select.POLLIN)
+        direct = profile.settings.direct if direct is None else direct
         self._direct = Direct(profile, admin, self._sleeping) if direct else None
 
     def available(self, partition: TopicPartition, offset: int) -> int:

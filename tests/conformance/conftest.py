@@ -98,12 +98,13 @@ ADAPTERS: Mapping[str, Callable[[Path], Adapter]] = {
     "embedded": lambda folder: EmbeddedAdapter(folder / "log.db"),
     "kafka": lambda _: KafkaAdapter(blocks=True),
     "kafka, message by message": lambda _: KafkaAdapter(blocks=False),
+    "kafka, fetched directly": lambda _: KafkaAdapter(blocks=True, direct=True),
     "simulated": lambda _: SimulatedAdapter(),
     "simulated, one generation": lambda _: SimulatedAdapter(strict=True),
 }
 
 
-SLOW = ("kafka, message by message",)
+SLOW = ("kafka, fetched directly", "kafka, message by message")
 
 
 @pytest.fixture(

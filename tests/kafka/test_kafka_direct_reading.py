@@ -53,6 +53,10 @@ def rows(reader: BlockReader, place: TopicPartition, offset: int, end: int, dice
     return found
 
 
+def direct_reader(profile: Profile, admin: Admin) -> contextlib.closing[BlockReader]:
+    return contextlib.closing(BlockReader(profile, admin, direct=True))
+
+
 def is_direct(reader: BlockReader, place: TopicPartition) -> bool:
     return reader._waiting[place].leader is not None
 
@@ -107,7 +111,7 @@ def test_directly_fetched_records_are_those_that_librdkafka_reads(cluster: Kafka
         within(60, "all is decided", lambda: log.end_offsets(places) == ends)
     admin = Admin(profile)
     with (
-        contextlib.closing(BlockReader(profile, admin)) as direct,
+        direct_reader(profile, admin) as direct,
         contextlib.closing(BlockReader(profile, admin, direct=False)) as twin,
     ):
         for start in (0, *(dice.randrange(min(ends.values())) for _ in range(3))):
@@ -131,7 +135,7 @@ def test_packed_records_are_fetched_directly_too(cluster: KafkaCluster) -> None:
                 writer.produce("packed", b"%d %s" % (number, packing.encode() * 20))
             writer.flush(30)
     admin = Admin(profile)
-    with contextlib.closing(BlockReader(profile, admin)) as reader:
+    with direct_reader(profile, admin) as reader:
         found = rows(reader, place, 0, 100 * len(PACKINGS), random.Random(1))
         assert [row[3] for row in found] == [
             b"%d %s" % (number, packing.encode() * 20) for packing in PACKINGS for number in range(100)
@@ -150,7 +154,7 @@ def test_a_broker_that_stands_still_or_goes_is_left_to_librdkafka_and_fetched_fr
         settings = {"bootstrap.servers": cluster.bootstrap, "linger.ms": 0, "enable.idempotence": True, "log_level": 0}
         writer = Producer(settings)
         admin = Admin(profile)
-        with contextlib.closing(KafkaLog(profile)) as log, contextlib.closing(BlockReader(profile, admin)) as reader:
+        with contextlib.closing(KafkaLog(profile)) as log, direct_reader(profile, admin) as reader:
             log.create_topic("t", TopicSettings())
             written, found = 0, []
 
@@ -212,7 +216,7 @@ def test_connections_with_tls_or_a_password_are_fetched_from_directly(
         profile, place = profile_of(cluster, **more), TopicPartition("t", 0)
         writer = Producer({**cluster.client(), "log_level": 0})
         admin = Admin(profile)
-        with contextlib.closing(KafkaLog(profile)) as log, contextlib.closing(BlockReader(profile, admin)) as reader:
+        with contextlib.closing(KafkaLog(profile)) as log, direct_reader(profile, admin) as reader:
             log.create_topic("t", TopicSettings())
             written = 0
             for _ in range(4):
