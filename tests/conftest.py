@@ -16,6 +16,15 @@ if _WORKERS > 1 and "polars" not in sys.modules:
     os.environ.setdefault("POLARS_MAX_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
 
 
+_STDERR: dict[str, int] = {}
+"""The process' own standard error: while a test runs, what is written to file 2 is captured, and lost with the process."""
+
+
+def pytest_configure() -> None:
+    """Nothing is captured yet."""
+    _STDERR.setdefault("file", os.dup(2))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A test that is not long ends by its timeout, with the place where it stood; a long one knows its own bounds."""
     for item in items:
@@ -29,7 +38,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     seconds = float(item.config.getini("timeout"))
     if item.get_closest_marker("long") or not seconds:
         return (yield)
-    faulthandler.dump_traceback_later(seconds + 60, file=sys.__stderr__, exit=True)
+    faulthandler.dump_traceback_later(seconds + 60, file=_STDERR.get("file", 2), exit=True)
     try:
         return (yield)
     finally:
