@@ -17,7 +17,7 @@ if _WORKERS > 1 and "polars" not in sys.modules:
 
 
 _STDERR: dict[str, int] = {}
-"""The process' own standard error: while a test runs, what is written to file 2 is captured, and lost with the process."""
+"""The process' own standard error: while a test runs, what is written to file 2 is captured, and lost with it."""
 
 
 def pytest_configure() -> None:

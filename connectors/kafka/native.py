@@ -7,6 +7,8 @@ no path is guessed.  Everything is driven by polling queues of events: no C thre
 from __future__ import annotations
 
 import ctypes
+import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
@@ -16,12 +18,15 @@ from confluent_kafka import KafkaError, KafkaException, cimpl
 from connectors.kafka.answers import Connection
 from streamproc.errors import LogError
 
+logger = logging.getLogger(__name__)
+
 PRODUCER: Final = 0
 CONSUMER: Final = 1
 EVENT_DELIVERIES: Final = 0x1
 EVENT_ERROR: Final = 0x8
 PURGE_ALL: Final = 0x1 | 0x2
 _LEAST_VERSION: Final = 0x020C0000
+_DESTROY_S: Final = 10.0
 _NO_CONSUMER_CLOSE: Final = 0x8
 _TEXT: Final = 512
 
@@ -222,7 +227,15 @@ class Client:
             pass
         self.connection.check()
 
-    def close(self) -> None:
-        """Lets go; what was not sent is forgotten."""
+    def close(self) -> bool:
+        """Lets go; what was not sent is forgotten. False where the library does not come back: it is left behind then.
+
+        Destroying a client waits for its threads, which now and then wait for each other (librdkafka 5434, 5476).
+        """
         rd.queue_destroy(self._queue)
-        rd.destroy_flags(self.at, _NO_CONSUMER_CLOSE)
+        ending = threading.Thread(target=rd.destroy_flags, args=(self.at, _NO_CONSUMER_CLOSE), daemon=True)
+        ending.start()
+        ending.join(_DESTROY_S)
+        if ending.is_alive():
+            logger.warning("librdkafka does not let go of a client after %.0f s: it is left behind", _DESTROY_S)
+        return not ending.is_alive()
