@@ -65,14 +65,23 @@ def _gzip(data: memoryview, most_bytes: int) -> bytes:
 
 
 def _zstd(data: memoryview, most_bytes: int) -> bytes:
-    with zstandard.ZstdDecompressor().stream_reader(data) as reader:
-        return reader.read(most_bytes + 1)
+    with zstandard.ZstdDecompressor().stream_reader(data) as stream:
+        return _all(stream.read, len(data), most_bytes)
 
 
 def _lz4(data: memoryview, most_bytes: int) -> bytes:
     with pa.input_stream(pa.py_buffer(data), compression="lz4") as stream:
-        found: bytes = stream.read(most_bytes + 1)
-    return found
+        return _all(stream.read, len(data), most_bytes)
+
+
+def _all(read: Callable[[int], bytes], packed: int, most_bytes: int) -> bytes:
+    """All that a stream gives, in pieces of a likely size: libraries make room for as much as is asked for."""
+    found: list[bytes] = []
+    left = most_bytes + 1
+    while left > 0 and (piece := read(min(left, 8 * packed + 4_096))):
+        found.append(piece)
+        left -= len(piece)
+    return b"".join(found)
 
 
 def _snappy(data: memoryview, most_bytes: int) -> bytes:

@@ -44,8 +44,8 @@ _NOTHING: Final = np.zeros(1, np.uint8)
 _KEPT: Final[dict[int, list[Bytes]]] = {}
 """Per client, the buffers from which it may still send: not with the sender, which may be forgotten without a close
 while the client's threads go on."""
-_LEFT_BEHIND: Final[list[BlockSender]] = []
-"""Whose clients could not be freed: their threads still count requests in memory of the sender."""
+_LEFT_BEHIND: Final[list[tuple[BlockSender, list[Bytes]]]] = []
+"""Whose clients could not be freed: their threads still count requests in the sender's memory, and read its buffers."""
 
 
 class BlockSender:
@@ -113,11 +113,10 @@ class BlockSender:
         self.poll(0.0)
         for topic in self._topics.values():
             rd.topic_destroy(topic)
-        # Only a client that is gone reads them no more.
-        if self._client.close():
-            _KEPT.pop(self._client.at, None)
-        else:
-            _LEFT_BEHIND.append(self)
+        # Taken out before the client is gone: the next one may lie at the same address.
+        kept = _KEPT.pop(self._client.at, [])
+        if not self._client.close():
+            _LEFT_BEHIND.append((self, kept))
 
     # ── records ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

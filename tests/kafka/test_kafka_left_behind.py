@@ -35,7 +35,7 @@ def test_a_reader_s_client_that_cannot_be_freed_is_left_behind(stuck: None, capl
 def test_what_a_producer_left_behind_reads_stays(stuck: None) -> None:
     sender = BlockSender(PROFILE.writer("t"), Connection("localhost:1"), most_bytes=1 << 20)
     sender.close()
-    assert writing_blocks._LEFT_BEHIND[-1] is sender
+    assert writing_blocks._LEFT_BEHIND[-1][0] is sender
 
 
 def test_a_client_that_can_be_freed_is_gone() -> None:
