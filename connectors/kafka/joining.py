@@ -48,6 +48,11 @@ def joined(blocks: Sequence[Block]) -> Block:
         moved([block.key_starts for block in blocks]),
         moved([block.key_ends for block in blocks]),
         tuple(column(name) for name in names),
+        tuple(
+            (int(stop) - len(block) + row, why)
+            for stop, block in zip(stops, blocks, strict=True)
+            for row, why in block.unreadable
+        ),
     )
 
 

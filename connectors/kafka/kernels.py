@@ -115,7 +115,7 @@ def _type_call5(_typing: Any, function: Any, a: Any, b: Any, c: Any, d: Any, e: 
 _call5: Any = intrinsic(_type_call5)
 
 
-TAKEN_ROWS, TAKEN_BYTES, TAKEN_TROUBLES, TAKEN_HEADERS = 0, 1, 2, 3
+TAKEN_ROWS, TAKEN_BYTES, TAKEN_WRONG, TAKEN_HEADERS = 0, 1, 2, 3
 TAKEN: Final = 4
 OFFSET, STAMP, VALUE_START, VALUE_END, KEY_START, KEY_END, HEADERS = 0, 1, 2, 3, 4, 5, 6
 COLUMNS: Final = 7
@@ -123,25 +123,25 @@ COLUMNS: Final = 7
 
 @kernel
 def take(pointers: Int64s, begin: int, timestamp: int, headers: int, scratch: Int64s, scratch_at: int, least: int,
-         buffer_at: int, buffer_size: int, taken: Int64s, columns: Int64s, troubles: Int64s) -> int:
+         buffer_at: int, buffer_size: int, taken: Int64s, columns: Int64s) -> int:
     """Copies messages from number `begin` on, values and keys one after another; gives the first that found no room.
+
+    It stops behind one that is an error: whether what follows is to be believed is not known here.
 
     timestamp, headers  addresses of the library's functions; scratch  one word at scratch_at for their results
     least     messages below this offset are passed over
     buffer    where bytes go; columns  int64[COLUMNS, rows]: offset, timestamp (µs, 0 for none), bounds in the buffer
               (-1 for null), address of the headers (0 for none)
-    taken     in and out: rows, bytes, errors so far, and the messages with headers; troubles  numbers of the messages
-              that are errors
+    taken     in and out: rows, bytes, whether the last message was an error, and the messages with headers
     """
-    rows, used, wrong, more = taken[TAKEN_ROWS], taken[TAKEN_BYTES], taken[TAKEN_TROUBLES], taken[TAKEN_HEADERS]
+    rows, used, wrong, more = taken[TAKEN_ROWS], taken[TAKEN_BYTES], taken[TAKEN_WRONG], taken[TAKEN_HEADERS]
     at = begin
     while at < pointers.size and rows < columns.shape[1]:
         message = pointers[at]
         if _load32(message + _ERR) != 0:
-            troubles[wrong] = at
-            wrong += 1
+            wrong = 1
             at += 1
-            continue
+            break
         offset = _load64(message + _OFFSET)
         if offset < least:
             at += 1
@@ -171,7 +171,7 @@ def take(pointers: Int64s, begin: int, timestamp: int, headers: int, scratch: In
             columns[KEY_END, rows] = used
         rows += 1
         at += 1
-    taken[TAKEN_ROWS], taken[TAKEN_BYTES], taken[TAKEN_TROUBLES], taken[TAKEN_HEADERS] = rows, used, wrong, more
+    taken[TAKEN_ROWS], taken[TAKEN_BYTES], taken[TAKEN_WRONG], taken[TAKEN_HEADERS] = rows, used, wrong, more
     return at
 
 
@@ -378,7 +378,7 @@ def prepare() -> None:
     """Compiles every kernel, or loads it: the first time takes seconds, and no transaction may wait for it."""
     none, cells = np.empty(0, np.int64), np.empty((0, 0), np.int64)
     reading = frozen(none)
-    take(none, 0, 0, 0, none, 0, 0, 0, 0, np.zeros(TAKEN, np.int64), cells, none)
+    take(none, 0, 0, 0, none, 0, 0, 0, 0, np.zeros(TAKEN, np.int64), cells)
     count_headers(none, 0)
     list_headers(none, 0, 0, none, 0, none, none, none, none, none)
     number_names(none, none, none, none)

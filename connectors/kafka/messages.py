@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 import numpy as np
+from confluent_kafka import KafkaError
 
 from connectors.kafka import kernels
 from connectors.kafka.headers import with_headers
@@ -32,12 +33,13 @@ class Messages:
         self._pointers = np.empty(TAKEN, np.int64)
         self._scratch = np.zeros(3, np.int64)
         self._taken = np.zeros(kernels.TAKEN, np.int64)
-        self._troubles = np.empty(TAKEN, np.int64)
 
     def take(self, partition: TopicPartition, waiting: Waiting) -> tuple[int, int, list[Trouble]]:
         """Moves what lies in the queue, at most TAKEN messages, to the blocks that wait.
 
-        Gives how many messages there were, the bytes of their records, and those that are errors.
+        Gives how many messages there were, the bytes of their records, and those that are errors. What comes behind
+        one that says anything but that the partition ends is let go of: a client that met a broken batch goes on at
+        any place that looks like a batch, and nothing would tell what it passed over.
         """
         count = rd.consume_batch_queue(waiting.queue, 0, self._pointers.ctypes.data, TAKEN)
         if count <= 0:
@@ -51,16 +53,19 @@ class Messages:
                 buffer, self._taken[:] = np.empty(room, np.uint8), 0
                 at = kernels.take(
                     pointers, at, _TIMESTAMP, _HEADERS, self._scratch, self._scratch.ctypes.data, waiting.newest,
-                    buffer.ctypes.data, room, self._taken, columns, self._troubles,
+                    buffer.ctypes.data, room, self._taken, columns,
                 )  # fmt: skip
                 rows, used, wrong, headed = self._taken.tolist()
-                troubles += [_told(int(pointers[row])) for row in self._troubles[:wrong]]
                 if rows:
                     size += used
                     waiting.record_bytes = max(used / rows, 0.9 * waiting.record_bytes)
                     waiting.blocks.append(self._block(partition, columns[:, :rows], buffer[:used], headed=headed > 0))
-                elif at < count:
+                elif at < count and not wrong:
                     room *= 2
+                if wrong:
+                    troubles.append(_told(int(pointers[at - 1])))
+                    if troubles[-1][0] != KafkaError._PARTITION_EOF:
+                        break
         finally:
             kernels.destroy(pointers, _DESTROY)
         return count, size, troubles

@@ -212,10 +212,9 @@ class MessageReader:
             return 0
         errors = list(map(Message.error, messages))
         wrong = any(errors)  # To compare an error with None would leave an exception behind.
-        good = [m for m, error in zip(messages, errors, strict=True) if error is None] if wrong else messages
-        for place, mine in by_partition(good):
+        for place, mine in by_partition(_believed(messages, errors) if wrong else messages):
             waiting = self._waiting.get(place)
-            if waiting is not None:
+            if waiting is not None and waiting.broken is None:
                 block = _block(place, mine)
                 first = int(np.searchsorted(block.offsets, waiting.newest))
                 if first < len(block):
@@ -253,7 +252,7 @@ class MessageReader:
             if not start <= position <= end:
                 raise out_of_range(place, position, start, end)
         elif error.code() in POISON:
-            waiting.broken = (message.offset(), error.str())
+            waiting.broken = waiting.broken or (message.offset(), error.str())
         elif error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION):
             self._drop(place)
             raise refusal(error, f"reading {place.topic}-{place.partition}", self._connection)
@@ -306,6 +305,21 @@ def by_partition(messages: Sequence[Any]) -> Iterator[tuple[TopicPartition, Sequ
         for number in np.unique(numbers[there]).tolist():
             mine = there & (numbers == number)
             yield TopicPartition(topic, number), messages if mine.all() else list(compress(messages, mine.tolist()))
+
+
+def _believed(messages: Sequence[Any], errors: Sequence[KafkaError | None]) -> list[Any]:
+    """The messages without errors, and without those of a partition that come behind a broken batch of it.
+
+    A client goes on at any place that looks like a batch, and nothing would tell what it passed over.
+    """
+    broken, good = set(), []
+    for message, error in zip(messages, errors, strict=True):
+        if error is not None:
+            if error.code() in POISON:
+                broken.add((message.topic(), message.partition()))
+        elif not broken or (message.topic(), message.partition()) not in broken:
+            good.append(message)
+    return good
 
 
 def _block(partition: TopicPartition, messages: Sequence[Any]) -> Block:

@@ -281,8 +281,6 @@ class BlockReader:
             waiting.broken = (offset, error.str())
             return
         gone = code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION)
-        if not gone and code != KafkaError._AUTO_OFFSET_RESET and error.retriable():
-            return
         position = waiting.newest
         if not gone and code in (KafkaError._AUTO_OFFSET_RESET, KafkaError._NOT_IMPLEMENTED):
             start, end = self._admin.start_offset(partition), self._admin.end_offset(partition)
