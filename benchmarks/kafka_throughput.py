@@ -65,12 +65,11 @@ CONTENDERS = {
     "keep-20": "decode, filter (20 % stay), map, encode",
     "drop-20": "decode, filter (80 % stay), map, encode",
     "objects": "pass-through by the fallback adapter",
-    "pass-direct": "pass-through, fetched directly",
-    "keep-20-direct": "filter (20 % stay), fetched directly",
+    "pass-librdkafka": "pass-through, fetched by librdkafka",
 }
 
 
-def log_of(brokers: str, *, blocks: bool = True, direct: bool = False) -> KafkaLog:
+def log_of(brokers: str, *, blocks: bool = True, direct: bool = True) -> KafkaLog:
     """A log on these brokers."""
     return KafkaLog(Profile(kafka_settings({"brokers": brokers, "direct": direct})), blocks=blocks)
 
@@ -142,9 +141,10 @@ def contend(name: str, brokers: str, topic: str, records: int) -> dict[str, floa
             found = timed(lambda: plain(brokers, topic, f"{run}.out", records))
             log.delete_topic(f"{run}.out")
         return found
-    shape, direct = name.removesuffix("-direct"), name.endswith("-direct")
-    with log_of(brokers, blocks=name != "objects", direct=direct) as log, tempfile.TemporaryDirectory() as folder:
-        binding = bind(topologies(topic, run)["pass" if name == "objects" else shape], log, MemoryRegistry([BID]))
+    shape = "pass" if name == "objects" else name.removesuffix("-librdkafka")
+    log = log_of(brokers, blocks=name != "objects", direct=shape == name)
+    with log, tempfile.TemporaryDirectory() as folder:
+        binding = bind(topologies(topic, run)[shape], log, MemoryRegistry([BID]))
         checkpoints = DirectoryCheckpoints(Path(folder))
         warm = min(records // 10, _WARM)
         stops = {TopicPartition(topic, number): warm // PARTITIONS for number in range(PARTITIONS)}

@@ -77,7 +77,7 @@ class KafkaAdapter:
 
     cleaning_takes = 2  # A record that was aborted, and the mark that says so.
 
-    def __init__(self, *, blocks: bool, direct: bool = False) -> None:
+    def __init__(self, *, blocks: bool, direct: bool = True) -> None:
         self._blocks = blocks
         self._profile = Profile(kafka_settings({"brokers": broker().bootstrap, "direct": direct}), session_s=1.5)
         self._handles: list[KafkaLog] = []
