@@ -28,10 +28,17 @@ class Calls:
         self._todo: SimpleQueue[tuple[Callable[[float], Any], float, SimpleQueue[Any]] | None] | None = None
         self.stuck = False
 
-    def __call__(self, call: Callable[[float], Any], timeout_s: float, *, meanwhile: float | None = None) -> None:
+    def __call__(
+        self,
+        call: Callable[[float], Any],
+        timeout_s: float,
+        *,
+        meanwhile: Callable[[], object] | None = None,
+        every_s: float = 0.005,
+    ) -> None:
         """Runs call(timeout_s); raises what it raises, and a time-out if it does not come back.
 
-        meanwhile  polls the client every so many seconds: some calls wait for what only polling takes up
+        meanwhile  what is done every so many seconds, here, while the call is waited for
         """
         if self._todo is None:
             self._todo = SimpleQueue()
@@ -42,7 +49,7 @@ class Calls:
         while True:
             left = until - time.monotonic()
             try:
-                problem = answers.get(timeout=max(0.0, left if meanwhile is None else min(left, meanwhile)))
+                problem = answers.get(timeout=max(0.0, left if meanwhile is None else min(left, every_s)))
                 break
             except Empty:
                 if left <= 0:
@@ -51,7 +58,7 @@ class Calls:
                     said = f"the client did not come back within {timeout_s + GRACE_S:.0f} s"
                     raise KafkaException(KafkaError(KafkaError._TIMED_OUT, said)) from None
                 if meanwhile is not None:
-                    self._client.poll(0.0)
+                    meanwhile()
         if problem is not None:
             raise problem
 

@@ -19,7 +19,7 @@ class DataPath(NamedTuple):
     """What opens readers and producers."""
 
     reader: Callable[[Profile, Admin], Reader]
-    producer: Callable[[Profile, Admin, str], KafkaProducer]
+    producer: type[KafkaProducer]
 
 
 def data_path(blocks: bool | None = None) -> DataPath:

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 
 from connectors.kafka.admin import Admin, out_of_range
 from connectors.kafka.answers import Connection, refusal
@@ -29,6 +29,7 @@ from connectors.kafka.native import CONSUMER, Client, check_code, rd
 from connectors.kafka.profile import Profile
 from connectors.kafka.reading import POISON, READ_S, UNUSED_S, behind_broken, kind_of, unreadable_block
 from connectors.kafka.waiting import Waiting
+from streamproc.errors import LogError
 from streamproc.ports import Block, TopicPartition, block_of
 
 logger = logging.getLogger(__name__)
@@ -109,6 +110,14 @@ class BlockReader:
             if time.monotonic() > until:
                 raise self._client.connection.away(f"reading {partition.topic}-{partition.partition} from {offset}")
             self._sleep(_LOOK_S)
+
+    def keep_fetching(self) -> None:
+        """Takes up what brokers have sent, and asks for more: else what comes during a commit waits for two steps.
+
+        What goes wrong with a partition is told when that is asked for.
+        """
+        with contextlib.suppress(KafkaException, LogError):
+            self._fetch()
 
     def forget(self, topic: str, partition: int | None = None) -> None:
         """Lets go of what came of a topic, or of one partition."""
@@ -242,10 +251,8 @@ class BlockReader:
         if now - self._looked_round >= _LOOK_ROUND_S:
             self._looked_round = now
             self._look_round(now)
-        if waiting.leader is not None and self._direct is not None:
-            for place in self._direct.fetch(self._waiting, self._most):
-                # librdkafka finds out what is wrong, and waits it out.
-                self._consume(place, self._waiting[place], self._waiting[place].fetched)
+        if waiting.leader is not None:
+            self._fetch()
         held = waiting.held
         while waiting.leader is None and held < self._most and waiting.broken is None:
             count, size, troubles = self._messages.take(partition, waiting)
@@ -254,6 +261,14 @@ class BlockReader:
             held += size
             if count < TAKEN:
                 return
+
+    def _fetch(self) -> None:
+        """Takes over what brokers have sent that are asked directly, and asks for more."""
+        if self._direct is None:
+            return
+        for place in self._direct.fetch(self._waiting, self._most):
+            # librdkafka finds out what is wrong, and waits it out.
+            self._consume(place, self._waiting[place], self._waiting[place].fetched)
 
     def _look_round(self, now: float) -> None:
         """Drops what nobody asks for, and fetches directly again what went wrong some time ago."""

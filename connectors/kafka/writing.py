@@ -15,7 +15,7 @@ import logging
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import repeat
 from operator import length_hint
@@ -47,6 +47,7 @@ _CALL_S: Final = 15.0
 _INIT_S: Final = 30.0
 _ABORT_S: Final = 10.0
 _COMMIT_S: Final = TRANSACTION_TIMEOUT_S
+_OFTEN_S: Final = 0.005
 _AGAIN: Final = 20
 """How often a transaction is run again because the group's generation moved on while the member kept its partitions."""
 
@@ -56,13 +57,24 @@ _SILENT.addHandler(logging.NullHandler())
 
 
 class KafkaProducer:
-    """Writes under a transactional id; opening it fences every older one, and settles what that one left open."""
+    """Writes under a transactional id; opening it fences every older one, and settles what that one left open.
 
-    meanwhile_s: float | None = None
-    """How often an abort needs its client to be polled."""
+    meanwhile  what is done now and then while the brokers' answers to a commit are waited for
+    """
 
-    def __init__(self, profile: Profile, admin: Admin, transactional_id: str) -> None:
+    aborts_by_polling = False
+    """Whether an abort comes back only if its client is polled."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        admin: Admin,
+        transactional_id: str,
+        *,
+        meanwhile: Callable[[], object] | None = None,
+    ) -> None:
         self.id = transactional_id
+        self.meanwhile = meanwhile
         self.profile, self.admin = profile, admin
         self.connection = Connection(profile.brokers)
         self.broken: LogError | None = None
@@ -273,16 +285,19 @@ class KafkaTransaction:
     def _finish(self) -> None:
         try:
             self._begin()
-            client, calls = self._producer.client, self._producer.calls
+            client, calls, meanwhile = self._producer.client, self._producer.calls, self._producer.meanwhile
             # A member's own group comes last: what it proves then covers offsets that already hold others back.
             members = {membership.group for membership, _ in self._standing}
             for group in sorted(self._offsets, key=lambda name: (name in members, name)):
                 offsets = self._offsets[group]
                 places = [KafkaPlace(*place, offset) for place, offset in offsets.items()]
                 if places:
-                    calls(partial(client.send_offsets_to_transaction, places, self._metadata(group)), _CALL_S)
+                    send = partial(client.send_offsets_to_transaction, places, self._metadata(group))
+                    calls(send, _CALL_S, meanwhile=meanwhile)
             self._delivered()
-            calls(client.commit_transaction, _COMMIT_S)
+            if meanwhile is not None:
+                meanwhile()  # What comes until the commit is done waits for the next step then.
+            calls(client.commit_transaction, _COMMIT_S, meanwhile=meanwhile)
         except KafkaException as problem:
             self._answer(problem)
         self._deliveries()
@@ -296,10 +311,14 @@ class KafkaTransaction:
 
     def _delivered(self) -> None:
         """Waits for every delivery report: a commit may only follow what has arrived."""
-        client, until = self._producer.client, time.monotonic() + _COMMIT_S
+        client, meanwhile, until = self._producer.client, self._producer.meanwhile, time.monotonic() + _COMMIT_S
         while len(client) and time.monotonic() < until:
             # poll, not flush: flush mixes up a fatal error with the reports that it serves.
-            client.poll(0.05)
+            if meanwhile is None:
+                client.poll(0.05)
+            else:
+                client.poll(_OFTEN_S)
+                meanwhile()
 
     def _deliveries(self) -> None:
         self._producer.client.poll(0)
@@ -348,7 +367,8 @@ class KafkaTransaction:
         producer = self._producer
         producer.doubted = True  # An abort is rare: what led to it may still be on its way.
         try:
-            producer.calls(producer.client.abort_transaction, _ABORT_S, meanwhile=producer.meanwhile_s)
+            poll = partial(producer.client.poll, 0.0) if producer.aborts_by_polling else None
+            producer.calls(producer.client.abort_transaction, _ABORT_S, meanwhile=poll)
         except KafkaException as problem:
             error = error_of(problem)
             producer.broken = (

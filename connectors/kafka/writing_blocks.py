@@ -245,7 +245,7 @@ class BlockProducer(KafkaProducer):
     """A producer whose records go out in blocks."""
 
     client: BlockSender
-    meanwhile_s = 0.005
+    aborts_by_polling = True
 
     def _client(self, profile: Profile) -> BlockSender:
         settings = profile.writer(self.id)
