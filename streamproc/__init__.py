@@ -55,7 +55,7 @@ _HOMES: Final = {
     "decide": "streamproc.decisions.decide",
     "dedupe": "streamproc.operators.dedupe",
     "definitions": "streamproc.operators.definitions",
-    "derived": "streamproc.feature.definition",
+    "derived": "streamproc.feature.derived",
     "distinct": "streamproc.operators.aggregates",
     "drift": "streamproc.drifting.drift",
     "drop": "streamproc.operators.columns",

@@ -112,10 +112,13 @@ class Stretch:
     end: int
 
 
-def stretches(frame: pl.DataFrame) -> list[Stretch]:
-    """The batch cut before each run of moves; one stretch at least."""
-    happens = frame.get_column(STEP).to_physical().to_numpy() == HAPPENS
-    begins = np.flatnonzero(~happens & np.append(True, happens)[:-1])
+def stretches(batch: Batch, *, by_moment: bool) -> list[Stretch]:
+    """The batch cut before each run of moves (`by_moment`: of one moment each); one stretch at least."""
+    happens = batch.frame.get_column(STEP).to_physical().to_numpy() == HAPPENS
+    new = np.append(True, happens)[:-1]
+    if by_moment:
+        new = new | (np.diff(batch.event_time, prepend=MIN_TIME) != 0)
+    begins = np.flatnonzero(~happens & new)
     cuts = [0, *begins[begins > 0].tolist(), happens.size]
     return [
         Stretch(begin, begin + int((~happens[begin:end]).sum()), end)
@@ -175,6 +178,23 @@ def move(
     meta[:, [ROW, DUE, RANK, LATE]] = 0
     meta[:, WATERMARK] = MIN_TIME
     take_in(lookback, plan, Batch(rows.frame, meta, rows.keys), step=step)
+
+
+def of_touched(state: Leaves, moves: Batch, longest: int) -> tuple[Int64s, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
+    """The last move of each entity, in their order, and which of these entities has no row left in its longest span.
+
+    The moves are of one moment, and were applied. Rows that are older are left out whether they are kept still or not:
+    when they are dropped depends on how the stream was cut.
+    """
+    assert moves.keys is not None  # features need a key
+    codes = state.entities.keys.intern(moves.keys)
+    touched, behind = np.unique(codes[::-1], return_index=True)
+    last = codes.size - 1 - behind
+    used = state.rows.used
+    counts = (state.rows.alive[:used] == 1) & (state.rows.meta[:used, EVENT_TIME] > moves.event_time[0] - longest)
+    gone = ~np.isin(touched, state.rows.owners[:used][counts])
+    order = np.argsort(last)
+    return last[order], gone[order]
 
 
 def _take_away(state: Leaves, leaves: Batch) -> None:

@@ -7,7 +7,8 @@ its own: changing one leaves the others as they were.
 
 from __future__ import annotations
 
-from streamproc.feature.definition import Derived, Features
+from streamproc.feature.derived import Derived
+from streamproc.feature.operator import Features
 from streamproc.operators.columns import Drop, Select, Where, WithColumns
 from streamproc.operators.dedupe import Dedupe
 from streamproc.operators.expressions import expression_columns

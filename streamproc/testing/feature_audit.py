@@ -21,7 +21,8 @@ import polars as pl
 
 from streamproc.contracts.registry import Registry
 from streamproc.errors import DefinitionError
-from streamproc.feature.definition import Derived, Features
+from streamproc.feature.derived import Derived
+from streamproc.feature.operator import Features
 from streamproc.feature.plan import SOURCE
 from streamproc.graph import Source, Stream
 from streamproc.operators.aggregates import Aggregate

@@ -41,6 +41,31 @@ def entity_at(leaf: str, moment: int, links: Sequence[Link]) -> str:
     return leaf if entity is None else entity
 
 
+def told_again(rows: Sequence[Paid], links: Sequence[Link], keep_us: int) -> list[tuple[int, str]]:
+    """The moments and entities of which features are told again: a leaf with rows to hand over came or left.
+
+    >>> told_again([Paid("p", "a", 1, 2.0)], [Link("a", "e", 5), Link("a", "e", 6), Link("b", "e", 7)], 10)
+    [(5, 'a'), (5, 'e')]
+    """
+    belongs: dict[str, str] = {}
+    touched = set()
+    for link in sorted(links, key=lambda one: one.at):
+        before = belongs.get(link.leaf, link.leaf)
+        belongs[link.leaf] = now = link.leaf if link.entity is None else link.entity
+        if now != before and any(row.leaf == link.leaf and link.at - keep_us < row.at < link.at for row in rows):
+            touched |= {(link.at, before), (link.at, now)}
+    return sorted(touched)
+
+
+def known(entity: str, moment: int, rows: Sequence[Paid], links: Sequence[Link], span_us: int) -> list[Paid]:
+    """The rows of an entity just before those of a moment, in the span that ends there."""
+    return [
+        row
+        for row in sorted(rows, key=lambda one: (one.at, one.name))
+        if entity_at(row.leaf, moment, links) == entity and moment - span_us < row.at < moment
+    ]
+
+
 def seen(row: Paid, rows: Sequence[Paid], links: Sequence[Link], span_us: int) -> list[Paid]:
     """The rows that a row sees: of all leaves that belong to its entity now, in the span that ends with it."""
     mine = entity_at(row.leaf, row.at, links)

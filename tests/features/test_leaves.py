@@ -20,7 +20,7 @@ from streamproc.runtime.replay import source_ends
 from streamproc.runtime.worker import Worker
 from streamproc.testing import drive
 from streamproc.testing.drive import driven, prepared
-from streamproc.testing.naive_leaves import Link, Paid, entity_at, seen
+from streamproc.testing.naive_leaves import Link, Paid, entity_at, known, seen, told_again
 from streamproc.testing.topology_checks import check_topology
 
 PAYMENT = parse_contract("""{"type": "record", "name": "payment", "sp:version": 1, "fields": [
@@ -34,16 +34,14 @@ LINK = parse_contract("""{"type": "record", "name": "link", "sp:version": 1, "fi
 
 links = sp.source("links", contract=LINK, lateness="30us") | sp.key_by("account") | sp.ordered("n")
 payments = sp.source("payments", contract=PAYMENT, lateness="30us") | sp.key_by("account") | sp.ordered("id")
-scored = (
-    payments
-    | sp.follow(links, keep="40us")
-    | sp.key_by("entity")
-    | sp.features(
-        n=sp.count().over("40us"), recent=sp.count("amount").over("9us"), spend=sp.total("amount").over("40us"),
-        low=sp.min("amount").over("25us"), kinds=sp.distinct("amount").over("40us"),
-        middle=sp.quantile("amount", 0.5).over("40us"), big=sp.count().where(pl.col("amount") > 1).over("40us"),
-    )
-)  # fmt: skip
+made: dict[str, Any] = {
+    "n": sp.count().over("40us"), "recent": sp.count("amount").over("9us"), "spend": sp.total("amount").over("40us"),
+    "low": sp.min("amount").over("25us"), "kinds": sp.distinct("amount").over("40us"),
+    "middle": sp.quantile("amount", 0.5).over("40us"), "big": sp.count().where(pl.col("amount") > 1).over("40us"),
+}  # fmt: skip
+NAMES = ("entity", *made)
+followed = payments | sp.follow(links, keep="40us") | sp.key_by("entity")
+scored = followed | sp.features(**made)
 TOPOLOGY = sp.Topology("t", sinks={"out": scored})
 
 
@@ -70,29 +68,38 @@ def random_streams(seed: int, *, late: bool = False, rows: int = 160) -> dict[st
     return {"payments": pl.DataFrame(paid), "links": pl.DataFrame(linked)}
 
 
+def links_of(frames: dict[str, pl.DataFrame]) -> list[Link]:
+    return [Link(account, entity, at) for _, account, entity, at in frames["links"].sort("at", "n").iter_rows()]
+
+
+def valued(entity: str, mine: dict[int, list[Paid]]) -> tuple[Any, ...]:
+    """An entity and its features, from its rows in each span."""
+    values_of = {span: [one.amount for one in some if one.amount is not None] for span, some in mine.items()}
+    exact = float(sum(map(Fraction, values_of[40]), Fraction())) if values_of[40] else 0.0
+    values = sorted(values_of[40])
+    half = (len(values) - 1) / 2
+    middle = None if not values else (values[math.floor(half)] * 0.5 + values[math.ceil(half)] * 0.5)
+    if values and half == math.floor(half):
+        middle = values[int(half)]
+    return (
+        entity, len(mine[40]), len(values_of[9]), exact + 0.0, min(values_of[25], default=None),
+        len(set(values_of[40])), middle, sum(one > 1 for one in values_of[40]),
+    )  # fmt: skip
+
+
 def expected(frames: dict[str, pl.DataFrame], rows: list[Paid]) -> dict[str, tuple[Any, ...]]:
-    told = [Link(account, entity, at) for _, account, entity, at in frames["links"].sort("at", "n").iter_rows()]
-    out: dict[str, tuple[Any, ...]] = {}
-    for row in rows:
-        mine = {span: seen(row, rows, told, span) for span in (9, 25, 40)}
-        known = {span: [one.amount for one in some if one.amount is not None] for span, some in mine.items()}
-        exact = float(sum(map(Fraction, known[40]), Fraction())) if known[40] else 0.0
-        values = sorted(known[40])
-        half = (len(values) - 1) / 2
-        middle = None if not values else (values[math.floor(half)] * 0.5 + values[math.ceil(half)] * 0.5)
-        if values and half == math.floor(half):
-            middle = values[int(half)]
-        out[row.name] = (
-            entity_at(row.leaf, row.at, told), len(mine[40]), len(known[9]), exact + 0.0, min(known[25], default=None),
-            len(set(known[40])), middle, sum(one > 1 for one in known[40]),
-        )  # fmt: skip
-    return out
+    told = links_of(frames)
+    return {
+        row.name: valued(
+            entity_at(row.leaf, row.at, told), {span: seen(row, rows, told, span) for span in (9, 25, 40)}
+        )
+        for row in rows
+    }
 
 
 def told_of(made: pl.DataFrame) -> tuple[dict[str, tuple[Any, ...]], list[Paid]]:
-    columns = ("entity", "n", "recent", "spend", "low", "kinds", "middle", "big")
     rows = [Paid(*row) for row in made.select("id", "account", "at", "amount").iter_rows()]
-    return {row[0]: row[1:] for row in made.select("id", *columns).iter_rows()}, rows
+    return {row[0]: row[1:] for row in made.select("id", *NAMES).iter_rows()}, rows
 
 
 @pytest.mark.parametrize("partitions", [1, 4])
@@ -105,6 +112,65 @@ def test_features_of_entities_equal_a_scan_of_everything_for_every_row(partition
         assert len(made) == ran["out"].height == frames["payments"].height - ran.late.height
         assert (ran.late.height > 0) == late
         assert made == expected(frames, rows)
+
+
+corrected = followed | sp.features(corrections=True, since=sp.time_since_last().over("40us"), **made)
+CORRECTED = sp.Topology("t", sinks={"out": corrected})
+
+
+@pytest.mark.parametrize("partitions", [1, 4])
+@pytest.mark.parametrize("late", [False, True])
+def test_entities_that_a_move_touches_are_told_again_as_a_scan_of_everything_has_them(
+    partitions: int, late: bool
+) -> None:
+    again, gone = 0, 0
+    for seed in range(4):
+        frames = random_streams(seed + 10 * late, late=late)
+        out = drive(CORRECTED, frames, partitions=partitions)["out"]
+        first = out.filter(pl.col("corrected_at").is_null())
+        plain, rows = told_of(first)
+        told = links_of(frames)
+        assert plain == expected(frames, rows) and not first["deleted"].any()
+        corrections = out.filter(pl.col("corrected_at").is_not_null())
+        columns = (pl.col("corrected_at").to_physical(), *NAMES, "since", "deleted")
+        found = {row[:2]: row[1:] for row in corrections.select(columns).iter_rows()}
+        assert len(found) == corrections.height, "one row for an entity and a moment"
+        assert sorted(found) == told_again(rows, told, 40)
+        for (moment, entity), row in found.items():
+            mine = {span: known(entity, moment, rows, told, span) for span in (9, 25, 40)}
+            since = moment - mine[40][-1].at if mine[40] else None
+            assert row == (*valued(entity, mine), since, not mine[40])
+            gone += not mine[40]
+        again += len(found)
+    assert again > 100 and gone > 20
+
+
+def test_a_table_of_newest_features_holds_what_there_is_now() -> None:
+    for seed in range(3):
+        frames = random_streams(seed)
+        out = drive(CORRECTED, frames)["out"]
+        _, rows = told_of(out.filter(pl.col("corrected_at").is_null()))
+        told = links_of(frames)
+        table: dict[str, int] = {}
+        moment = pl.coalesce(pl.col("corrected_at").to_physical(), "at")
+        for entity, at, deleted in out.select("entity", moment, "deleted").iter_rows():
+            table[entity] = at
+            if deleted:
+                del table[entity]
+        last = max(*(row.at for row in rows), *(link.at for link in told))
+        owners = {entity_at(row.leaf, last, told): row.at for row in sorted(rows, key=lambda one: one.at)}
+        assert {entity for entity, at in owners.items() if at > last - 40} <= table.keys()
+        # An alias stands there only if there was nothing to hand over any more when its last leaf left.
+        for alias in table.keys() - owners.keys():
+            assert any(table[alias] <= link.at - 40 for link in told)
+        assert len(table) < len(set(out["entity"]))
+
+
+@pytest.mark.long
+def test_corrections_are_the_same_under_every_cut_restart_and_number_of_partitions() -> None:
+    check_topology(
+        CORRECTED, random_streams(5, rows=40), contracts=(PAYMENT, LINK), partitions=(1, 4), ordered=("out",), seeds=2
+    )
 
 
 class Crash(Exception):
@@ -186,6 +252,8 @@ def test_what_cannot_follow_leaves_is_refused_by_name() -> None:
     ):
         with pytest.raises(DefinitionError, match=message):
             drive(sp.Topology("t", sinks={"out": followed | step}))
+    with pytest.raises(DefinitionError, match=r"corrects what it said.*none do here"):
+        drive(sp.Topology("t", sinks={"out": payments | sp.features(corrections=True, n=sp.count().over("1h"))}))
     unordered = sp.source("payments", contract=PAYMENT) | sp.key_by("account")
     with pytest.raises(DefinitionError, match=r"'follow'.*sp.ordered"):
         drive(sp.Topology("t", sinks={"out": unordered | sp.follow(links, keep="1h")}))
