@@ -21,6 +21,7 @@ from streamproc.contracts.model import Field, Schema
 from streamproc.errors import DefinitionError, DuplicateName, StateError, TypeMismatch, UnknownColumn, did_you_mean
 from streamproc.event_time import MIN_TIME, Span, span_us
 from streamproc.graph import Step, Stream
+from streamproc.learning.calibration import CALIBRATION, GIVEN, Calibration, calibrate, no_calibration
 from streamproc.learning.evaluation import METRICS, REMEMBERED, Evaluation, judge_until, no_evaluation
 from streamproc.learning.kept_model import Categories, KeptModel, Kind, kind_of, numbers_of
 from streamproc.learning.learning_step import Block, Learner, in_row_events
@@ -44,7 +45,7 @@ class LearnState:
     """The model of a task and what waits for it.
 
     categories  per input its texts, None for numbers; the last one is the segments
-    kept        float64[places, inputs + 5]: what is remembered of each waiting row
+    kept        float64[places, inputs + 5, or 7 where scores are calibrated]: what is remembered of each waiting row
     """
 
     model: KeptModel
@@ -53,6 +54,7 @@ class LearnState:
     kept: Floats
     block: Block
     evaluation: Evaluation
+    calibration: Calibration | None
     reports: int
     passed: int
     in_order: int
@@ -81,6 +83,7 @@ class Learn:
     report: int
     segment: str
     most_categories: int
+    calibrated: str = ""
 
     @property
     def verb(self) -> str:
@@ -111,8 +114,11 @@ class Learn:
                     f"step 'learn' takes input '{name}', which is {dtype}",
                     hint="make it a number or a text: hours since, day of week, ...",
                 )
-        if self.into in rows.schema:
-            raise DuplicateName(f"step 'learn' makes column '{self.into}', which is there", hint="choose another into=")
+        made = [Field(name, pl.Float64(), nullable=True) for name in (self.into, self.calibrated) if name]
+        for word, name, taken in (("into", self.into, ()), ("calibrated", self.calibrated, (self.into,))):
+            if name in (*rows.schema.names, *taken):
+                said = f"step 'learn' makes column '{name}', which is there"
+                raise DuplicateName(said, hint=f"choose another {word}=")
         if self.label:
             labels = inputs[-1].schema
             _require(labels, self.label, "its labels" if self.on else "its rows")
@@ -124,33 +130,36 @@ class Learn:
                 raise TypeMismatch(f"step 'learn' takes the label from '{self.label}', which is {dtype}, not {wanted}")
         if self.on:
             _require(inputs[1].schema, self.on[0], "its labels")
-        made = Field(self.into, pl.Float64(), nullable=True)
         ordered = rows.ordered and all(kind.ordered for kind in inputs)
-        return replace(rows, schema=rows.schema.with_fields([made]), ordered=ordered)
+        return replace(rows, schema=rows.schema.with_fields(made), ordered=ordered)
 
     def sides(self, *inputs: StreamType) -> dict[str, StreamType]:
-        """ "metrics": what the model is worth so far, every `report` labels."""
-        return {"metrics": StreamType(METRICS)}
+        """ "metrics": what the model is worth so far, every `report` labels; "calibration": what its chances mean."""
+        sides = {"metrics": StreamType(METRICS)}
+        return {**sides, "calibration": StreamType(CALIBRATION)} if self.calibrated else sides
 
     def reads(self, needed: frozenset[str], *inputs: Schema) -> tuple[frozenset[str], ...]:
         own = (*self.inputs, *((self.segment,) if self.segment else ()), *self.on)
         label = frozenset((self.label,) if self.label else ())
+        made = (self.into, self.calibrated)
         if not self.on:
-            return (passes_through(needed, own, (self.into,)) | label,)
-        return passes_through(needed, own, (self.into,)), label | frozenset(self.on)
+            return (passes_through(needed, own, made) | label,)
+        return passes_through(needed, own, made), label | frozenset(self.on)
 
     def open(self, *inputs: StreamType) -> LearnState:
         rows = inputs[0]
         texts = [isinstance(rows.schema[name].dtype, _TEXTS) for name in self.inputs]
         many = self.most_categories
         categories = [Categories([], [], many) if text else None for text in texts]
+        kept = len(self.inputs) + REMEMBERED + (GIVEN if self.calibrated else 0)
         keyed = rows.keyed_by is not None
         ordered = bool(self.on) and all(kind.ordered for kind in inputs)
         return LearnState(
             KeptModel(read_snapshot(self.blueprint), self.blueprint), no_pending(),
-            [*categories, Categories([], [], many)], np.zeros((0, len(self.inputs) + REMEMBERED)),
+            [*categories, Categories([], [], many)], np.zeros((0, kept)),
             Block(np.zeros((self.every, len(self.inputs) + 1))), no_evaluation(binary=self.kind == "binary"),
-            0, MIN_TIME, int(ordered), row_store(rows.schema.polars(), keyed=keyed),
+            no_calibration() if self.calibrated else None, 0, MIN_TIME, int(ordered),
+            row_store(rows.schema.polars(), keyed=keyed),
             row_store(inputs[1].schema.polars(), keyed=True) if self.on else None,
         )  # fmt: skip
 
@@ -166,11 +175,12 @@ class Learn:
             others = () if late_right is None else (late_right,)
         events, merged = self._events(state, left, right, time)
         scores, zero = self._run(state, events, left)
-        metrics = self._metrics(state, events, scores=scores, zero=zero, merged=merged, time=time)
+        said = np.full(len(left), math.nan)
+        sides = self._judge(state, events, scores=scores, zero=zero, said=said, merged=merged, time=time)
         state.passed = state.passed if time.end is None else time.end
-        said = pl.Series(self.into, scores).fill_nan(None)
-        rows = left.with_frame(left.frame.with_columns(said))
-        return state, Output(rows, late, late_others=others, sides=(("metrics", metrics),))
+        made = [pl.Series(self.into, scores)] + [pl.Series(name, said) for name in (self.calibrated,) if name]
+        rows = left.with_frame(left.frame.with_columns(column.fill_nan(None) for column in made))
+        return state, Output(rows, late, late_others=others, sides=sides)
 
     # ── what happens, in order ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -220,34 +230,60 @@ class Learn:
         asked = events.kinds == 0
         places, lefts = events.places[asked], events.lefts[asked]
         state.kept[places, :k] = inputs[lefts]
-        state.kept[places, -1] = columns[k][lefts] if self.segment else math.nan
+        state.kept[places, k + REMEMBERED - 1] = columns[k][lefts] if self.segment else math.nan
         learner = Learner(state.model, self.inputs, tuple(state.categories[:-1]), state.block, state.evaluation)
         return learner.run(events, inputs, state.kept)
 
     # ── what it is worth ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _metrics(
-        self, state: LearnState, events: Events, *, scores: Floats, zero: Floats, merged: Meta, time: StepTime
-    ) -> Batch:
-        """Judges what was learned; gives the reports that fall due."""
-        evaluation, k = state.evaluation, len(self.inputs)
+    def _judge(
+        self, state: LearnState, events: Events, *, scores: Floats, zero: Floats, said: Floats, merged: Meta,
+        time: StepTime,
+    ) -> tuple[tuple[str, Batch], ...]:  # fmt: skip
+        """Judges what was learned, and calibrates what is `said`; gives the reports that fall due, by side."""
+        evaluation, calibration, k = state.evaluation, state.calibration, len(self.inputs)
         segments = state.categories[-1]
         assert segments is not None, "segments are texts"
         evaluation.make_room(len(segments.names))
-        frames, metas, at = [METRICS.empty()], [np.empty((0, merged.shape[1]), np.int64)], 0
+        sides = [_Side("metrics", METRICS, merged.shape[1])]
+        if calibration is not None:
+            calibration.make_room(len(segments.names))
+            sides.append(_Side("calibration", CALIBRATION, merged.shape[1]))
+        at = 0
         while at < events.kinds.size:
             wait = self.report - evaluation.labels % self.report
-            before = evaluation.labels
+            before, start = evaluation.labels, at
             at = judge_until(
                 at, wait, events.kinds, events.lefts, events.places, events.labels, scores, zero, state.kept, k,
                 evaluation.known, evaluation.sums, evaluation.bins, evaluation.segments, self.kind == "binary",
             )  # fmt: skip
+            if calibration is not None:
+                calibrate(
+                    start, at, events.kinds, events.lefts, events.places, events.labels, scores, state.kept,
+                    k + REMEMBERED - 1, calibration.shared, calibration.groups, calibration.sums, calibration.bins,
+                    said,
+                )  # fmt: skip
             if evaluation.labels == before + wait:
-                frame = evaluation.report(segments.names, binary=self.kind == "binary")
                 state.reports += 1
-                frames.append(frame)
-                metas.append(_report_meta(events, at - 1, merged, time, state.reports, frame.height))
-        return Batch(pl.concat(frames), np.concatenate(metas))
+                reports = [evaluation.report(segments.names, binary=self.kind == "binary")]
+                if calibration is not None:
+                    reports.append(calibration.report(evaluation.labels, segments.names))
+                for side, frame in zip(sides, reports, strict=True):
+                    side.frames.append(frame)
+                    side.metas.append(_report_meta(events, at - 1, merged, time, state.reports, frame.height))
+        return tuple((side.name, side.batch) for side in sides)
+
+
+class _Side:
+    """Reports of one kind as they fall due."""
+
+    def __init__(self, name: str, schema: Schema, width: int) -> None:
+        self.name = name
+        self.frames, self.metas = [schema.empty()], [np.empty((0, width), np.int64)]
+
+    @property
+    def batch(self) -> Batch:
+        return Batch(pl.concat(self.frames), np.concatenate(self.metas))
 
 
 def _report_meta(events: Events, event: int, merged: Meta, time: StepTime, number: int, rows: int) -> Meta:
@@ -277,6 +313,7 @@ def learn(
     report: int = 1000,
     segment: str = "",
     most_categories: int = 1000,
+    calibrated: str = "",
     name: str = "",
 ) -> Step:
     """Scores each row with a River model, and lets the model learn the row once its label is known.
@@ -296,6 +333,9 @@ def learn(
               scalers with River's `learn_many` from 32 on, others row by row
     report    a report every so many labels on the side "metrics"
     segment   a text column by which the model is judged too
+    calibrated  a further column with the score as a chance that means what it says: corrected by what became of earlier
+              scores, with an intercept of its own for each segment; the side "calibration" reports before and after
+              (`streamproc.learning.calibration`). For classifiers
     Late rows and late labels go to `.late`.  Cost: River's, twice asked and once learned.
 
     Raises DefinitionError for a model that cannot be kept or has no seed.
@@ -304,7 +344,7 @@ def learn(
     >>> model = preprocessing.StandardScaler() | linear_model.LogisticRegression()
     >>> learn(model, inputs=("amount",), label="fraud", into="risk", every=256).operator
     Learn(kind='binary', inputs=('amount',), into='risk', label='fraud', on=(), horizon_us=0, negative=nan, every=256, \
-report=1000, segment='', most_categories=1000)
+report=1000, segment='', most_categories=1000, calibrated='')
     """
     if not inputs or isinstance(inputs, str):
         raise DefinitionError(
@@ -315,6 +355,8 @@ report=1000, segment='', most_categories=1000)
             raise DefinitionError(f"step 'learn': {word}={number}", hint="count from 1")
     columns = (on,) if isinstance(on, str) else tuple(on)
     kind = kind_of(model)
+    if calibrated and kind != "binary":
+        raise DefinitionError("step 'learn' calibrates chances, and this model gives none", hint="use a classifier")
     span, negative = horizon, math.nan
     others: tuple[Stream, ...] = ()
     if isinstance(labels, Outcome):
@@ -337,7 +379,7 @@ report=1000, segment='', most_categories=1000)
     return Step(
         Learn(
             _blueprint(model), kind, tuple(inputs), into, label, columns, 0 if span is None else span_us(span),
-            negative, every, report, segment, most_categories,
+            negative, every, report, segment, most_categories, calibrated,
         ),
         others,
         name,
