@@ -18,6 +18,10 @@ from connectors.kafka.profile import Profile
 from connectors.kafka.waiting import Waiting
 from streamproc.ports import Block, Bytes, Int64s, TopicPartition
 
+_OLD_S: Final = 0.01
+_FRESH_S: Final = 0.005
+_LITTLE: Final = 1 << 20
+"""Bytes of a partition: an answer with more is one of many, and the next one is no news."""
 _ASK_S: Final = 0.001
 """What to ask for is gathered so often where nothing came: a turn looks here once for each of its partitions."""
 
@@ -46,21 +50,46 @@ class Direct:
         return leader if leader is not None and self._fetcher.connect(leader) else None
 
     def fetch(self, partitions: Mapping[TopicPartition, Waiting], most_bytes: int) -> list[TopicPartition]:
-        """Takes up what brokers have sent, and asks for what there is room for; never waits.
+        """Takes up what brokers have sent, and asks for what there is room for.
 
-        Gives the partitions with which, or with whose broker, something is wrong.
+        An answer that lay there for a while says what there was long ago: what came since is asked for, and waited for
+        some milliseconds, else it would come a turn later. Gives the partitions with which, or with whose broker,
+        something is wrong.
         """
-        wrong, arrived = [], False
+        wrong: list[TopicPartition] = []
+        arrived, is_old = self._take_up(partitions, wrong)
+        self._ask(partitions, most_bytes, wrong, arrived=arrived)
+        until = time.monotonic() + _FRESH_S
+        while is_old and not wrong and self._fetcher.owes and (left := until - time.monotonic()) > 0:
+            self._fetcher.wait(left)
+            arrived, _ = self._take_up(partitions, wrong)
+            is_old = not arrived
+            self._ask(partitions, most_bytes, wrong, arrived=arrived)
+        gone = [place for place in dict.fromkeys(wrong) if place in partitions and partitions[place].leader is not None]
+        if gone:
+            self._admin.forget_leaders()
+        return gone
+
+    def _take_up(self, partitions: Mapping[TopicPartition, Waiting], wrong: list[TopicPartition]) -> tuple[bool, bool]:
+        """Whether anything came, and whether all there was long ago: little, and asked for some time before."""
+        arrived, is_old = False, False
         for one in self._fetcher.answers():
             arrived = True
             if not isinstance(one, Fetched):
                 wrong.append(one)
                 continue
+            is_old = is_old or (0 < one.batches.size < _LITTLE and time.monotonic() - one.asked_at > _OLD_S)
             waiting = partitions.get(one.place)
             # Else nobody waits for that any more.
             awaited = waiting is not None and waiting.leader is not None and waiting.fetched == one.asked
             if waiting is not None and awaited and not self._arrived(one, waiting):
                 wrong.append(one.place)
+        return arrived, is_old
+
+    def _ask(
+        self, partitions: Mapping[TopicPartition, Waiting], most_bytes: int, wrong: list[TopicPartition], *,
+        arrived: bool,
+    ) -> None:  # fmt: skip
         now = time.monotonic()
         if self._fetcher.is_free and (arrived or now >= self._ask_at):
             self._ask_at = now + _ASK_S
@@ -69,10 +98,6 @@ class Direct:
                 if waiting.leader is not None and place not in wrong and waiting.held < most_bytes:
                     wanted.setdefault(waiting.leader, {})[place] = waiting.fetched
             wrong += self._fetcher.ask(wanted)
-        gone = [place for place in dict.fromkeys(wrong) if place in partitions and partitions[place].leader is not None]
-        if gone:
-            self._admin.forget_leaders()
-        return gone
 
     def _arrived(self, answer: Fetched, waiting: Waiting) -> bool:
         """Adds what came to what waits; False where reading cannot go on so."""

@@ -56,6 +56,7 @@ class Fetched:
     """What one answer says of a partition.
 
     asked      the offset that was asked for
+    asked_at   and when, monotonic seconds
     error      Kafka's error code, 0 for none
     stable     the last stable offset: nothing that is decided lies behind it
     batches    record batches, the last one perhaps cut off
@@ -64,6 +65,7 @@ class Fetched:
 
     place: TopicPartition
     asked: int
+    asked_at: float
     error: int
     stable: int
     batches: Bytes
@@ -83,6 +85,7 @@ class _Broker:
     socket: socket.socket
     until: float
     asked: dict[TopicPartition, int] = field(default_factory=dict)
+    asked_at: float = 0.0
     since: float = 0.0
     number: int = 0
     wait_ms: int = _WAIT_MS[0]
@@ -157,7 +160,7 @@ class Fetcher:
             try:
                 body = self._received(broker)
                 if body is not None:
-                    told = list(_parsed(body, broker.number, broker.asked))
+                    told = list(_parsed(body, broker.number, broker.asked, broker.asked_at))
                     broker.asked = {}
                     some = any(isinstance(one, Fetched) and one.batches.size for one in told)
                     broker.wait_ms = _WAIT_MS[0] if some else min(2 * broker.wait_ms, _WAIT_MS[1])
@@ -169,6 +172,10 @@ class Fetcher:
             if broker.asked and now - broker.since > _SILENT_S:
                 self._away[broker.address] = now + _AWAY_S
                 yield from self._close(broker)
+
+    def wait(self, seconds: float) -> None:
+        """Waits at most so long for the first bytes of an answer."""
+        self._ready.poll(1e3 * seconds)
 
     @property
     def owes(self) -> bool:
@@ -225,7 +232,8 @@ class Fetcher:
                 if time.monotonic() > until:
                     raise OSError(errno.ETIMEDOUT, "the broker takes no request") from None
                 time.sleep(0.001)
-        broker.asked, broker.since = dict(places), time.monotonic()
+        broker.asked, broker.asked_at = dict(places), time.monotonic()
+        broker.since = broker.asked_at
 
     def _received(self, broker: _Broker) -> Bytes | None:
         """The whole answer, once it has come; None while bytes are missing."""
@@ -253,7 +261,9 @@ class Fetcher:
         return body
 
 
-def _parsed(body: Bytes, number: int, asked: Mapping[TopicPartition, int]) -> Iterator[Fetched | TopicPartition]:
+def _parsed(
+    body: Bytes, number: int, asked: Mapping[TopicPartition, int], asked_at: float
+) -> Iterator[Fetched | TopicPartition]:
     """What an answer says of each partition; raises Unusable where it is no answer to what was asked."""
     view = body.data
     answers, _throttled, error, _session, topics = _ANSWER.unpack_from(view)
@@ -286,6 +296,6 @@ def _parsed(body: Bytes, number: int, asked: Mapping[TopicPartition, int]) -> It
                     batches = batches.copy()  # One partition that waits must not keep what came of all others.
                 producers = np.array([producer for producer, _ in pairs], np.int64)
                 firsts = np.array([first for _, first in pairs], np.int64)
-                yield Fetched(place, left.pop(place), error, stable, batches, producers, firsts)
+                yield Fetched(place, left.pop(place), asked_at, error, stable, batches, producers, firsts)
             at += max(0, size)
     yield from left

@@ -60,7 +60,7 @@ class Reader(Protocol):
         ...
 
     def keep_fetching(self) -> None:
-        """Takes up what has come, and asks for more; never waits. For who waits for something else meanwhile."""
+        """Takes up what has come, and asks for more. For who waits for something else meanwhile."""
         ...
 
     def forget(self, topic: str, partition: int | None = None) -> None:

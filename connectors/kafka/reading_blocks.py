@@ -114,7 +114,7 @@ class BlockReader:
     def keep_fetching(self) -> None:
         """Takes up what brokers have sent, and asks for more: else what comes during a commit waits for two steps.
 
-        What goes wrong with a partition is told when that is asked for.
+        What goes wrong with a partition is told when that is asked for. Waits some milliseconds at most.
         """
         with contextlib.suppress(KafkaException, LogError):
             self._fetch()

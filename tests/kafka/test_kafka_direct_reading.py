@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from confluent_kafka import Producer
 
-from connectors.kafka import KafkaLog, Profile, fetching, kafka_settings, reading_blocks
+from connectors.kafka import KafkaLog, Profile, direct, fetching, kafka_settings, reading_blocks
 from connectors.kafka.admin import Admin
 from connectors.kafka.direct import Direct
 from connectors.kafka.reading_blocks import BlockReader
@@ -198,6 +198,36 @@ def test_a_broker_that_stands_still_or_goes_is_left_to_librdkafka_and_fetched_fr
             within(60, "it is fetched directly again", is_direct_again)
             goes_on()
         admin.close()
+
+
+@pytest.mark.usefixtures("patience")
+def test_an_answer_that_lay_there_is_not_all_that_a_turn_gets(
+    cluster: KafkaCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(direct, "_FRESH_S", LONG_S)
+    place, profile = TopicPartition("turns", 0), profile_of(cluster)
+    writer = Producer({"bootstrap.servers": cluster.bootstrap, "linger.ms": 0, "log_level": 0})
+    admin = Admin(profile)
+
+    def write() -> None:
+        writer.produce("turns", b"a record")
+        assert writer.flush(LONG_S) == 0
+
+    with contextlib.closing(KafkaLog(profile)) as log, direct_reader(profile, admin) as reader:
+        log.create_topic("turns", TopicSettings())
+        write()
+        assert reader.wait({place: 0}, LONG_S)
+        assert len(reader.read(place, 0, max_records=10, max_bytes=1 << 20)) == 1
+        for turn in range(5):
+            read = 1 + 2 * turn
+            reader.available(place, read)  # Asks for what comes next.
+            write()
+            time.sleep(0.1)  # That is the answer, and lies there.
+            write()
+            assert reader.available(place, read) == read + 2
+            assert len(reader.read(place, read, max_records=10, max_bytes=1 << 20)) == 2
+            assert is_direct(reader, place)
+    admin.close()
 
 
 PLAIN = {
