@@ -8,10 +8,11 @@ its own: changing one leaves the others as they were.
 from __future__ import annotations
 
 from streamproc.feature.derived import Derived
-from streamproc.feature.operator import Features
+from streamproc.feature.operator import CORRECTED_AT, Features
 from streamproc.operators.columns import Drop, Select, Where, WithColumns
 from streamproc.operators.dedupe import Dedupe
 from streamproc.operators.expressions import expression_columns
+from streamproc.operators.join import DELETED
 from streamproc.operators.key_by import KeyBy
 from streamproc.operators.ordered import Ordered
 from streamproc.planning.fingerprint import canonical_text, digest
@@ -48,6 +49,8 @@ def _made(plan: Plan, node: Node, port: str, name: str) -> str:
 def _passes(node: Node, name: str) -> bool:
     """Whether the step passes the column on as it is."""
     match node.origin:
+        case Features(corrections=True) if name in (CORRECTED_AT, DELETED):
+            return False
         case Features() | Where() | Drop() | KeyBy() | Ordered() | Dedupe():
             return True
         case WithColumns(made=made):

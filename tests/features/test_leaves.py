@@ -15,7 +15,8 @@ import streamproc as sp
 from streamproc.contracts.avro_schema import parse_contract
 from streamproc.contracts.registry import MemoryRegistry
 from streamproc.errors import DefinitionError, TypeMismatch
-from streamproc.runtime.binding import bind
+from streamproc.planning.column_versions import column_versions
+from streamproc.runtime.binding import bind, plan_topology
 from streamproc.runtime.replay import source_ends
 from streamproc.runtime.worker import Worker
 from streamproc.testing import drive
@@ -143,6 +144,18 @@ def test_entities_that_a_move_touches_are_told_again_as_a_scan_of_everything_has
             gone += not mine[40]
         again += len(found)
     assert again > 100 and gone > 20
+
+
+def test_what_tells_corrections_is_made_by_their_step_and_leaves_the_features_versions_as_they_were() -> None:
+    def versions(corrections: bool, **made: Any) -> dict[str, str]:
+        step = followed | sp.features(corrections=corrections, **made) | sp.where(pl.col("n") > 0)
+        plan = plan_topology(sp.Topology("t", sinks={"out": step}), MemoryRegistry((PAYMENT, LINK)))
+        return column_versions(plan, plan.sinks[0])
+
+    plain, told = versions(False, **made), versions(True, **made)
+    assert {name: told[name] for name in plain} == plain
+    others = versions(True, n=sp.count().over("20us"))  # Until when an entity has rows depends on the spans.
+    assert told["deleted"] != others["deleted"] and told["corrected_at"] != others["corrected_at"]
 
 
 def test_a_table_of_newest_features_holds_what_there_is_now() -> None:
