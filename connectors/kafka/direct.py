@@ -19,7 +19,9 @@ from connectors.kafka.waiting import Waiting
 from streamproc.ports import Block, Bytes, Int64s, TopicPartition
 
 _OLD_S: Final = 0.01
+"""An answer to a question of so long ago says what there was."""
 _FRESH_S: Final = 0.005
+"""So long is the next one waited for then."""
 _LITTLE: Final = 1 << 20
 """Bytes of a partition: an answer with more is one of many, and the next one is no news."""
 _ASK_S: Final = 0.001

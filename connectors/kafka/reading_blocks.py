@@ -1,10 +1,10 @@
 """Reading partitions in blocks, with no object for a record.
 
-librdkafka has a queue for each partition, stops fetching when that is full, waits for leaders, and knows what to say of
-damage; its messages are copied into one buffer by a kernel. Where the binding asks for it, batches are fetched directly
-(`fetching`) and become blocks as they lie, and librdkafka reads a partition only for a while after anything went wrong
-with it or its broker. What came waits here as blocks until it is asked for. The client is in no group: positions are
-the engine's.
+Batches are fetched directly (`fetching`) and become blocks as they lie. For a while after anything went wrong with a
+partition or its broker, and always where the binding says so, librdkafka reads it: it has a queue for each, stops
+fetching when that is full, waits for leaders, and knows what to say of damage; its messages are copied into one buffer
+by a kernel. What came waits here as blocks until it is asked for. The client is in no group: positions are the
+engine's.
 """
 
 from __future__ import annotations
