@@ -112,7 +112,7 @@ class KafkaLog:
 
     def producer(self, transactional_id: str) -> KafkaProducer:
         """Opens a transactional producer and fences every older one of its id."""
-        return self._path.producer(self._profile, self._admin, transactional_id, meanwhile=self._keep_fetching)
+        return KafkaProducer(self._profile, self._admin, transactional_id, self._path.sender)
 
     def join(self, group: str, topic: str, member: str, *, lease_us: int = 10_000_000) -> KafkaMembership:
         """Joins the group that shares out the partitions of a topic."""
@@ -135,10 +135,6 @@ class KafkaLog:
             self._reader.close()
             self._reader = None
         self._admin.close()
-
-    def _keep_fetching(self) -> None:
-        if self._reader is not None:
-            self._reader.keep_fetching()
 
     def _reading(self) -> Reader:
         if self._reader is None:

@@ -9,17 +9,18 @@ from typing import NamedTuple
 from connectors.kafka.admin import Admin
 from connectors.kafka.profile import Profile
 from connectors.kafka.reading import MessageReader, Reader
-from connectors.kafka.writing import KafkaProducer
+from connectors.kafka.writing import MakeSender
+from connectors.kafka.writing_messages import MessageSender
 from streamproc.errors import LogError
 
 logger = logging.getLogger(__name__)
 
 
 class DataPath(NamedTuple):
-    """What opens readers and producers."""
+    """What opens readers, and the clients of producers."""
 
     reader: Callable[[Profile, Admin], Reader]
-    producer: type[KafkaProducer]
+    sender: MakeSender
 
 
 def data_path(blocks: bool | None = None) -> DataPath:
@@ -30,12 +31,12 @@ def data_path(blocks: bool | None = None) -> DataPath:
     if blocks is not False:
         try:
             from connectors.kafka.reading_blocks import BlockReader
-            from connectors.kafka.writing_blocks import BlockProducer
+            from connectors.kafka.writing_blocks import BlockSender
         except (LogError, OSError, AttributeError) as missing:
             if blocks:
                 raise LogError(f"librdkafka cannot be called directly: {missing}") from missing
             logger.info("Kafka's records move as objects, several times slower: %s", missing)
         else:
             logger.info("Kafka's records move in blocks")
-            return DataPath(BlockReader, BlockProducer)
-    return DataPath(MessageReader, KafkaProducer)
+            return DataPath(BlockReader, BlockSender.opened)
+    return DataPath(MessageReader, MessageSender.opened)

@@ -59,10 +59,6 @@ class Reader(Protocol):
         """Records from an offset on; none if the partition has none up to its end."""
         ...
 
-    def keep_fetching(self) -> None:
-        """Takes up what has come, and asks for more. For who waits for something else meanwhile."""
-        ...
-
     def forget(self, topic: str, partition: int | None = None) -> None:
         """Lets go of what came of a topic, or of one partition."""
         ...
@@ -154,9 +150,6 @@ class MessageReader:
                 return block_of(*partition, [])
             if time.monotonic() > until:
                 raise self._connection.away(f"reading {partition.topic}-{partition.partition} from {offset}")
-
-    def keep_fetching(self) -> None:
-        """Nothing: the client's own threads fetch."""
 
     def forget(self, topic: str, partition: int | None = None) -> None:
         """Lets go of what came of a topic, or of one partition."""

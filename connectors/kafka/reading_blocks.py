@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError
 
 from connectors.kafka.admin import Admin, out_of_range
 from connectors.kafka.answers import Connection, refusal
@@ -29,7 +29,6 @@ from connectors.kafka.native import CONSUMER, Client, check_code, rd
 from connectors.kafka.profile import Profile
 from connectors.kafka.reading import POISON, READ_S, UNUSED_S, behind_broken, kind_of, unreadable_block
 from connectors.kafka.waiting import Waiting
-from streamproc.errors import LogError
 from streamproc.ports import Block, TopicPartition, block_of
 
 logger = logging.getLogger(__name__)
@@ -110,14 +109,6 @@ class BlockReader:
             if time.monotonic() > until:
                 raise self._client.connection.away(f"reading {partition.topic}-{partition.partition} from {offset}")
             self._sleep(_LOOK_S)
-
-    def keep_fetching(self) -> None:
-        """Takes up what brokers have sent, and asks for more: else what comes during a commit waits for two steps.
-
-        What goes wrong with a partition is told when that is asked for. Waits some milliseconds at most.
-        """
-        with contextlib.suppress(KafkaException, LogError):
-            self._fetch()
 
     def forget(self, topic: str, partition: int | None = None) -> None:
         """Lets go of what came of a topic, or of one partition."""

@@ -1,16 +1,15 @@
-"""A transactional producer that hands whole blocks to librdkafka: no Python call, and no object, for each record.
+"""Hands whole blocks to librdkafka: no Python call, and no object, for each record.
 
-What a transaction means, and what each error of one means, is `writing`'s; here is how records get out and how their
-offsets come back.
+What a transaction means, and what each error of one means, is `transaction`'s; here is how records get out and how
+their offsets come back.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import time
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 from confluent_kafka import KafkaError, KafkaException
@@ -30,8 +29,6 @@ from connectors.kafka.native import (
 )
 from connectors.kafka.profile import Profile
 from connectors.kafka.requests import TransactionRequests
-from connectors.kafka.writing import KafkaProducer, KafkaTransaction
-from streamproc.errors import LogError
 from streamproc.hashing import frozen
 from streamproc.ports import Block, Bytes, Int64s, TopicPartition
 
@@ -49,7 +46,9 @@ _LEFT_BEHIND: Final[list[tuple[BlockSender, list[Bytes]]]] = []
 
 
 class BlockSender:
-    """librdkafka's transactional producer, with the calls of confluent_kafka.Producer that `writing` needs."""
+    """librdkafka's transactional producer, given blocks."""
+
+    aborts_by_polling = True
 
     def __init__(self, settings: Mapping[str, Any], connection: Connection, *, most_bytes: int) -> None:
         kernels.prepare()
@@ -63,6 +62,11 @@ class BlockSender:
         self._runs = np.empty((0, kernels.RUN_WORDS), np.int64)
         self.ranges: dict[TopicPartition, tuple[int, int]] = {}
         self.failed: KafkaError | None = None
+
+    @classmethod
+    def opened(cls, profile: Profile, transactional_id: str, connection: Connection) -> Self:
+        """The client of a transactional id."""
+        return cls(profile.writer(transactional_id), connection, most_bytes=profile.outstanding_bytes)
 
     def __len__(self) -> int:
         return self._outstanding
@@ -239,52 +243,6 @@ class BlockSender:
         """Nothing is on its way any more, so nothing is read from the buffers."""
         self._bytes = 0
         _KEPT.pop(self._client.at, None)
-
-
-class BlockProducer(KafkaProducer):
-    """A producer whose records go out in blocks."""
-
-    client: BlockSender
-    aborts_by_polling = True
-
-    def _client(self, profile: Profile) -> BlockSender:
-        settings = profile.writer(self.id)
-        return BlockSender(settings, self.connection, most_bytes=profile.outstanding_bytes)
-
-    def settled(self) -> None:
-        """Opens the client anew at once if a request may have been sent twice: nothing of the old epoch outlives this.
-
-        Where the brokers do not answer, the next transaction does it.
-        """
-        with contextlib.suppress(LogError):
-            self.renew()
-
-    def _lost(self) -> bool:
-        return self.client.sent_again
-
-    def _transaction(self) -> BlockTransaction:
-        return BlockTransaction(self)
-
-
-class BlockTransaction(KafkaTransaction):
-    """A transaction whose records go out in blocks."""
-
-    _producer: BlockProducer
-
-    def _send(self, block: Block) -> None:
-        try:
-            self._producer.client.send(block)
-        except KafkaException as problem:
-            self._answer(problem, certain=True)
-
-    def _failure(self) -> KafkaError | None:
-        return self._producer.client.failed
-
-    def _deliveries(self) -> None:
-        client = self._producer.client
-        client.poll(0.0)
-        self._ranges, self._failed = client.ranges, client.failed
-        super()._deliveries()
 
 
 def _ms(seconds: float) -> int:

@@ -11,7 +11,8 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from connectors.kafka import KafkaLog, Profile, kafka_settings
-from connectors.kafka.writing import KafkaProducer, KafkaTransaction
+from connectors.kafka.transaction import KafkaTransaction
+from connectors.kafka.writing import KafkaProducer
 from streamproc.ports import TopicPartition, TopicSettings, block_of
 from tests.services.kafka import KafkaCluster, kafka_cluster
 
@@ -100,7 +101,7 @@ class KafkaAdapter:
         for topic, settings in log.topics().items():
             for partition in range(settings.partitions):
                 transaction.append(block_of(topic, partition, [b""], keys=[b"cleaner"]))
-        transaction._delivered()  # Else it would be thrown away before it was sent.
+        transaction.written()  # Else it would be thrown away before it was sent.
         transaction.abort()
         producer.close()
         time.sleep(3)

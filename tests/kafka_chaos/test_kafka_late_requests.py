@@ -15,8 +15,8 @@ import pytest
 from kafka_chaos_proxy import END_TXN, TXN_OFFSET_COMMIT, EndTxnProxy
 
 from connectors.kafka import KafkaLog, Profile, kafka_settings
-from connectors.kafka.writing import KafkaProducer
-from connectors.kafka.writing_blocks import BlockProducer
+from connectors.kafka.writing_blocks import BlockSender
+from connectors.kafka.writing_messages import MessageSender
 from streamproc.errors import UnknownOutcome
 from streamproc.ports import TopicPartition, TopicSettings, block_of
 from tests.deploy.deployed import within
@@ -109,7 +109,7 @@ def test_no_late_request_in_hundreds_changes_anything(cluster: KafkaCluster, kin
 def test_without_a_new_epoch_a_late_end_does_commit_what_was_to_be_aborted(
     cluster: KafkaCluster, blocks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(BlockProducer if blocks else KafkaProducer, "_lost", lambda _: False)
+    monkeypatch.setattr(BlockSender if blocks else MessageSender, "sent_again", False)
     committed, seen, _ = meet(cluster, kind=END_TXN, blocks=blocks, rounds=1)
     assert seen != committed
 
@@ -117,7 +117,7 @@ def test_without_a_new_epoch_a_late_end_does_commit_what_was_to_be_aborted(
 def test_without_a_new_epoch_late_offsets_do_take_the_next_ones_back(
     cluster: KafkaCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(BlockProducer, "_lost", lambda _: False)
+    monkeypatch.setattr(BlockSender, "sent_again", False)
     try:
         _, _, offsets = meet(cluster, kind=TXN_OFFSET_COMMIT, blocks=True, rounds=2)
     except UnknownOutcome:
