@@ -60,7 +60,8 @@ def audit_features_command(
         put_json(
             {
                 "ok": audit.fine, "rows": audit.rows, "auc": audit.auc, "looks_ahead": audit.looks_ahead,
-                "recomputed": audit.recomputed, "wrong": audit.wrong, "delayed": audit.delayed,
+                "recomputed": audit.recomputed, "wrong": audit.wrong, "not_recomputed": audit.not_recomputed,
+                "delayed": audit.delayed,
             }
         )  # fmt: skip
     else:
@@ -71,6 +72,8 @@ def audit_features_command(
             put_table(f"values that a delay of '{topic}' changes", ("step", "feature", "share"), shares)
         for finding in (*audit.looks_ahead, *audit.wrong):
             click.echo(finding)
+        for step in audit.not_recomputed:
+            click.echo(f"{step}: not computed again: brute force knows nothing of leaves that move")
         click.echo(
             f"{counted(sum(audit.rows.values()), 'feature row')}, {counted(audit.recomputed, 'value')} computed again: "
             + ("nothing looks ahead, nothing differs" if audit.fine else "see above")

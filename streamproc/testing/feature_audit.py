@@ -22,6 +22,7 @@ import polars as pl
 from streamproc.contracts.registry import Registry
 from streamproc.errors import DefinitionError
 from streamproc.feature.derived import Derived
+from streamproc.feature.leaves import is_followed
 from streamproc.feature.operator import Features
 from streamproc.feature.plan import SOURCE
 from streamproc.graph import Source, Stream
@@ -39,13 +40,17 @@ _ENDS: Final = ("", "_known", "_status", "_age")
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """A features step under audit: its rows, its event-time column, its keys."""
+    """A features step under audit: its rows, its event-time column, its keys.
+
+    of_entities  it is below `follow`: what its rows see depends on which leaves belonged to their entity then
+    """
 
     name: str
     operator: Features
     at: str
     key: tuple[str, ...]
     made: tuple[str, ...]
+    of_entities: bool
 
 
 @dataclass(slots=True)
@@ -56,6 +61,7 @@ class Audit:
     auc        by step and feature: how well it tells a future that was changed; 0.5 is no better than a coin
     looks_ahead  features with rows that the changed future changed, with an example
     recomputed how many values were computed again; `wrong` those that differ
+    not_recomputed  steps below `follow`: brute force looks at rows by key, and knows nothing of leaves
     delayed    by source, step and feature: the share of values that its delay changes
     """
 
@@ -64,6 +70,7 @@ class Audit:
     looks_ahead: list[str] = field(default_factory=list)
     recomputed: int = 0
     wrong: list[str] = field(default_factory=list)
+    not_recomputed: list[str] = field(default_factory=list)
     delayed: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
     @property
@@ -96,7 +103,10 @@ def audit_features(
     moments = _moments(frames, times)
     for step in tried:
         audit.rows[step.name] = true[step.name].height
-        _recompute(step, true[step.name], sample, random.Random(seed), audit)
+        if step.of_entities:
+            audit.not_recomputed.append(step.name)
+        else:
+            _recompute(step, true[step.name], sample, random.Random(seed), audit)
     for moment in moments:
         changed = drive(under, _with_another_future(frames, times, moment), registry=registry)
         for step in tried:
@@ -141,7 +151,9 @@ def _steps(topology: Topology, registry: Registry) -> tuple[list[Tried], Topolog
             )
         made = tuple(f"{name}{end}" for name, _ in operator.made for end in _ENDS)
         names = tuple(name for name in made if name in sink.type.schema)
-        tried.append(Tried(sink.name, operator, found[0], sink.type.keyed_by or (), names))
+        (rows_of, _), *_ = plan.nodes[sink.port[0]].inputs
+        of_entities = is_followed(plan.nodes[rows_of].type.schema)
+        tried.append(Tried(sink.name, operator, found[0], sink.type.keyed_by or (), names, of_entities))
     return tried, under
 
 

@@ -17,6 +17,7 @@ import streamproc as sp
 from connectors.embedded import EmbeddedLog
 from connectors.registry import FolderRegistry
 from streamproc.cli.app import cli
+from streamproc.contracts.avro_schema import parse_contract
 from streamproc.contracts.derive import avsc_text
 from streamproc.contracts.registry import MemoryRegistry
 from streamproc.errors import InputError
@@ -144,3 +145,25 @@ def test_both_commands_work_on_a_log(project: Path) -> None:
     assert json.loads(early.stdout)["rows"] == 0
     wrong = CliRunner().invoke(cli, [*call[:2], "featurs", *call[3:]])
     assert isinstance(wrong.exception, InputError) and "did you mean 'features'?" in str(wrong.exception)
+
+
+def test_features_of_entities_are_tried_for_look_ahead_and_said_not_to_be_recomputed() -> None:
+    paid = payments()
+    owner = parse_contract("""{"type": "record", "name": "owner", "sp:version": 1, "fields": [
+        {"name": "card_id", "type": "string", "sp:role": "key"}, {"name": "entity_id", "type": "string"},
+        {"name": "known_at", "type": {"type": "long", "logicalType": "timestamp-micros"}, "sp:role": "event_time"}]}""")
+    owners = pl.DataFrame({"card_id": ["c1", "c2", "c3"], "entity_id": ["e", "e", "f"],
+                           "known_at": paid["paid_at"].sort()[[100, 200, 300]]})  # fmt: skip
+    moves = sp.source("owners", contract=owner, lateness="1m") | sp.key_by("card_id") | sp.ordered("entity_id")
+    spend = (
+        sp.source("payments", contract=PAYMENT, lateness="1m")
+        | sp.key_by("card_id")
+        | sp.ordered("payment_id")
+        | sp.follow(moves, keep="6h")
+        | sp.key_by("entity")
+        | sp.features(spend=sp.total("amount").over("6h"))
+    )
+    of_entities = sp.Topology("entities", sinks={"features": spend})
+    audit = audit_features(of_entities, {"payments": paid, "owners": owners}, MemoryRegistry((PAYMENT, owner)))
+    assert audit.not_recomputed == ["features"] and audit.recomputed == 0
+    assert audit.fine and audit.auc["features"] == {"spend": 0.5}
