@@ -9,6 +9,7 @@ Heartbeats are librdkafka's own.
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Iterable
 from typing import Final
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 _SERVE_S: Final = 0.0
 """What the group has to say lies ready, and is rare: to wait for it would hold up a worker's records once a second."""
 _JOIN_S: Final = 0.2
+_METADATA: Final = b"CGMDv2:"
+"""So begins the metadata as the library writes it: then four bytes of the generation, the names of group and member."""
 
 
 class KafkaMembership:
@@ -110,8 +113,16 @@ class KafkaMembership:
         return {number: self._held[number] for number in owned}
 
     def metadata(self) -> bytes:
-        """What brokers compare a commit with: member and generation, as the client knows them now."""
+        """What brokers compare a commit with: member and generation, as the client knows them now.
+
+        Raises StaleMember where it knows neither: brokers compare nothing then, and would let a zombie's commit in.
+        """
         found: bytes = self._consumer.consumer_group_metadata()
+        if found.startswith(_METADATA):
+            generation = int.from_bytes(found[len(_METADATA) :][:4], sys.byteorder, signed=True)
+            _group, member, *_ = found[len(_METADATA) + 4 :].split(b"\0")
+            if generation < 0 or not member:
+                raise stale(self._member, self._group, "it is no member now")
         return found
 
     def _complain(self, error: KafkaError) -> None:

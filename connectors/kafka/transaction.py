@@ -106,7 +106,7 @@ class KafkaTransaction:
     def __init__(self, producer: Owner) -> None:
         self.over = False
         self._producer = producer
-        self._begun = False
+        self._begun = self._ending = False
         self._since = time.monotonic()
         self._blocks: list[Block] = []
         self._sent = 0
@@ -179,10 +179,13 @@ class KafkaTransaction:
                 ranges = self._finish()
             except _Moved as moved:
                 self._abort()
+                if self._producer.broken is not None:
+                    self._break(self._producer.broken)
                 self._still_held(moved)
                 time.sleep(0.05)
                 continue
             self.over = True
+            self._producer.settled()
             return ranges
         self._abort()
         self.over = True
@@ -211,12 +214,11 @@ class KafkaTransaction:
                     calls(partial(client.send_offsets_to_transaction, places, self._metadata(group)), _CALL_S)
             self._send()
             self._delivered()
+            self._ending = True
             calls(client.commit_transaction, _COMMIT_S)
         except KafkaException as problem:
             self._answer(problem)
-        ranges = self._arrived()
-        self._producer.settled()
-        return ranges
+        return self._arrived()
 
     def _metadata(self, group: str) -> bytes:
         for membership, _ in self._standing:
@@ -241,6 +243,9 @@ class KafkaTransaction:
         client, until = self._producer.client, time.monotonic() + _COMMIT_S
         while len(client) and time.monotonic() < until:
             client.poll(0.05)  # Not flush: it mixes up a fatal error with the reports that it serves.
+        if len(client):
+            late = KafkaError(KafkaError._MSG_TIMED_OUT, f"{len(client)} records were not taken within {_COMMIT_S:g} s")
+            self._answer(KafkaException(late), certain=True)
 
     def _arrived(self) -> dict[TopicPartition, tuple[int, int]]:
         client = self._producer.client
@@ -292,9 +297,12 @@ class KafkaTransaction:
             producer.calls(producer.client.abort_transaction, _ABORT_S, meanwhile=poll)
         except KafkaException as problem:
             error = error_of(problem)
-            producer.broken = (
-                fenced(producer.id) if is_fenced(error) else unknown(f"the abort of '{producer.id}'", error)
-            )
+            if is_fenced(error):
+                producer.broken = fenced(producer.id)
+            elif self._ending:
+                producer.broken = unknown(f"the abort of '{producer.id}'", error)
+            # Else no commit was asked for: nothing of it will ever be visible, and the next transaction begins with a
+            # new client, which ends whatever is open.
 
     def _begin(self) -> None:
         if self._begun:

@@ -90,8 +90,9 @@ class KafkaProducer:
 
         Where the brokers do not answer, the next transaction opens the client anew.
         """
-        self._doubted = self._doubted or self.client.sent_again
-        with contextlib.suppress(LogError):
+        self._doubted = True  # Until somebody knows better.
+        with contextlib.suppress(LogError, KafkaException):
+            self._doubted = self.client.sent_again
             self.renew()
 
     def doubt(self) -> None:
@@ -119,7 +120,11 @@ class KafkaProducer:
         return self._plain[group]
 
     def _opened(self) -> tuple[Sender, Calls]:
-        client = self._make_sender(self.profile, self.id, self.connection)
+        doing = f"opening producer '{self.id}'"
+        try:
+            client = self._make_sender(self.profile, self.id, self.connection)
+        except KafkaException as problem:
+            raise refusal(error_of(problem), doing, self.connection) from problem
         calls = Calls(client)
         try:
             calls(client.init_transactions, _INIT_S)
@@ -128,7 +133,7 @@ class KafkaProducer:
                 client.poll(0.1)
             _let_go(client, calls, 0)
             self.connection.check()
-            raise refusal(error_of(problem), f"opening producer '{self.id}'", self.connection) from problem
+            raise refusal(error_of(problem), doing, self.connection) from problem
         return client, calls
 
 
