@@ -68,7 +68,7 @@ def by_hand(model: Any, frame: pl.DataFrame) -> np.ndarray:
 
 def driven(model: Any, frame: pl.DataFrame, delay: int) -> tuple[np.ndarray, pl.DataFrame]:
     names = frame.columns[:-1]
-    fields = "".join(f'{{"name": "{n}", "type": "double"}}, ' for n in names)
+    fields = "".join(f'{{"name": "{n}", "type": ["null", "double"]}}, ' for n in names)
     at = '{"name": "at", "type": "long", "sp:role": "event_time"}'
     head = '{"type": "record", "sp:version": 1, "name": '
     row = parse_contract(

@@ -35,7 +35,10 @@ REMEMBERED: Final = 5
 
 _N, _LOG, _SQUARE, _ABSOLUTE, _RIGHT = 0, 1, 2, 3, 4
 _LABELS, _COUNT, _LAST_LABEL, _LAST_SCORE, _GIVEN_UP, _FAILED = 0, 1, 2, 3, 4, 5
-_BINS: Final = 1000
+BINS: Final = 1000
+"""A score's place: thousandths."""
+SUMS: Final = 5
+"""n, log loss, squared, absolute error, right answers."""
 _SURE: Final = 0.05
 _LOG_LOSS_LEAST: Final = 1e-15
 
@@ -84,24 +87,33 @@ class Evaluation:
         no_change = [self.sums[d, 1, _RIGHT] / max(self.sums[d, 1, _N], 1) for d in range(2)]
         for d, delay in enumerate(DELAYS):
             for c, contender in enumerate(CONTENDERS):
-                auc = _auc(self.bins[d, c]) if binary else None
-                judged = _judged(self.sums[d, c], no_change[d], auc, binary=binary, chance=c != 1)
+                judged = worth(self.sums[d, c], no_change[d], self.bins[d, c], binary=binary, chance=c != 1)
                 rows.append((self.labels, delay, contender, None, *judged, *self._lost))
         for code, name in enumerate(segments):
             if self.segments[code, _N] > 0:
-                judged = _judged(self.segments[code], None, None, binary=binary, chance=True)
+                judged = worth(self.segments[code], None, None, binary=binary)
                 rows.append((self.labels, "label", "model", name, *judged, *self._lost))
         return pl.DataFrame(rows, METRICS.polars(), orient="row")
 
     @property
+    def no_change_right(self) -> float:
+        """How often No-Change was right at the label's delay."""
+        return float(self.sums[0, 1, _RIGHT] / max(self.sums[0, 1, _N], 1))
+
+    @property
+    def given_up(self) -> int:
+        """Rows whose horizon ended without a label."""
+        return int(self.known[_GIVEN_UP])
+
+    @property
     def _lost(self) -> tuple[int, int]:
-        return int(self.known[_GIVEN_UP]), int(self.known[_FAILED])
+        return self.given_up, int(self.known[_FAILED])
 
 
 def no_evaluation(*, binary: bool) -> Evaluation:
     """Nothing is known yet."""
     known = np.array([0.0, 0.0, math.nan, math.nan, 0.0, 0.0])
-    bins = np.zeros((2, 4, 2, _BINS if binary else 0), np.int64)
+    bins = np.zeros((2, 4, 2, BINS if binary else 0), np.int64)
     return Evaluation(known, np.zeros((2, 4, 5)), bins, np.zeros((0, 5)))
 
 
@@ -128,9 +140,14 @@ def confidence(mean: float, n: float, *, alpha: float = _SURE, best_at: float = 
     return max(0.0, mean - radius), min(1.0, mean + radius)
 
 
-def _judged(
-    sums: Floats, no_change: float | None, auc: float | None, *, binary: bool, chance: bool
+def worth(
+    sums: Floats, no_change: float | None, bins: Int64s | None, *, binary: bool, chance: bool = True
 ) -> tuple[int, *tuple[float | None, ...]]:
+    """The columns of `METRICS` from n to high, of one contender's sums.
+
+    no_change  how often No-Change was right, if kappa is asked for; bins: int64[2, 1000], if the AUC is
+    chance     whether its scores are chances, which have a log loss
+    """
     n = float(sums[_N])
     if n == 0:
         return (0, *[None] * 9)
@@ -140,6 +157,7 @@ def _judged(
     accuracy = float(sums[_RIGHT] / n)
     kappa = None if no_change is None or no_change >= 1.0 else (accuracy - no_change) / (1.0 - no_change)
     low, high = confidence(mean_square, n)
+    auc = None if bins is None else _auc(bins)
     log_loss = float(sums[_LOG] / n) if chance else None
     return (int(n), log_loss, mean_square, auc, accuracy, kappa, mae, math.sqrt(mean_square), low, high)
 
@@ -153,7 +171,8 @@ def _auc(bins: Int64s) -> float | None:
 
 
 @kernel
-def _judge(sums: Floats, score: float, label: float, binary: bool) -> None:
+def judge(sums: Floats, score: float, label: float, binary: bool) -> None:
+    """Adds one score, whose label is known, to its contender's sums."""
     sums[_N] += 1.0
     error = score - label
     sums[_SQUARE] += error * error
@@ -165,8 +184,9 @@ def _judge(sums: Floats, score: float, label: float, binary: bool) -> None:
 
 
 @kernel
-def _bin(bins: Int64s, score: float, label: float) -> None:
-    at = min(max(int(score * _BINS), 0), _BINS - 1)
+def place_score(bins: Int64s, score: float, label: float) -> None:
+    """Counts one score in the bins from which the AUC is read."""
+    at = min(max(int(score * BINS), 0), BINS - 1)
     bins[1 if label != 0.0 else 0, at] += 1
 
 
@@ -200,14 +220,14 @@ def judge_until(
                 for c in range(4):
                     given = kept[place, base + c]
                     at_once = again if c == 0 else (no_change if c == 1 else (prior if c == 2 else last_score))
-                    _judge(sums[0, c], given, label, binary)
-                    _judge(sums[1, c], at_once, label, binary)
+                    judge(sums[0, c], given, label, binary)
+                    judge(sums[1, c], at_once, label, binary)
                     if binary:
-                        _bin(bins[0, c], given, label)
-                        _bin(bins[1, c], at_once, label)
+                        place_score(bins[0, c], given, label)
+                        place_score(bins[1, c], at_once, label)
                 segment = kept[place, base + 4]
                 if not np.isnan(segment):
-                    _judge(segments[int(segment)], kept[place, base], label, binary)
+                    judge(segments[int(segment)], kept[place, base], label, binary)
                 known[_LABELS] += label
                 known[_COUNT] += 1.0
                 known[_LAST_LABEL] = label

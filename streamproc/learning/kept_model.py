@@ -175,6 +175,10 @@ class Categories:
     learned: list[bool]
     most: int
 
+    def again(self) -> Categories:
+        """The same texts for another model to learn."""
+        return Categories(self.names, list(self.learned), self.most)
+
     def codes(self, column: pl.Series, numbers: dict[str, int]) -> Floats:
         """The number of each text, NaN for null and for texts beyond the limit."""
         texts = column.cast(pl.String)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from streamproc.learning.evaluation import Evaluation
 from streamproc.learning.kept_model import BY_MANY_FROM, RAISED, Categories, KeptModel
 from streamproc.operators.pending import LEARN, PREDICT, Events
 from streamproc.ports import Int64s
@@ -25,16 +24,23 @@ class Block:
     rows: Floats
     count: int = 0
 
+    def again(self) -> Block:
+        """The same rows for another model to learn."""
+        return Block(self.rows.copy(), self.count)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Learner:
-    """What `run` works with: inputs' names, and per input its categories or None for a number."""
+    """What `run` works with: inputs' names, and per input its categories or None for a number.
+
+    failed  rows that made the model raise while it learned them
+    """
 
     model: KeptModel
     names: tuple[str, ...]
     categories: tuple[Categories | None, ...]
     block: Block
-    evaluation: Evaluation
+    failed: int = 0
 
     @property
     def every(self) -> int:
@@ -84,7 +90,7 @@ class Learner:
                 if every == 1:
                     untouched = False
                     if not learn(told, label):
-                        self.evaluation.fail(1)
+                        self.failed += 1
                 else:
                     untouched = untouched and self.block.count + 1 < every
                     self._add(row, label)
@@ -182,12 +188,10 @@ class Learner:
         whole = np.flatnonzero(~missing)
         if whole.size:
             self.model.learn_many(rows[whole], self.names, labels[whole])
-        failed = 0
         for i in np.flatnonzero(missing).tolist():
             row = rows[i].tolist()
             self.remember(row)
-            failed += not self.model.learn(self.example(row), float(labels[i]))
-        self.evaluation.fail(failed)
+            self.failed += not self.model.learn(self.example(row), float(labels[i]))
         block.count = 0
         block.rows[:] = 0.0
 

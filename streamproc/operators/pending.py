@@ -110,6 +110,13 @@ class Events:
     moments: Int64s
     labels: Floats
 
+    def between(self, start: int, stop: int) -> Events:
+        """Those from `start` on, up to `stop`."""
+        of = slice(start, stop)
+        return Events(
+            self.kinds[of], self.lefts[of], self.places[of], self.causes[of], self.moments[of], self.labels[of]
+        )  # fmt: skip
+
 
 def run_pending(
     pending: Pending, order: Int64s, limits: Int64s, *, last_limit: int, left_slots: Int64s, left_times: Int64s,

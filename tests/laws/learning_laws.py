@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import polars as pl
-from river import anomaly, drift, linear_model, preprocessing, tree
+from river import anomaly, drift, dummy, linear_model, preprocessing, tree
 
 import streamproc as sp
 from streamproc.contracts.model import Field, Schema
@@ -28,6 +28,17 @@ def linear() -> Any:
     return preprocessing.StandardScaler() | linear_model.LogisticRegression()
 
 
+RACE = sp.race(
+    {
+        "tree": tree.HoeffdingTreeClassifier(grace_period=5), "always": dummy.PriorClassifier(),
+        "last": dummy.NoChangeClassifier(),
+    },
+    error=0.9, reign=2, delta=0.3, patience=1, costs_us={"tree": 3, "always": 2, "last": 2}, budget_us=4,
+    budget_mb=0.0006, measure=4,
+)  # fmt: skip
+"""Everything happens soon: champions change, segments hold, snapshots grow out of the budget."""
+BLOCKS = sp.race({"linear": linear(), "slow": preprocessing.StandardScaler() | linear_model.LogisticRegression(l2=1.0)},
+                 error=0.9, reign=1)  # fmt: skip
 BY_LABEL = {"labels": STREAM, "on": "k", "label": "y", "horizon": "4s", "into": "p", "report": 3}
 BY_SILENCE = {"labels": sp.outcome(STREAM, within="4s"), "on": "k", "into": "p", "report": 3}
 RULES = (sp.when(pl.col("x") > 1, then="block"), sp.when(pl.col("i") < 0, then="review", name="negative"))
@@ -50,6 +61,16 @@ LEARNING_LAWS: dict[str, tuple[Step, tuple[StreamType, ...], tuple[str, ...]]] =
     ),
     "learn by blocks": (
         sp.learn(linear(), inputs=("i", "x"), label="b", into="p", report=7, every=32), (ROWS,), SHARED,
+    ),
+    "learn in a race": (
+        sp.learn(RACE, inputs=("x", "i", "s"), segment="s", every=2, calibrated="q", **BY_LABEL),
+        (KEYED, LABELS), SHARED,
+    ),
+    "learn in a race from silence": (
+        sp.learn(RACE, inputs=("x", "s"), segment="s", **BY_SILENCE), (KEYED, LABELS), SHARED,
+    ),
+    "learn in a race by blocks": (
+        sp.learn(BLOCKS, inputs=("i", "x"), label="b", into="p", report=7, every=32), (ROWS,), SHARED,
     ),
     "drift": (sp.drift("x", "i", "s", run_length=10, warm=20, report=7), (ROWS,), SHARED),
     "drift whitened": (sp.drift("x", "i", run_length=10, warm=20, report=9, serial="whiten"), (ROWS,), SHARED),
