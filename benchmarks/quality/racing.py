@@ -2,9 +2,9 @@
 
     python -m benchmarks.quality.racing --data FOLDER [--rows 45312] [--first usual] [--missing 0.8] [--json]
 
-FOLDER as of `benchmarks.quality.learning`. The label of row i is known `delay` rows later, as a stream of its own. "first" is
-the champion that the race begins with; "regret" is how much more it lost than the best of its models in hindsight (mean
-squared error of chances), as a share.
+FOLDER as of `benchmarks.quality.learning`. The label of row i is known `delay` rows later, as a stream of its own.
+"first" is the champion that the race begins with; "regret" is how much more it lost than the best of its models in
+hindsight (mean squared error of chances), as a share.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def main() -> None:
         briers = {row["contender"]: row["brier"] for row in judged.to_dicts()}
         best = min(racers, key=lambda one: briers[one])
         rows.append({
-            "stream": name, "delay": delay, "n": judged["n"].max(), "first": options.first, "race": briers["model"], "best": best,
-            "its": briers[best], "regret": briers["model"] / briers[best] - 1.0,
+            "stream": name, "delay": delay, "n": judged["n"].max(), "first": options.first, "race": briers["model"],
+            "best": best, "its": briers[best], "regret": briers["model"] / briers[best] - 1.0,
             "No-Change": briers["no_change"], "prior": briers["prior"],
         })  # fmt: skip
     if options.json:
