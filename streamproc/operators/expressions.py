@@ -91,6 +91,49 @@ def expression_columns(expr: pl.Expr) -> frozenset[str]:
     return frozenset(name for name in expr.meta.root_names() if name)
 
 
+@dataclass(frozen=True, slots=True)
+class ExpressionUses:
+    """The columns that an expression reads: for its value, and to choose between values (`when`).
+
+    as_it_is  it is a column and nothing else, perhaps under another name
+    """
+
+    values: frozenset[str]
+    conditions: frozenset[str]
+    as_it_is: bool
+
+
+def expression_uses(expr: pl.Expr) -> ExpressionUses:
+    """What each column is for that an expression reads; one may be for both.
+
+    >>> read = expression_uses(pl.when(pl.col("a") > 0).then(pl.col("b")).otherwise(pl.col("a")))
+    >>> sorted(read.values), sorted(read.conditions), read.as_it_is
+    (['a', 'b'], ['a'], False)
+    """
+    node = nodes_of(expr, "lineage")
+    values: set[str] = set()
+    conditions: set[str] = set()
+    _gather(node, values, conditions)
+    while isinstance(node, dict) and "Alias" in node:
+        node = node["Alias"][0]
+    return ExpressionUses(frozenset(values), frozenset(conditions), isinstance(node, dict) and "Column" in node)
+
+
+def _gather(node: Node, values: set[str], conditions: set[str]) -> None:
+    if isinstance(node, list):
+        for part in node:
+            _gather(part, values, conditions)
+    elif isinstance(node, dict):
+        for kind, body in node.items():
+            if kind == "Column" and isinstance(body, str):
+                values.update({body} - {""})  # Inside `list.eval` the items of a cell have no name.
+            elif kind == "Ternary":
+                _gather(body["predicate"], conditions, conditions)
+                _gather([body["truthy"], body["falsy"]], values, conditions)
+            elif kind != "Literal":
+                _gather(body, values, conditions)
+
+
 def canonical_text(expr: pl.Expr) -> str:
     """An expression as text for fingerprints: equal expressions give equal text, on every run.
 

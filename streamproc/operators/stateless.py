@@ -44,7 +44,7 @@ class Stateless:
         for name in self.read or ():
             if name not in stream.schema:
                 raise UnknownColumn(f"step '{self.verb}' reads '{name}'", hint=did_you_mean(name, stream.schema.names))
-        read = Schema(tuple(stream.schema[name] for name in self.read or stream.schema.names))
+        read = self._read_of(stream.schema)
         fields = self._given(read)
         self._probe(read)
         if self.read is None:
@@ -67,6 +67,10 @@ class Stateless:
             return (frozenset(inputs[0].names),)
         return (needed & frozenset(inputs[0].names) | frozenset(self.read),)
 
+    def gives(self, schema: Schema) -> frozenset[str]:
+        """Names of the columns that the function gives for an input of these columns."""
+        return frozenset(field.name for field in self._given(self._read_of(schema)))
+
     def open(self, *inputs: StreamType) -> None:
         """No state."""
 
@@ -80,6 +84,9 @@ class Stateless:
         else:
             made = pl.DataFrame(schema=dict(types))
         return None, Output(batch.with_frame(made if self.read is None else batch.frame.with_columns(made)))
+
+    def _read_of(self, schema: Schema) -> Schema:
+        return Schema(tuple(schema[name] for name in self.read or schema.names))
 
     def _given(self, read: Schema) -> tuple[Field, ...]:
         try:

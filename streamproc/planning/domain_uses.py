@@ -1,0 +1,236 @@
+"""What the steps of features, entities, learning, decisions, drift and quality make their columns of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from streamproc.decisions.abstain import Abstain
+from streamproc.decisions.alert import Alert
+from streamproc.decisions.decide import Decide
+from streamproc.decisions.decision_log import CHAIN
+from streamproc.decisions.fallback import Fallback
+from streamproc.decisions.routing import Route
+from streamproc.decisions.sample_ratio import SampleRatio
+from streamproc.drifting.drift import Drift
+from streamproc.drifting.river_tests import RiverTest
+from streamproc.drifting.windows import WindowTest
+from streamproc.entities.entity_views import EntityRows
+from streamproc.entities.resolve import Resolve
+from streamproc.feature.derived import Derived
+from streamproc.feature.leaves import OWN, is_followed
+from streamproc.feature.operator import CORRECTED_AT, Features
+from streamproc.feature.plan import SOURCE
+from streamproc.feature.together import Together
+from streamproc.learning.learn import Learn
+from streamproc.operator import Operator, StreamType
+from streamproc.operators.aggregates import Aggregate
+from streamproc.operators.expressions import expression_columns, expression_uses
+from streamproc.operators.follow import LEAF, STEP
+from streamproc.operators.join import DELETED
+from streamproc.operators.quality.freshness import Freshness
+from streamproc.operators.quality.tally import RuleTally
+from streamproc.operators.quality.verdicts import RuleVerdicts
+from streamproc.planning.uses import (
+    EVENT_TIME,
+    NOTHING,
+    ROWS,
+    WATERMARK,
+    StepUses,
+    Uses,
+    also,
+    below,
+    late,
+    merged,
+    met,
+    of_aggregate,
+    passing,
+    summed,
+    uses,
+)
+
+_COMMAND: Final = ("action", "record", "other")
+
+
+def domain_uses(operator: Operator, inputs: Sequence[StreamType], out: StreamType, port: str) -> StepUses | None:
+    """The rule of an operator of these domains, None for any other."""
+    match operator:
+        case Features():
+            return _of_features(operator, inputs[0])
+        case Together():
+            return merged(inputs, out)
+        case Resolve():
+            return _of_resolve(operator, inputs)
+        case EntityRows():
+            return _of_entity_rows(operator, inputs[0], out)
+        case Learn():
+            return _of_learn(operator, inputs) if port == "rows" else summed(operator, inputs, out)
+        case Abstain():
+            return _of_abstain(operator, inputs)
+        case Decide() if port == "log":
+            return _of_log(operator, inputs[0])
+        case Decide() | Route() | Fallback():
+            return _of_decision(operator, inputs[0])
+        case Alert():
+            return _of_alert(operator, inputs[0])
+        case Drift() | WindowTest() | RiverTest() | SampleRatio():
+            return summed(operator, inputs, out)
+        case RuleTally() | RuleVerdicts() | Freshness():
+            return summed(operator, inputs, out, timed=True)
+    return None
+
+
+# ── features ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _of_features(operator: Features, stream: StreamType) -> StepUses:
+    """Each feature from what its aggregate reads; a derived one through those that it is computed from."""
+    rows, key = passing(stream.schema), uses(0, stream.keyed_by or (), "GROUP_BY")
+    shared = uses(0, (EVENT_TIME, WATERMARK), "WINDOW") if operator.max_lag_us is not None else NOTHING
+    leaves = (LEAF, *OWN) if is_followed(stream.schema) else ()
+    shared |= uses(0, leaves, "GROUP_BY")
+    made: StepUses = {}
+    for name, one in operator.made:
+        if isinstance(one, Derived):
+            of = _of_derived(one, made)
+        else:
+            of = of_aggregate(one, stream) | _of_sources(one, stream) | shared
+        made |= dict.fromkeys((name, f"{name}_known", f"{name}_status"), of)
+        made[f"{name}_age"] = of | uses(0, (EVENT_TIME,), "AGGREGATION")
+    decides = late(0) | uses(0, leaves, "FILTER")
+    if operator.corrections:
+        made[CORRECTED_AT] = uses(0, (EVENT_TIME,), "TRANSFORMATION") | uses(0, (STEP,), "CONDITIONAL")
+        made[DELETED] = shared | key | uses(0, (EVENT_TIME,), "WINDOW")
+        decides |= key
+    return also(rows | made, decides)
+
+
+def _of_derived(one: Derived, made: StepUses) -> Uses:
+    read = expression_uses(one.expression)
+    of = NOTHING
+    for columns, kind in ((read.values, "TRANSFORMATION"), (read.conditions, "CONDITIONAL")):
+        for column in columns:
+            of |= below(made.get(column, uses(0, (column,), "IDENTITY")), kind)  # type: ignore[arg-type]  # kinds
+    return of
+
+
+def _of_sources(one: Aggregate, stream: StreamType) -> Uses:
+    """Which of the streams that came together the rows are of, where the aggregate asks."""
+    if SOURCE not in stream.schema:
+        return NOTHING
+    if one.kind == "contributors":
+        return uses(0, (SOURCE,), "AGGREGATION")
+    return uses(0, (SOURCE,), "FILTER") if one.sources else NOTHING
+
+
+# ── entities ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _of_resolve(operator: Resolve, inputs: Sequence[StreamType]) -> StepUses:
+    """Everything that is compared decides which events there are; ids are made of ids, weights of what is compared."""
+    read = operator.reads(frozenset(), *(stream.schema for stream in inputs))
+    compared = {name for one in operator.stored if one.form != "raw" for name in (one.column, one.other) if name}
+    ids = uses(0, (operator.record,), "TRANSFORMATION")
+    decides = NOTHING
+    for number, columns in enumerate(read):
+        decides |= uses(number, (*columns, EVENT_TIME), "JOIN") | uses(number, (ROWS,), "IDENTITY")
+    times = uses(0, (EVENT_TIME,), "IDENTITY")
+    if len(inputs) > 1:
+        ids |= uses(1, _COMMAND[1:], "TRANSFORMATION")
+        times |= uses(1, (EVENT_TIME,), "IDENTITY")
+        decides |= uses(0, (WATERMARK,), "SORT")
+    weights = uses(0, compared, "TRANSFORMATION")
+    made = dict.fromkeys(("entity_id", "other_id", "records", "matched"), ids)
+    made |= dict.fromkeys(("weight", "posterior"), weights) | dict.fromkeys(("event", "reason", "size"), NOTHING)
+    for name, _ in operator.golden:
+        made |= {f"golden_{name}": uses(0, (name,), "AGGREGATION"), f"golden_{name}_from": ids}
+    return also(passing(inputs[0].schema) | made | {EVENT_TIME: times}, decides)
+
+
+def _of_entity_rows(operator: EntityRows, stream: StreamType, out: StreamType) -> StepUses:
+    event = frozenset({"event"})
+    if operator.kind == "links":
+        links = {
+            "record": uses(0, ("records",), "TRANSFORMATION"),
+            "entity_id": uses(0, ("entity_id",), "IDENTITY") | uses(0, event, "CONDITIONAL"),
+        }
+        return also(passing(stream.schema) | links, uses(0, ("event", "records"), "FILTER"))
+    made = {}
+    for name in out.schema.names:
+        (read,) = operator.reads(frozenset({name}), stream.schema)
+        made[name] = uses(0, read - event or event, "IDENTITY")
+    return also(passing(stream.schema) | made, uses(0, event, "FILTER"))
+
+
+# ── learning and decisions ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _of_learn(operator: Learn, inputs: Sequence[StreamType]) -> StepUses:
+    """A score from the row's inputs and, by what was learned, from the inputs and labels of rows before it."""
+    score = uses(0, operator.inputs, "TRANSFORMATION")
+    score |= uses(len(inputs) - 1, (operator.label,) if operator.label else (), "AGGREGATION")
+    decides = NOTHING
+    if operator.on:
+        score |= met(inputs)
+        decides = late(0)
+    made = {operator.into: score}
+    if operator.calibrated:
+        made[operator.calibrated] = score | uses(0, (operator.segment,) if operator.segment else (), "TRANSFORMATION")
+    return also(passing(inputs[0].schema) | made, decides)
+
+
+def _of_abstain(operator: Abstain, inputs: Sequence[StreamType]) -> StepUses:
+    """A threshold from the chances and labels of rows before; whether to decide from it and the row's own chance."""
+    threshold = met(inputs) | uses(0, (operator.chance,), "AGGREGATION")
+    threshold |= uses(1, (operator.label,) if operator.label else (), "AGGREGATION")
+    made = {
+        operator.into: threshold | uses(0, (operator.chance,), "TRANSFORMATION"),
+        f"{operator.into}_threshold": threshold,
+    }
+    return also(passing(inputs[0].schema) | made, late(0))
+
+
+def _of_decision(operator: Decide | Route | Fallback, stream: StreamType) -> StepUses:
+    """What is decided is computed from what the rules read; a decision's id is made of the row's place alone."""
+    rows = passing(stream.schema)
+    if isinstance(operator, Route):
+        by = uses(0, operator.by, "TRANSFORMATION")
+        return rows | {operator.into: by, f"{operator.into}_propensity": by}
+    if isinstance(operator, Fallback):
+        scores = [rung.score for rung in operator.rungs if isinstance(rung.score, str)]
+        ages = [rung.age for rung in operator.rungs if rung.age]
+        best = uses(0, operator.rungs[0].columns, "TRANSFORMATION")
+        return rows | {
+            operator.into: uses(0, scores, "TRANSFORMATION") | uses(0, ages, "CONDITIONAL"),
+            f"{operator.into}_rung": uses(0, (*scores, *ages), "TRANSFORMATION"),
+            f"{operator.into}_cause": best,
+        }
+    read = uses(0, operator.table.columns, "TRANSFORMATION")
+    number, decision, rule = operator.made
+    several = uses(0, operator.table.columns, "FILTER") if operator.table.hit == "unique" else NOTHING
+    return also(rows | {number: NOTHING, decision: read, rule: read}, several)
+
+
+def _of_log(operator: Decide, stream: StreamType) -> StepUses:
+    """A line for each decision; its hash is made of all that this line and those before it hold."""
+    made = _of_decision(operator, stream)
+    body = uses(0, operator.logged, "AGGREGATION")
+    return made | {"number": NOTHING, "logic": NOTHING, CHAIN: body}
+
+
+def _of_alert(operator: Alert, stream: StreamType) -> StepUses:
+    """A row where a key's alert is raised or resolved: what it is raised by decides that there is one."""
+    read = (operator.what,) if isinstance(operator.what, str) else expression_columns(operator.what)
+    key = stream.keyed_by or ()
+    rows = passing(stream.schema)
+    made = {name: rows[name] for name in (*key, EVENT_TIME)}
+    made |= dict.fromkeys(("alert", "severity", "runbook"), NOTHING)
+    made["status"] = uses(0, read, "TRANSFORMATION")
+    plain = isinstance(operator.what, str)
+    made["value"] = uses(0, read, "IDENTITY") if plain else NOTHING
+    made["peak"] = uses(0, read, "AGGREGATION") if plain else NOTHING
+    made["since"] = uses(0, (EVENT_TIME,), "TRANSFORMATION")
+    made["alert_rows"] = uses(0, read, "AGGREGATION")
+    made["cause"] = uses(0, (*key, EVENT_TIME), "TRANSFORMATION")
+    decides = uses(0, read, "FILTER") | uses(0, key, "GROUP_BY") | uses(0, (EVENT_TIME,), "WINDOW") | late(0)
+    return made | {ROWS: rows[ROWS] | decides}

@@ -1,0 +1,8 @@
+"""Topologies made by chance are those of the engine's own tests."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
