@@ -22,7 +22,7 @@ from streamproc.feature.leaves import OWN, is_followed
 from streamproc.feature.operator import CORRECTED_AT, Features
 from streamproc.feature.plan import SOURCE
 from streamproc.feature.together import Together
-from streamproc.learning.learn import Learn
+from streamproc.learning.operator import Learn
 from streamproc.operator import Operator, StreamType
 from streamproc.operators.aggregates import Aggregate
 from streamproc.operators.expressions import expression_columns, expression_uses
@@ -173,7 +173,11 @@ def _of_learn(operator: Learn, inputs: Sequence[StreamType]) -> StepUses:
     if operator.on:
         score |= met(inputs)
         decides = late(0)
+    if operator.race is not None and operator.segment:  # No segment may be worse off with a new champion.
+        score |= uses(0, (operator.segment,), "AGGREGATION")
     made = {operator.into: score}
+    if operator.race is not None and operator.race.champion:
+        made[operator.race.champion] = score
     if operator.calibrated:
         made[operator.calibrated] = score | uses(0, (operator.segment,) if operator.segment else (), "TRANSFORMATION")
     return also(passing(inputs[0].schema) | made, decides)
