@@ -1,6 +1,7 @@
 """How fast features are, each aggregate by itself, beside a Python dict per key in the same run.
 
     python benchmarks/features.py [--json] [--batches N] [--keys K]
+    python benchmarks/features.py --serving     how long a read takes when features are served: see serving.py
 
 Rows come in batches of 65,536 in order of event time, 10 s of event time each, uniform over the keys (100,000: then a
 key has 4 rows in 60 s and 39 in 600 s). Reported are rows per CPU second over the second half of the stream, when the
@@ -19,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import streamproc as sp
+from benchmarks.serving import serving
 from benchmarks.windows import measured, plain_lookback
 from streamproc.batch import EVENT_TIME, ROW, WATERMARK, WIDTH, Batch
 from streamproc.keys import keys_of
@@ -73,7 +75,11 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=130, help="batches of 65,536 rows")
     parser.add_argument("--keys", type=int, default=100_000, help="keys")
     parser.add_argument("--only", default="", help="cases whose name holds this text")
+    parser.add_argument("--serving", action="store_true", help="reads of served features, and the units of their costs")
     options = parser.parse_args()
+    if options.serving:
+        print(json.dumps({"benchmark": "features --serving", **serving()}))
+        return
     stream = batches(options.keys, options.batches)
     plain = plain_lookback(stream, (60 * _SECOND, 600 * _SECOND))
     results = []

@@ -35,6 +35,7 @@ _HOMES: Final = {
     "Reactions": "streamproc.runtime.reactions.definition",
     "Retry": "streamproc.runtime.reactions.definition",
     "Secret": "connectors.handlers",
+    "ServedFeatures": "streamproc.runtime.served_features",
     "Sink": "streamproc.planning.topology",
     "Sla": "streamproc.planning.topology",
     "StreamprocError": "streamproc.errors",

@@ -177,7 +177,7 @@ def move(
     meta = rows.meta.copy()
     meta[:, [ROW, DUE, RANK, LATE]] = 0
     meta[:, WATERMARK] = MIN_TIME
-    take_in(lookback, plan, Batch(rows.frame, meta, rows.keys), step=step)
+    take_in(lookback, plan, Batch(rows.frame, meta, rows.keys), step=step, unread=len(rows))
 
 
 def of_touched(state: Leaves, moves: Batch, longest: int) -> tuple[Int64s, np.ndarray[tuple[int], np.dtype[np.bool_]]]:

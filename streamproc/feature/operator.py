@@ -116,7 +116,7 @@ class Features:
                 nullable = one.absent.kind == "null" and (computed.nullable or computed.dtype.is_float())
                 fields[name] = replace(computed, nullable=nullable)
                 seen = seen.with_fields([fields[name]])
-            made += self._columns_of(name, one, fields[name])
+            made += self.columns_of(name, one, fields[name])
         for column in made:
             if column.name in stream.schema:
                 raise DuplicateName(
@@ -139,7 +139,8 @@ class Features:
             made += [Field(CORRECTED_AT, MOMENT, nullable=True), Field(DELETED, pl.Boolean(), deletes=True)]
         return replace(stream, schema=Schema((*stays, *made)))
 
-    def _columns_of(self, name: str, one: Aggregate | Derived, field: Field) -> list[Field]:
+    def columns_of(self, name: str, one: Aggregate | Derived, field: Field) -> list[Field]:
+        """The columns that a feature makes, the first of them as the field says."""
         made = [field]
         if one.absent.kind == "indicator":
             made.append(Field(f"{name}_known", pl.Boolean()))
@@ -199,6 +200,18 @@ class Features:
             forget_tiles(tiles, time.end)
         return state, Output(batch.with_frame(made), late)
 
+    def recall(self, state: FeaturesState, batch: Batch, unread: int) -> pl.DataFrame:
+        """Takes rows in, in time and not below `follow`, and gives those from `unread` on with their features.
+
+        As `process` gives them, bit for bit, but what the first rows see is not computed: a row costs O(1), whatever
+        is aggregated, and only the others cost what `process` does. Where a value is carried on, all are computed.
+        """
+        plan = self._plan_of(state.lookback.columns)
+        under = plan.prepare(batch.frame, len(batch))
+        if state.carried:
+            return self._valued(state, plan, batch, under)[unread:]
+        return self._valued(state, plan, batch, under, unread)
+
     def _of_leaves(
         self,
         state: FeaturesState,
@@ -245,17 +258,21 @@ class Features:
         moment = pl.Series(CORRECTED_AT, told.event_time).cast(MOMENT)
         return asking.with_frame(valued.with_columns(moment, pl.Series(DELETED, gone)))
 
-    def _valued(self, state: FeaturesState, plan: FeaturePlan, batch: Batch, under: pl.DataFrame) -> pl.DataFrame:
-        """The columns of rows and of their features."""
+    def _valued(
+        self, state: FeaturesState, plan: FeaturePlan, batch: Batch, under: pl.DataFrame, unread: int = 0
+    ) -> pl.DataFrame:
+        """The columns of rows from `unread` on, and of their features."""
         below = Batch(under, batch.meta, batch.keys)
+        batch = batch.take(np.arange(unread, len(batch))) if unread else batch
         slots, seen, covered = _NO_SLOTS, {}, [np.full(len(batch), MIN_TIME, np.int64)]
         if _looks_back(plan, state):
-            out, slots = take_in(state.lookback, plan.lookback, below, step=self.verb, keep_us=plan.keep_us)
+            keep = plan.keep_us
+            out, slots = take_in(state.lookback, plan.lookback, below, step=self.verb, keep_us=keep, unread=unread)
             seen, covered = _seen(plan, out, state.lookback), [out.covered]
         for tiling, tiles in zip(plan.tilings, state.tiles, strict=True):
             tiled, reaches = see_tiles(tiles, tiling, below)
-            seen |= tiled
-            covered.append(reaches)
+            seen |= {name: one.since(unread) for name, one in tiled.items()}
+            covered.append(reaches[unread:])
         if self.at_bound == "stop" and any((reaches != MIN_TIME).any() for reaches in covered):
             raise StreamprocError(
                 f"step '{self.verb}': a key has more than {self.events_per_key:,} events in its window",

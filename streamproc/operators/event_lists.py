@@ -279,8 +279,10 @@ def _look_ahead(wants: Wants, store: Store, sums: SumArrays, rows: Rows, i: int)
 def look_back(wants: Wants, store: Store, sums: SumArrays, rows: Rows, out: Results, room: Room, start: int) -> int:
     """Takes rows in from `start` on; n when done, i if the pool needs room before row i, -1 - i for an overflow.
 
-    There is room for an event per row.
+    There is room for an event per row. Results are written for as many of the last rows as there is room for in `out`:
+    what the rows before them see is not computed, and a scan costs them nothing.
     """
+    unread = rows.keys.size - out.covered.size
     # A row in time never lies before the watermark, but may lie at it: its own event must not be forgotten at once.
     spans, number, longest, ever = wants.spans.size, wants.sums.shape[0], np.int64(1), False
     for span in range(spans):
@@ -322,14 +324,19 @@ def look_back(wants: Wants, store: Store, sums: SumArrays, rows: Rows, out: Resu
         bound = wants.words[7]
         if of_key[bound + HELD] > wants.words[8]:
             fine = _keep_the_bound(wants, store, sums, key, ever) and fine
+        if i < unread:
+            if not fine:
+                return -1 - i
+            continue
+        at = i - unread
         if of_key[bound + FORGOT]:
-            out.covered[i] = of_key[bound + COVERED]
+            out.covered[at] = of_key[bound + COVERED]
         if not in_order:
             save(wants, store, sums, key, out.saved)
         for span in range(spans):
             if not in_order:
                 fine = rewind(wants, store, sums, key, event, span) and fine
-            read_window(wants, store, sums, key, event, span, in_order, out, i, room)
+            read_window(wants, store, sums, key, event, span, in_order, out, at, room)
         if not in_order:
             restore(wants, store, sums, key, out.saved)
         if not fine:

@@ -115,7 +115,9 @@ class Saved(NamedTuple):
 
 
 class Results(NamedTuple):
-    """Output, a row per input row and a column per want; `has` flags extremes, then edges; the last are scratch.
+    """Output, a row for each of the last input rows (as a rule all of them) and a column per want.
+
+    `has` flags extremes, then edges; the last fields are scratch.
 
     scans    words of all scans, see `window_scans`
     covered  event time of the newest event of the key that was dropped for want of room, MIN_TIME if none was

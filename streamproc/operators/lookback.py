@@ -93,11 +93,12 @@ def open_lookback(plan: LookbackPlan, columns: pl.DataFrame) -> LookbackState:
 
 
 def take_in(
-    state: LookbackState, plan: LookbackPlan, batch: Batch, *, step: str, keep_us: int = 0
+    state: LookbackState, plan: LookbackPlan, batch: Batch, *, step: str, keep_us: int = 0, unread: int = 0
 ) -> tuple[Results, Int64s]:
     """Takes the rows in one by one, and gives what each sees, and the slots of their keys.
 
     keep_us  how long a key's slot is needed after its newest row, where that is longer than the longest span
+    unread   so many rows at the beginning nobody asks about: the results are those of the rows after them
     """
     assert batch.keys is not None  # the plan lets only keyed streams in
     wants, n = plan.wants, len(batch)
@@ -111,12 +112,13 @@ def take_in(
         np.empty(plan.key_words, np.int64), np.empty((sums, PARTS + 1)),
         np.empty((sums, LIMBS), np.int64), np.empty((sums, 4), np.int64),
     )  # fmt: skip
+    read = n - unread
     out = Results(
-        np.zeros((n, wants.counts.shape[0]), np.int64), np.zeros((n, wants.sums.shape[0])),
-        np.zeros((n, 2 * wants.wides.shape[0]), np.int64), np.zeros((n, wants.extremes.shape[0]), np.int64),
-        np.zeros((n, wants.edges.shape[0]), np.int64), np.zeros((n, wants.variances.shape[0])),
-        np.zeros((n, wants.extremes.shape[0] + wants.edges.shape[0]), np.uint8),
-        np.zeros((n, plan.scan_words), np.int64), np.full(n, MIN_TIME, np.int64), *scratch(), saved,
+        np.zeros((read, wants.counts.shape[0]), np.int64), np.zeros((read, wants.sums.shape[0])),
+        np.zeros((read, 2 * wants.wides.shape[0]), np.int64), np.zeros((read, wants.extremes.shape[0]), np.int64),
+        np.zeros((read, wants.edges.shape[0]), np.int64), np.zeros((read, wants.variances.shape[0])),
+        np.zeros((read, wants.extremes.shape[0] + wants.edges.shape[0]), np.uint8),
+        np.zeros((read, plan.scan_words), np.int64), np.full(read, MIN_TIME, np.int64), *scratch(), saved,
         room_for_walks(wants.spans.size),
     )  # fmt: skip
     texts = state.texts.keys.arrays
@@ -132,7 +134,7 @@ def take_in(
     if n and plan.longest is not None:
         newest = state.events[state.key_words[slots, NEWEST], TIME]
         set_deadlines(state.deadlines, state.minima, slots, newest + max(plan.longest, keep_us))
-    return out, slots
+    return out, slots[unread:]
 
 
 def forget(state: LookbackState, plan: LookbackPlan, end: int | None) -> Int64s:

@@ -65,6 +65,12 @@ class Seen:
     age: Int64s | None = None
     aged: Flags | None = None
 
+    def since(self, row: int) -> Seen:
+        """What the rows from this one on see."""
+        if not row or self.age is None or self.aged is None:
+            return Seen(self.column[row:], self.age, self.aged)
+        return Seen(self.column[row:], self.age[row:], self.aged[row:])
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TilePlan:

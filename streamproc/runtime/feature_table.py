@@ -7,7 +7,6 @@ Parquet file that a replay wrote) answers what was known at a past moment.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,19 +16,16 @@ import numpy as np
 import polars as pl
 
 from streamproc.contracts.registry import Registry
+from streamproc.engine.intake import event_times
 from streamproc.errors import InputError, UnknownColumn, UnknownTopic, did_you_mean
-from streamproc.event_time import Span, instant_us, span_us
-from streamproc.ports import Log, TopicPartition
+from streamproc.event_time import Span, instant_us
+from streamproc.ports import Block, Log
 from streamproc.runtime.reading import TopicReader, read_topic
+from streamproc.runtime.topic_tail import TopicTail, now_us
 
-_BLOCK: Final = 65_536
 _OWN: Final = ("_partition", "_offset")
 AS_OF: Final = "_as_of"
 AGE: Final = "_age_us"
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +42,8 @@ class Answer:
     age_us: int | None
 
 
-_UNKNOWN: Final = Answer({}, None, None)
+UNKNOWN: Final = Answer({}, None, None)
+"""Of a key that is not known."""
 
 
 @dataclass(slots=True)
@@ -71,27 +68,19 @@ class FeatureTable:
     registry: Registry
     key: tuple[str, ...]
     at: str
-    clock: Callable[[], int] = _now_us
+    clock: Callable[[], int] = now_us
     fresh: Span | None = None
     reads: int = 0
     hits: int = 0
-    _within_us: int | None = None
-    _refreshed_at: int | None = None
     _rows: dict[tuple[Any, ...], tuple[int, dict[str, Any]]] = field(default_factory=dict)
     _named: dict[bytes, tuple[Any, ...]] = field(default_factory=dict)
-    _reached: dict[TopicPartition, int] = field(default_factory=dict)
-    _reader: TopicReader | None = None
+    _tail: TopicTail = field(init=False)
+    _reader: TopicReader = field(init=False)
 
     def __post_init__(self) -> None:
         if not self.key:
             raise InputError(f"a table of '{self.topic}' needs a key", hint="name the columns that say whose row it is")
-        self._within_us = None if self.fresh is None else span_us(self.fresh)
-        settings = self.log.topics().get(self.topic)
-        if settings is None:
-            names = [name for name in self.log.topics() if not name.endswith(".tasks") and ".edge." not in name]
-            raise UnknownTopic(f"the log has no topic '{self.topic}'", hint=did_you_mean(self.topic, names))
-        places = [TopicPartition(self.topic, number) for number in range(settings.partitions)]
-        self._reached = {place: self.log.start_offset(place) for place in places}
+        self._tail = TopicTail(self.topic, self.log, self.clock, self.fresh)
         self._reader = TopicReader(self.registry)
 
     def __len__(self) -> int:
@@ -99,22 +88,13 @@ class FeatureTable:
 
     def refresh(self) -> int:
         """Takes in what is committed by now; gives how many records that were."""
-        taken, self._refreshed_at = 0, self.clock()
-        for place in self._reached:
-            end = self.log.end_offset(place)
-            while self._reached[place] < end:
-                at = self._reached[place]
-                block = self.log.read(place, at, max_records=min(_BLOCK, end - at))
-                if not len(block):
-                    self._reached[place] = end
-                    break
-                taken += len(block)
-                self._take(block)
-                self._reached[place] = int(block.offsets[-1]) + 1
+        taken = 0
+        for block in self._tail.blocks():
+            taken += len(block)
+            self._take(block)
         return taken
 
-    def _take(self, block: Any) -> None:
-        assert self._reader is not None  # set when the table was made
+    def _take(self, block: Block) -> None:
         start = 0
         for gone in [*np.flatnonzero(block.value_starts < 0).tolist(), len(block)]:
             if gone > start:
@@ -125,36 +105,35 @@ class FeatureTable:
                     self._rows.pop(key, None)
             start = gone + 1
 
-    def _put(self, block: Any) -> None:
-        assert self._reader is not None
+    def _put(self, block: Block) -> None:
         for frame in self._reader.frames(block):
             for name in (*self.key, self.at):
                 if name not in frame.columns:
                     known = [column for column in frame.columns if column not in _OWN]
                     raise UnknownColumn(f"'{self.topic}' has no column '{name}'", hint=did_you_mean(name, known))
             newest = frame.unique(self.key, keep="last", maintain_order=True)
-            moments = _micros(newest[self.at])
+            moments = event_times(newest[self.at]).to_list()
             values = newest.drop(_OWN)
             columns = [values.columns.index(name) for name in self.key]
             rows = np.searchsorted(block.offsets, newest["_offset"].to_numpy())
             for row, moment, place in zip(values.rows(), moments, rows.tolist(), strict=True):
                 key = tuple(row[column] for column in columns)
                 self._rows[key] = moment, dict(zip(values.columns, row, strict=True))
-                name = block.key(place)
-                if name is not None:
-                    self._named[name] = key
+                named = block.key(place)
+                if named is not None:
+                    self._named[named] = key
 
     def read(self, *key: Any) -> Answer:
         """What is known of a key, given as the values of the key columns."""
         now = self.clock()
         self.reads += 1
-        if self._within_us is not None and (self._refreshed_at is None or now - self._refreshed_at > self._within_us):
+        if self._tail.is_due(now):
             self.refresh()
         else:
             self.hits += 1
         known = self._rows.get(key)
         if known is None:
-            return _UNKNOWN
+            return UNKNOWN
         return Answer(known[1], known[0], now - known[0])
 
     @property
@@ -171,7 +150,7 @@ def read_features(
     as_of: str | None = None,
     log: Log | None = None,
     registry: Registry | None = None,
-    clock: Callable[[], int] = _now_us,
+    clock: Callable[[], int] = now_us,
 ) -> pl.DataFrame:
     """The newest row of each key, or the newest at or before a past moment: one row a key, in the order of the keys.
 
@@ -191,7 +170,7 @@ def read_features(
         if name not in rows.columns:
             raise UnknownColumn(f"'{source}' has no column '{name}'", hint=did_you_mean(name, rows.columns))
     moment = None if as_of is None else instant_us(as_of)
-    rows = rows.with_columns(pl.Series(AS_OF, _micros(rows[at]), dtype=pl.Int64))
+    rows = rows.with_columns(event_times(rows[at]).alias(AS_OF))
     if moment is not None:
         rows = rows.filter(pl.col(AS_OF) <= moment)
     newest = rows.sort(AS_OF, maintain_order=True).unique(wanted.columns, keep="last", maintain_order=True)
@@ -213,9 +192,3 @@ def _history(source: str | Path, log: Log | None, registry: Registry | None) -> 
     if str(source) not in log.topics():
         raise UnknownTopic(f"the log has no topic '{source}'", hint=did_you_mean(str(source), log.topics()))
     return read_topic(log, registry, str(source))
-
-
-def _micros(column: pl.Series) -> list[int]:
-    if isinstance(column.dtype, pl.Datetime):
-        return column.dt.epoch("us").to_list()
-    return column.cast(pl.Int64).to_list()

@@ -10,7 +10,10 @@ import pytest
 PAGES = Path(__file__).parents[2] / "docs"
 
 
-@pytest.mark.parametrize("page", ["learning.md", "drift.md", "lineage.md", "decisions-and-alerts.md", "harmonise.md"])
+PAGES = ["features.md", "learning.md", "drift.md", "lineage.md", "decisions-and-alerts.md", "harmonise.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_the_python_of_the_page_runs(page: str) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (PAGES / page).read_text(encoding="utf-8"), re.S)
     assert blocks
