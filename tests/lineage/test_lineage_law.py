@@ -63,7 +63,12 @@ def subject(name: str, partitions: int = 1) -> Subject:
     return Subject(sp.Topology("t", sinks=sinks), frames, MemoryRegistry((EVENT,)), partitions)
 
 
-@pytest.mark.parametrize("name", EVERY)
+SLOW = ("by_key_and_time", "joins")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long) if name in SLOW else name for name in EVERY]
+)
 def test_what_is_not_named_changes_nothing_and_what_gives_a_value_changes_it(name: str) -> None:
     one = subject(name)
     found = effects(one, range(2))
@@ -95,7 +100,7 @@ def shipped(name: str) -> Subject:
     return Subject(customer_value, events(lines), SHIPPED)
 
 
-@pytest.mark.parametrize("name", ["retail", "customer_value", "people"])
+@pytest.mark.parametrize("name", ["retail", "customer_value", pytest.param("people", marks=pytest.mark.long)])
 def test_in_the_shipped_topologies_what_is_not_named_changes_nothing(name: str) -> None:
     one = shipped(name)
     found = effects(one, range(1))
