@@ -204,7 +204,7 @@ def test_a_broker_that_stands_still_or_goes_is_left_to_librdkafka_and_fetched_fr
 def test_an_answer_that_lay_there_is_not_all_that_a_turn_gets(
     cluster: KafkaCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(direct, "_FRESH_S", LONG_S)
+    monkeypatch.setattr(fetching, "_WAIT_MS", (int(1e3 * LONG_S), int(1e3 * LONG_S)))  # No answer is empty.
     place, profile = TopicPartition("turns", 0), profile_of(cluster)
     writer = Producer({"bootstrap.servers": cluster.bootstrap, "linger.ms": 0, "log_level": 0})
     admin = Admin(profile)
@@ -218,11 +218,14 @@ def test_an_answer_that_lay_there_is_not_all_that_a_turn_gets(
         write()
         assert reader.wait({place: 0}, LONG_S)
         assert len(reader.read(place, 0, max_records=10, max_bytes=1 << 20)) == 1
+        monkeypatch.setattr(direct, "_FRESH_S", LONG_S)
         for turn in range(5):
             read = 1 + 2 * turn
             reader.available(place, read)  # Asks for what comes next.
             write()
-            time.sleep(0.1)  # That is the answer, and lies there.
+            assert reader._direct is not None
+            reader._direct._fetcher.wait(LONG_S)
+            time.sleep(0.02)  # That is the answer, and lies there.
             write()
             assert reader.available(place, read) == read + 2
             assert len(reader.read(place, read, max_records=10, max_bytes=1 << 20)) == 2
