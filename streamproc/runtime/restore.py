@@ -99,8 +99,9 @@ def restore_task(
     end = settled_end(log, place, clock, on_step)
     fresh_task = Task(binding, number, log, stops=stops)
     told = {one: committed[one] for one in fresh_task.offsets if one in committed}
+    start = log.start_offset(place)
     try:
-        first, head = next(journal_entries(log, place, log.start_offset(place), end), (end, None))
+        first, head = next(journal_entries(log, place, start, end), (end, None))
         if head is None and told:
             mine = min(told)
             raise LogError(
@@ -117,10 +118,10 @@ def restore_task(
         raise
     except (LogError, InputGone):
         # Who lost the task and does not know it yet meets what its successor wrote and trimmed meanwhile.
-        _still_so(log, group, told, place, end, clock)
+        _still_so(log, group, told, place, (start, end), clock)
         for at, position in told.items():
-            if (start := log.start_offset(at)) > position:  # What is lost for good counts before what it led to.
-                raise out_of_reach(fresh_task.name, binding.names, at, position, start) from None
+            if (begins := log.start_offset(at)) > position:  # What is lost for good counts before what it led to.
+                raise out_of_reach(fresh_task.name, binding.names, at, position, begins) from None
         raise
     return restored
 
@@ -335,20 +336,21 @@ def _still_so(
     group: str,
     told: Mapping[TopicPartition, int],
     place: TopicPartition,
-    end: int,
+    bounds: tuple[int, int],
     clock: Clock | None,
 ) -> None:
     """Raises LogUnavailable if offsets or journal are other than they were read: then they may agree after all.
 
-    A worker that has lost its task and does not know it reads both while the owner commits; and a broker that stood
-    still answers with what it knew before, for a moment after it goes on.
+    A worker that has lost its task and does not know it reads both while the owner commits; a broker that stood still
+    answers with what it knew before, for a moment after it goes on; and a trim that an owner asked for, who is gone by
+    now, may come between two looks.
     """
     clock = clock or SystemClock()
     for _ in range(_LOOKS):
         clock.sleep(_LOOK_S)
         now = log.committed(group)
         moved = any(now.get(one) != offset for one, offset in told.items())
-        if moved or log.end_offset(place, isolation="read_uncommitted") != end:
+        if moved or (log.start_offset(place), log.end_offset(place, isolation="read_uncommitted")) != bounds:
             raise LogUnavailable(
                 f"the journal {place.topic}-{place.partition} and the offsets of '{group}' moved while they were read",
                 hint="who owns the task now goes on with it",

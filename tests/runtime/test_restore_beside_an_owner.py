@@ -59,3 +59,22 @@ def test_a_contradiction_that_stays_stops_the_worker(stopped: tuple[Binding, Log
         restore_task(binding, 0, log, None)
     assert not isinstance(raised.value, LogUnavailable)
     log.close()
+
+
+def test_a_journal_that_is_trimmed_between_two_looks_is_read_again(
+    stopped: tuple[Binding, LogOfYesterday], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An owner asked for it who is gone by now: nobody commits meanwhile."""
+    binding, log = stopped
+    place, look = TopicPartition(binding.names.tasks, 0), log.start_offset
+
+    def trimmed(partition: TopicPartition) -> int:
+        start = look(partition)
+        if partition == place:
+            log.delete_records(place, 1)
+        return start
+
+    monkeypatch.setattr(log, "start_offset", trimmed)
+    with pytest.raises(LogUnavailable, match="moved while they were read"):
+        restore_task(binding, 0, log, None)
+    log.close()
