@@ -4,8 +4,9 @@ Both builds run by event time into logs of their own. Rows are paired by identit
 the step that makes it: a row of one source record, of one window, of one pair. So a value that changed is told apart
 from a row that is missing, without a key and in any order.
 
-What is the same in both, while values drift away, is the world: a test with a stated time between false alarms watches
-the columns of the first build, of rows so far apart that they hardly depend on each other. A column whose values differ
+What is the same in both, while values drift away, is the world: a test with a stated time between false alarms, long
+against what is compared, watches the columns of the first build, of rows so far apart that they hardly depend on each
+other. A column whose values differ
 between the builds has another logic.
 """
 
@@ -35,7 +36,9 @@ _ALARMS: Final = "world-alarms"
 _PLACE: Final = ("_partition", "_offset")
 _IDENTITY: Final = ("_id_low", "_id_high")
 _RUN_LENGTH: Final = 1_000_000
-"""Rows between false alarms of the test that watches the world, on average, at least."""
+_IN_A_HUNDRED: Final = 100
+"""Rows between false alarms of the test that watches the world, on average: at least a million, and at least a hundred
+times what is compared, so that of a hundred comparisons over an unchanged world one at most says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +115,13 @@ def diff_builds(
     sinks = tuple(_sink_of(one, topic, registry) for one, registry in zip((a, b), registries, strict=True))
     versions = []
     for one, registry, sink in zip((a, b), registries, sinks, strict=True):
-        plan = plan_topology(_alone(one, sink, ()), registry)
+        plan = plan_topology(_alone(one, sink), registry)
         versions.append(column_versions(plan, plan.sinks[0]))
     watched = _watched(sinks[0], key) if world else ()
+    run_length = max(_RUN_LENGTH, _IN_A_HUNDRED * sum(ends[place] - at for place, at in starts.items()))
     frames, alarms = [], pl.DataFrame()
     for one, registry, sink, to in zip((a, b), registries, sinks, scratch, strict=True):
-        alone = _alone(replace(one, name=a.name), sink, watched if one is a else ())
+        alone = _alone(replace(one, name=a.name), sink, watched if one is a else (), run_length)
         read = {place: at for place, at in starts.items() if place.topic in _sources(one, registry)}
         until = {place: ends[place] for place in read}
         binding, run, _ = replay_by_event_time(alone, log, registry, to, close=close, starts=read, ends=until)
@@ -153,12 +157,14 @@ def _watched(sink: PlannedSink, key: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _alone(topology: Topology, sink: PlannedSink, watched: tuple[str, ...]) -> Topology:
+def _alone(
+    topology: Topology, sink: PlannedSink, watched: tuple[str, ...] = (), run_length: int = _RUN_LENGTH
+) -> Topology:
     """The topology with that sink only, its records with an identity, and with a test of its columns."""
     leaf = topology.sink(sink.name)
     leaves: dict[str, Any] = {sink.name: replace(leaf, identified=True, latest=False, topic="")}
     if watched:
-        leaves[_ALARMS] = Sink(leaf.stream | key_by() | drift(*watched, run_length=_RUN_LENGTH, serial="thin"))
+        leaves[_ALARMS] = Sink(leaf.stream | key_by() | drift(*watched, run_length=run_length, serial="thin"))
     return replace(topology, sinks=leaves, late="count")
 
 

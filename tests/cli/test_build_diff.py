@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -129,23 +130,35 @@ def paid(rows: int, changed: bool) -> pl.DataFrame:
     )  # fmt: skip
 
 
+UNTOUCHED = dict.fromkeys(("payment_id", "card_id", "paid_at", "n"), "same")
+BY_CODE = {**UNTOUCHED, "amount": "same", **dict.fromkeys(("spend", "share"), "logic changed")}
+REFACTORED = {**UNTOUCHED, "amount": "same", **dict.fromkeys(("spend", "share"), "other code, same values")}
+BY_DATA = {**UNTOUCHED, **dict.fromkeys(("amount", "spend", "share"), "world changed")}
+
+
 @pytest.mark.parametrize("rows", [6_000, pytest.param(1_000_000, marks=pytest.mark.long)])
 def test_a_change_of_code_is_no_change_of_the_world_and_the_other_way_round(
     project: Path, topology: Write, command: CommandLine, rows: int
 ) -> None:
-    a = topology("a.py", build())
+    a, again = topology("a.py", build()), topology("again.py", build())
     same = topology("c.py", build().replace('sp.total("amount")', 'sp.total("amount").where(pl.lit(True))'))
     b = topology("b.py", build().replace('sp.total("amount")', 'sp.total("amount").where(pl.col("amount") < 20)'))
-    found = {}
     for changed in (False, True):
         paid(rows, changed).write_parquet(project / "payments.parquet")
-        log = f"{changed}.db"
-        command.fine("produce", "payments.parquet", "payments", "--contract", "payment", "--log", log)
-        for name, other in (("code", b), ("refactored", same)):
-            if name == "refactored" or not changed:
-                answer = command("diff", a, other, "--topic", "scored", "--log", log, "--json")
-                found[name, changed] = answer.json["columns"]["spend"], answer.code
-    assert (found["code", False][0]["verdict"], found["code", False][1]) == ("logic changed", 1)
-    assert (found["refactored", False][0]["verdict"], found["refactored", False][1]) == ("other code, same values", 0)
-    assert (found["refactored", True][0]["verdict"], found["refactored", True][1]) == ("world changed", 0)
-    assert found["refactored", True][0]["promise"] == "holds"
+        command.fine("produce", "payments.parquet", "payments", "--contract", "payment", "--log", f"{changed}.db")
+
+    def told(other: str, *, changed: bool) -> tuple[dict[str, str], int, dict[str, Any]]:
+        answer = command("diff", a, other, "--topic", "scored", "--log", f"{changed}.db", "--json")
+        assert (answer.json["rows_a"], answer.json["missing"], answer.json["extra"]) == (rows, 0, 0)
+        return {name: one["verdict"] for name, one in answer.json["columns"].items()}, answer.code, answer.json
+
+    verdicts, code, by_code = told(b, changed=False)
+    assert (verdicts, code) == (BY_CODE, 1)
+    # Every payment is its card's only one, so exactly those of 20 and more are spent otherwise.
+    assert by_code["columns"]["spend"]["differs"] == paid(rows, False).filter(pl.col("amount") >= 20).height
+    verdicts, code, _ = told(same, changed=False)
+    assert (verdicts, code) == (REFACTORED, 0)
+    verdicts, code, by_data = told(again, changed=True)
+    assert (verdicts, code) == (BY_DATA, 0)
+    for name in ("amount", "spend", "share"):
+        assert by_data["columns"][name]["promise"] == "holds"
