@@ -34,7 +34,7 @@ Made = tuple[dict[str, Any], dict[str, pl.DataFrame]]
 col = pl.col
 
 
-def events(seed: int, rows: int = 90, keys: str = "xyz") -> pl.DataFrame:
+def events(seed: int, rows: int = 100, keys: str = "xyz") -> pl.DataFrame:
     """Events a few microseconds apart, out of order by up to four."""
     random = np.random.default_rng(seed)
     us = np.cumsum(random.integers(0, 5, rows)) - random.integers(0, 5, rows)
@@ -57,8 +57,13 @@ def events(seed: int, rows: int = 90, keys: str = "xyz") -> pl.DataFrame:
     ).with_columns(at=pl.lit(START) + pl.duration(microseconds=col("at")))  # fmt: skip
 
 
-def source(topic: str) -> Stream:
+def plain(topic: str) -> Stream:
     return sp.source(topic, contract=EVENT, lateness="3us")
+
+
+def source(topic: str) -> Stream:
+    """Rows chosen by a column that nothing else reads: whoever forgets that rows are chosen leaves it out."""
+    return plain(topic) | sp.where(col("idle") > 4)
 
 
 def one_row_at_a_time() -> Made:
@@ -110,7 +115,7 @@ def by_key_and_time() -> Made:
         "busy": windows | sp.where(col("sum") > 10) | sp.with_columns(mean=col("sum") / col("rows")),
         "again": windows | sp.key_by("rows") | sp.tumbling("60us", most=sp.max("sum")),
         "back": keyed | lookback(seen=sp.count("w").over("20us"), spent=sp.total("v").over("20us")),
-    }, {"a": events(2)}
+    }, {"a": events(2, 160)}
 
 
 def features() -> Made:
@@ -140,8 +145,9 @@ def features() -> Made:
 def joins() -> Made:
     a, b = source("a") | sp.select("id", "k", "v", "n", "at"), source("b") | sp.select("k", "w", "x", "at")
     left, right = a | sp.key_by("k"), b | sp.key_by("k")
-    table = sp.table("t", contract=EVENT, lateness="3us") | sp.select("k", "g", "x", "deleted", "at")
-    other = sp.table("u", contract=EVENT, lateness="3us") | sp.select("k", "s", "v", "deleted", "at")
+    chosen = sp.where(col("idle").fill_null(9) > 4)
+    table = sp.table("t", contract=EVENT, lateness="3us") | chosen | sp.select("k", "g", "x", "deleted", "at")
+    other = sp.table("u", contract=EVENT, lateness="3us") | chosen | sp.select("k", "s", "v", "deleted", "at")
     return {
         "newest": left | sp.as_of(right, max_age="20us", name="rate"),
         "in_order": left | sp.ordered("id") | sp.as_of(right | sp.ordered(), columns=("w",), name="level"),
@@ -214,7 +220,7 @@ def decisions() -> Made:
         "cheap": a | sp.with_columns(chance=col("x") / 100) | sp.decide(
             sp.cheapest("chance", allow=(0.0, 100.0), block=(5.0, 5.0)), otherwise="ask"),
         "routed": routed,
-        "ratio": routed | sp.with_columns(arm=pl.when(col("v") > 0.01).then(pl.lit("old")).otherwise(col("arm")))
+        "ratio": routed | sp.with_columns(arm=pl.when(col("v") > 1.5).then(pl.lit("old")).otherwise(col("arm")))
         | sp.sample_ratio("arm", weights={"old": 0.5, "new": 0.5}),
         "best": a | sp.fallback("score", full="w", rest=sp.rung("x", age="n", max_age="30us"), prior=0.5),
         "alerts": a | sp.key_by("k") | sp.alert("v", title="high", above=7.0, clear=4.0, hold="1us", storm=2,
@@ -224,7 +230,7 @@ def decisions() -> Made:
 
 
 def watching() -> Made:
-    a = source("a") | sp.select("k", "v", "w", "x", "at")
+    a = plain("a") | sp.select("k", "v", "w", "x", "at")
     checked = a | sp.rules(
         window="20us", remind="50us", positive=col("v") > 1, there=sp.rule.null_rate("w", at_most=0.1),
         alive=sp.rule.fresh(within="1h"),
@@ -232,6 +238,7 @@ def watching() -> Made:
     late_half = pl.int_range(pl.len()) > pl.len() // 2
     return {
         "alerts": checked.alerts,
+        "told": (source("a") | sp.rules(window="20us", remind="50us", high=col("x") > 10)).alerts,
         "windows": a | sp.drift("v", "x", test="ks", window=100, reference=100, run_length=1_000),
         "evidence": a | sp.drift("v", "x", run_length=500, warm=100),
         "report": (a | sp.drift("x", run_length=500, warm=100, report=100)).side("report"),

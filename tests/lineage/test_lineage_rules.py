@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from lineage_topologies import EVENT, EVERY, Crossed, source
+from lineage_topologies import EVENT, EVERY, Crossed, plain
 
 import streamproc as sp
 from connectors.registry import FolderRegistry
@@ -24,6 +24,7 @@ from streamproc.planning.plan import type_of
 from streamproc.planning.step_uses import step_uses
 from streamproc.planning.uses import anything
 from streamproc.runtime.binding import plan_topology
+from streamproc.testing.golden import agrees_with_golden
 from topologies.people.topology import topology as people
 
 SHIPPED = FolderRegistry((Path(__file__).parents[2] / "schemas_avro",))
@@ -48,7 +49,7 @@ def rows(lineage: SinkLineage) -> dict[str, tuple[str, ...]]:
 
 
 def test_a_feature_is_made_of_what_its_aggregate_reads_and_of_nothing_else() -> None:
-    known = told(source("a") | sp.key_by("k") | sp.features(
+    known = told(plain("a") | sp.key_by("k") | sp.features(
         name="known", spend=sp.total("v").where(col("b")).over("1h"), m=sp.count().over("1h"),
         since=sp.time_since_last().over("1h"), share=col("spend") / col("m"), level=col("share") + col("x"),
     ))  # fmt: skip
@@ -66,7 +67,7 @@ def test_a_feature_is_made_of_what_its_aggregate_reads_and_of_nothing_else() -> 
 
 def test_what_only_decides_is_told_apart_from_what_gives_the_value() -> None:
     made = told(
-        source("a") | sp.where(col("n") > 3, name="many")
+        plain("a") | sp.where(col("n") > 3, name="many")
         | sp.with_columns(price=pl.when(col("b")).then(col("v")).otherwise(0.0), name="priced")
         | sp.select("price", y=col("x"), name="shown")
     )  # fmt: skip
@@ -80,8 +81,8 @@ def test_what_only_decides_is_told_apart_from_what_gives_the_value() -> None:
 
 
 def test_the_right_side_of_a_look_up_hangs_on_which_of_its_rows_there_are() -> None:
-    right = source("b") | sp.where(col("n") > 3) | sp.select("k", "w", "at") | sp.key_by("k")
-    looked = told(source("a") | sp.select("k", "v", "at") | sp.key_by("k") | sp.as_of(right, name="last"))
+    right = plain("b") | sp.where(col("n") > 3) | sp.select("k", "w", "at") | sp.key_by("k")
+    looked = told(plain("a") | sp.select("k", "v", "at") | sp.key_by("k") | sp.as_of(right, name="last"))
     of = {(part.topic, part.column): tuple(part.how) for part in looked.columns["w"]}
     assert of["b", "w"] == ("IDENTITY",)
     assert of["b", "n"] == of["a", "k"] == of["b", "k"] == of["a", "at"] == ("JOIN",)
@@ -89,7 +90,7 @@ def test_the_right_side_of_a_look_up_hangs_on_which_of_its_rows_there_are() -> N
 
 
 def test_an_operator_that_the_engine_does_not_know_may_have_used_all_that_it_reads() -> None:
-    rows_of_a = source("a") | sp.select("k", "v", "x", "at") | sp.with_columns(x=col("x") * 2)
+    rows_of_a = plain("a") | sp.select("k", "v", "x", "at") | sp.with_columns(x=col("x") * 2)
     crossed: object = Crossed()
     made = told(rows_of_a | Step(crossed))  # type: ignore[arg-type]  # an operator by its methods
     for name in ("k", "v", "x", "at"):
@@ -98,7 +99,7 @@ def test_an_operator_that_the_engine_does_not_know_may_have_used_all_that_it_rea
 
 
 def test_versions_of_columns_stand_beside_them() -> None:
-    stream = source("a") | sp.key_by("k")
+    stream = plain("a") | sp.key_by("k")
     one, other = (
         told(stream | sp.features(spend=sp.total("v").over(span), m=sp.count().over("1h"))) for span in ("1h", "2h")
     )
@@ -106,10 +107,24 @@ def test_versions_of_columns_stand_beside_them() -> None:
 
 
 def test_a_table_that_deletes_tells_no_column_of_it_but_rows_that_hang_on_it() -> None:
-    gone = source("a") | sp.select("k", "v", "n") | sp.changes(col("n") > 40)
+    gone = plain("a") | sp.select("k", "v", "n") | sp.changes(col("n") > 40)
     lineage = told(sp.sink(gone, latest=True, key="k"))
     assert set(lineage.columns) == {"k", "v", "n"}
     assert rows(lineage) == {"at": ("FILTER",), "k": ("GROUP_BY",), "n": ("FILTER",)}
+
+
+def test_what_every_operator_says_of_its_columns_is_what_was_looked_at_and_accepted() -> None:
+    said = []
+    for made, topology in EVERY.items():
+        plan = plan_topology(sp.Topology("t", sinks=topology()[0]), MemoryRegistry((EVENT,)))
+        for sink, lineage in plan_lineage(plan).items():
+            for column, parts in (*lineage.columns.items(), ("", lineage.rows)):
+                of = [f"{part.topic}.{part.column} {', '.join(part.how)}" for part in parts]
+                said.append((made, sink, column, [one for one, part in zip(of, parts, strict=True) if part.direct],
+                             [one for one, part in zip(of, parts, strict=True) if not part.direct]))  # fmt: skip
+    names = ["topology", "sink", "column", "direct", "indirect"]
+    frame = pl.DataFrame(said, schema=names, orient="row").cast({"direct": pl.List(pl.String)})
+    agrees_with_golden(frame, Path(__file__).parent / "golden" / "lineage.json")
 
 
 def operators() -> Iterator[type]:
