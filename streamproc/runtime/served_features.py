@@ -210,7 +210,9 @@ class ServedFeatures:
         return self.hits / self.reads if self.reads else 1.0
 
     def explain(self) -> pl.DataFrame:
-        """How each feature is computed, and what it costs; no row before the first row of the topic.
+        """How each feature is computed, and what it costs, in the order of the definition.
+
+        Nothing is known before the first row of the topic.
 
         feature, way  its name; "precomputed" or "on demand"
         goes_with     the first of the features that share its way, as they are derived from each other
@@ -220,4 +222,4 @@ class ServedFeatures:
         best          the less of the two: the best way in hindsight of those that never change
         changes       how often it changed over
         """
-        return explained(() if self._parts is None else self._parts.parts)
+        return explained(() if self._parts is None else self._parts.parts, tuple(dict(self._operator.made)))

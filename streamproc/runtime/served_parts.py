@@ -246,17 +246,17 @@ def served_parts(features: Features, kind: StreamType, partitions: int, way: str
     )
 
 
-def explained(parts: Sequence[ServedPart]) -> pl.DataFrame:
+def explained(parts: Sequence[ServedPart], names: Sequence[str]) -> pl.DataFrame:
     """What each feature costs, see `ServedFeatures.explain`: of what its part costs, an equal share."""
-    rows = []
+    rows: dict[str, tuple[Any, ...]] = {}
     for one in parts:
         account, share = one.account, len(one.part.names)
         on_demand = account.on_demand if one.chosen else None
         best = account.precomputed if on_demand is None else min(account.precomputed, on_demand)
         totals = (account.precomputed, on_demand, account.spent, best)
         costs = [None if total is None else total / share for total in totals]
-        rows += [(name, account.way, one.part.names[0], *costs, account.changes) for name in one.part.names]
-    return pl.DataFrame(rows, schema=_EXPLAINED, orient="row")
+        rows |= {name: (name, account.way, one.part.names[0], *costs, account.changes) for name in one.part.names}
+    return pl.DataFrame([rows[name] for name in names if name in rows], schema=_EXPLAINED, orient="row")
 
 
 _EXPLAINED: Final = {

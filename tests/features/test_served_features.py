@@ -429,6 +429,36 @@ def test_a_second_read_of_a_key_costs_nothing_until_its_next_row() -> None:
     assert trace.reader.hit_ratio == pytest.approx(1 / 3)
 
 
+def test_what_is_read_again_by_name_is_counted_once() -> None:
+    trace = Trace(sp.features(**THREE), "on demand")
+    trace.write(*CARDS)
+    trace.reader.read(CARDS[0], features=("rows",))
+    spent = trace.costs()["spent"].tolist()
+    trace.reader.read(CARDS[0], features=("sum", "rows"))
+    assert trace.costs()["spent"].tolist() == spent and spent[0] == spent[1] == spent[3] > spent[2] == 0.0
+    trace.reader.read(CARDS[0])
+    assert trace.costs()["spent"][:2].tolist() == spent[:2]
+    assert trace.costs()["spent"][2] > 0
+
+
+def test_a_change_is_paid_for_and_makes_keys_known_that_nobody_has_read() -> None:
+    trace = Trace(sp.features(rows=sp.count().over("60us")))
+    trace.write("never read")
+    while trace.ways() == {"on demand"}:
+        trace.write(CARDS[0])
+        trace.write(CARDS[1])
+        for card in ("c0", "c1"):
+            if trace.ways() == {"on demand"}:
+                trace.reader.read(card)
+    parts = trace.reader._parts
+    assert parts is not None
+    told = trace.reader.explain().row(0, named=True)
+    assert told["spent"] == told["on_demand"] + parts.parts[0].account.change_cost(parts.kept[0].rows.live, 1)
+    hits = trace.reader.hits
+    assert trace.reader.read("never read").row["rows"] == 1
+    assert trace.reader.hits == hits + 1
+
+
 def test_rows_older_than_two_longest_spans_are_let_go_of_and_silent_keys_stay_known() -> None:
     """A thousand rows at a time, over 400 spans; each key has ten rows within a span and then never another one."""
     step = sp.features(rows=sp.count().over("100us"), middle=sp.quantile("x", 0.5).over("60us"))
