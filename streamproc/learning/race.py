@@ -27,6 +27,7 @@ class RaceRules:
     champion: str
     error: float
     reign: int
+    memory: int
     delta: float
     patience: int
     largest: float
@@ -61,6 +62,7 @@ def race(
     champion: str = "champion",
     error: float = 0.05,
     reign: int = 300,
+    memory: int = 2_000,
     delta: float | None = None,
     patience: int = 10_000,
     largest: float | None = None,
@@ -73,7 +75,7 @@ def race(
 
     The score that leaves is the champion's; the first model named begins as champion. The loss of a score is its
     squared error, once its label is known: of chances, or of `largest`. A challenger becomes champion where evidence
-    shows that it was lately better on average (`streamproc.learning.e_process`).
+    shows that it was lately better on average (`streamproc.learning.e_process`), and it lost less within `memory` too.
 
     models     by name, as `sp.learn` takes them: classifiers, or regressors; names of letters, digits and _
     champion   the column with the name of the model whose score it is
@@ -81,6 +83,9 @@ def race(
                champion. One may look after every label
     reign      labels for which a champion stays at least, the first one only if there is a delta. A new one begins with
                evidence of nothing: so two models that are alike do not take turns
+    memory     labels over which a challenger must have lost less than the champion, older ones counting ever less: what
+               is better for an hour is not worth a change. Where the best model changes for good, and is as much better
+               as it was worse, the champion follows within 0.7 of it
     delta      a challenger may be worse than the champion by so much in no segment of `segment=`: mean loss. Shown to
                be worse it is held; a segment that cannot say yet holds it for `patience` labels and no longer
     patience   labels for which segments that cannot say hold a challenger that is better on the whole; then only those
@@ -134,14 +139,15 @@ def race(
         raise DefinitionError(f"the race: error={error}", hint="a chance: 0.05")
     if delta is not None and not 0.0 <= delta < 1.0:
         raise DefinitionError(f"the race: delta={delta}", hint="a mean loss: 0.01")
-    for word, number, least in (("reign", reign, 1), ("patience", patience, 0), ("measure", measure, 1)):
+    counts = (("reign", reign, 1), ("memory", memory, 1), ("patience", patience, 0), ("measure", measure, 1))
+    for word, number, least in counts:
         if number < least:
             raise DefinitionError(f"the race: {word}={number}", hint=f"labels, {least} at least")
     for word, most in (("budget_us", budget_us), ("budget_mb", budget_mb)):
         if most is not None and not most > 0:
             raise DefinitionError(f"the race: {word}={most}", hint="more than nothing")
     rules = RaceRules(
-        names, champion, float(error), reign, -1.0 if delta is None else float(delta), patience,
+        names, champion, float(error), reign, memory, -1.0 if delta is None else float(delta), patience,
         1.0 if largest is None else float(largest), _costs(names, costs_us, budget_us),
         math.inf if budget_us is None else float(budget_us), math.inf if budget_mb is None else 1e6 * budget_mb,
         measure,

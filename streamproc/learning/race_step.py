@@ -97,8 +97,8 @@ class RaceStep:
             start, what, model, segment = race_until(
                 start, end - state.labels, events.kinds, events.lefts, events.places, events.labels, scores, zero,
                 kept, self.base, self.segment_at, self.binary, rules.largest, rules.delta, rules.wanted,
-                rules.wanted_of_harm(self.most_segments), rules.reign, rules.patience, state.numbers, state.runs,
-                state.known, state.losses, state.sums, state.bins, state.bets, state.by_segment, state.ages,
+                rules.wanted_of_harm(self.most_segments), rules.reign, rules.memory, rules.patience, state.numbers,
+                state.runs, state.known, state.losses, state.sums, state.bins, state.bets, state.by_segment, state.ages,
                 state.clear, state.hurt, state.waited, state.told, left.scores, left.zero, left.by,
             )  # fmt: skip
             if what == NOTHING:
@@ -158,6 +158,8 @@ class RaceStep:
             return self._row("standing", model, "the champion")
         if evidence(state.bets[model]) < rules.wanted:
             return self._row("standing", model, "not shown to be better")
+        if state.losses[model, 2] >= state.losses[state.champion, 2]:
+            return self._row("standing", model, f"better lately, not over some {rules.memory} labels")
         if state.numbers[REIGN] < rules.reign and not (state.numbers[CHANGES] == 0 and rules.delta < 0.0):
             return self._row("standing", model, f"better; a champion stays for {rules.reign} labels")
         found = gate(

@@ -2,10 +2,11 @@
 
 Everything moves at a label, in the order in which labels became known, so a race is a function of the recorded input.
 At each label the loss of every model is known, for all of them have scored the row; the gain of a challenger is the
-champion's loss less its own. Evidence that gains are above zero makes it *ready*. With a gate there are, for each
-challenger and segment, two more sums of evidence, over the labels of that segment: that it is worse there by more than
-delta (*hurt*), and that it is not (*clear*). A ready challenger becomes champion where every segment that was met is
-clear; one that is hurt holds it; one that cannot say yet holds it until patience is over.
+champion's loss less its own. Evidence that gains are above zero makes it *ready*, if it lost less within the race's
+memory too: many streams have moods, in which a model that is poor otherwise is truly better for a time. With a gate
+there are, for each challenger and segment, two more sums of evidence, over the labels of that segment: that it is worse
+there by more than delta (*hurt*), and that it is not (*clear*). A ready challenger becomes champion where every segment
+that was met is clear; one that is hurt holds it; one that cannot say yet holds it until patience is over.
 
 A new champion begins its reign with no evidence for or against anyone.
 """
@@ -50,7 +51,7 @@ class RaceState:
     numbers   int64[5]: champion, labels of its reign, labels, reports, changes of champion
     runs      bool[k]: who is still in the race
     known     float64[2]: sum and number of labels: a model that says nothing is taken to say the mean
-    losses    float64[k, 2]: sums over all labels, and since the budget was looked at
+    losses    float64[k, 3]: sums over all labels, since the budget was looked at, and within memory
     sums      float64[k, 5], bins int64[k, 2, 1000]: as of `Evaluation`
     failed    int64[k]: rows that were not learned
     bets  float64[k, tilts]: evidence of each challenger
@@ -111,7 +112,7 @@ def no_race(models: int, *, binary: bool) -> RaceState:
     """The first model is the champion, and nothing was said."""
     tilts = TILTS.size
     return RaceState(
-        np.zeros(5, np.int64), np.ones(models, np.bool_), np.zeros(2), np.zeros((models, 2)), np.zeros((models, SUMS)),
+        np.zeros(5, np.int64), np.ones(models, np.bool_), np.zeros(2), np.zeros((models, 3)), np.zeros((models, SUMS)),
         np.zeros((models, 2, BINS if binary else 0), np.int64), np.zeros(models, np.int64), np.zeros((models, tilts)),
         np.zeros((0, models, SUMS)), np.zeros(0, np.int64), np.zeros((0, models, tilts)), np.zeros((0, models, tilts)),
         np.zeros(models, np.int64), np.zeros(models, np.int64), np.full(models, -1, np.int64),
@@ -138,9 +139,9 @@ def gate(ages: Int64s, clear: Floats, hurt: Floats, model: int, wanted: float, w
 def race_until(
     start: int, learned: int, kinds: Int64s, lefts: Int64s, places: Int64s, labels: Floats, scores: Floats,
     zero: Floats, kept: Floats, base: int, segment_at: int, binary: bool, largest: float, delta: float, wanted: float,
-    wanted_of_harm: float, reign: int, patience: int, numbers: Int64s, runs: npt.NDArray[np.bool_], known: Floats,
-    losses: Floats, sums: Floats, bins: Int64s, bets: Floats, by_segment: Floats, ages: Int64s, clear: Floats,
-    hurt: Floats, waited: Int64s, told: Int64s, left_score: Floats, left_zero: Floats, left_by: Int64s,
+    wanted_of_harm: float, reign: int, memory: int, patience: int, numbers: Int64s, runs: npt.NDArray[np.bool_],
+    known: Floats, losses: Floats, sums: Floats, bins: Int64s, bets: Floats, by_segment: Floats, ages: Int64s,
+    clear: Floats, hurt: Floats, waited: Int64s, told: Int64s, left_score: Floats, left_zero: Floats, left_by: Int64s,
 ) -> tuple[int, int, int, int]:  # fmt: skip
     """Goes through events from `start` until so many labels are known, or something happens.
 
@@ -185,6 +186,7 @@ def race_until(
                 loss = _loss(score, label, largest)
                 losses[m, 0] += loss
                 losses[m, 1] += loss
+                losses[m, 2] += loss - losses[m, 2] / memory
                 judge(sums[m], score, label, binary)
                 if binary:
                     place_score(bins[m], score, label)
@@ -201,8 +203,8 @@ def race_until(
             # The first champion was chosen by nobody: it needs no time, but to meet the segments that hold others.
             if numbers[REIGN] >= reign or (numbers[CHANGES] == 0 and delta < 0.0):
                 what, model, segment_of = _happens(
-                    numbers[CHAMPION], delta, wanted, wanted_of_harm, patience, runs, bets, ages, clear, hurt,
-                    waited, told,
+                    numbers[CHAMPION], delta, wanted, wanted_of_harm, patience, runs, losses, bets, ages, clear,
+                    hurt, waited, told,
                 )  # fmt: skip
                 if what != NOTHING:
                     return e + 1, what, model, segment_of
@@ -219,14 +221,14 @@ def _loss(score: float, label: float, largest: float) -> float:
 @kernel
 def _happens(
     champion: int, delta: float, wanted: float, wanted_of_harm: float, patience: int, runs: npt.NDArray[np.bool_],
-    bets: Floats, ages: Int64s, clear: Floats, hurt: Floats, waited: Int64s, told: Int64s,
+    losses: Floats, bets: Floats, ages: Int64s, clear: Floats, hurt: Floats, waited: Int64s, told: Int64s,
 ) -> tuple[int, int, int]:  # fmt: skip
     """Who is ready, and what holds those who are."""
     best, most = -1, 0.0
     held, holder, how = -1, -1, NOTHING
     for m in range(runs.size):
         shown = evidence(bets[m])
-        if m == champion or not runs[m] or shown < wanted:
+        if m == champion or not runs[m] or shown < wanted or losses[m, 2] >= losses[champion, 2]:
             continue
         found = gate(ages, clear, hurt, m, wanted, wanted_of_harm) if delta >= 0.0 else 0
         if found > 0:

@@ -50,9 +50,10 @@ class NaiveRace:
     wanted: float
     most_segments: int = 1000
     reign: int = 1
+    memory: int = 2000
     delta: float | None = None
     patience: int = 0
-    costs: Mapping[str, float] = field(default_factory=dict)
+    costs_us: Mapping[str, float] = field(default_factory=dict)
     budget_us: float = math.inf
     budget_bytes: float = math.inf
     measure: int = 10**9
@@ -64,6 +65,7 @@ class NaiveRace:
     waited: dict[str, int] = field(default_factory=dict)
     told: set[tuple[str, str]] = field(default_factory=set)
     recent: dict[str, float] = field(default_factory=dict)
+    remembered: dict[str, list[float]] = field(default_factory=dict)
     happened: list[tuple[int, str, str, str, str | None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -93,6 +95,7 @@ class NaiveRace:
         losses = {name: (given[name] - label) ** 2 for name in self.models}
         for name, loss in losses.items():
             self.recent[name] += loss
+            self.remembered.setdefault(name, []).append(loss)
             if name == self.champion:
                 continue
             gain = losses[self.champion] - loss
@@ -113,8 +116,13 @@ class NaiveRace:
     def shown(self, which: Any) -> float:
         return self.bets[which].evidence if which in self.bets else 0.0
 
+    def lost(self, name: str) -> float:
+        """Losses, each older one weighing less."""
+        return sum(loss * (1 - 1 / self.memory) ** age for age, loss in enumerate(reversed(self.remembered[name])))
+
     def judge(self) -> None:
         ready = {name: self.shown(name) for name in self.models if self.shown(name) >= self.wanted}
+        ready = {name: shown for name, shown in ready.items() if self.lost(name) < self.lost(self.champion)}
         free, speaks = {}, []
         for name, evidence in ready.items():
             hurt, unsure = [], []
@@ -166,7 +174,7 @@ class NaiveRace:
         while over(size, self.budget_bytes):
             gone.append(loser())
         halved = 0
-        while self.costs and halved < began // 2 and over(self.costs, self.budget_us):
+        while self.costs_us and halved < began // 2 and over(self.costs_us, self.budget_us):
             gone.append(loser())
             halved += 1
         for name in gone:

@@ -80,7 +80,9 @@ def mean_losses(done: Any, labels: pl.DataFrame) -> dict[str, float]:
 
 RULES: dict[str, dict[str, Any]] = {
     "by evidence alone": {"reign": 5},
+    "with a short memory": {"reign": 5, "memory": 40},
     "held by segments": {"reign": 5, "delta": 0.02, "patience": 150},
+    "passed by segments": {"reign": 5, "delta": 0.5, "patience": 600},
     "within a budget": {"reign": 5, "costs_us": {"usual": 1, "by_a": 2, "by_b": 2, "tree": 4}, "budget_us": 5,
                         "measure": 180},
     "out of memory": {"reign": 5, "budget_mb": 0.012, "measure": 70},
@@ -98,10 +100,9 @@ def test_a_race_equals_a_twin_in_plain_python(rules: str, delay: int) -> None:
     frames = stream(5, 700, delay=delay, swap=True, gaps=0.1)
     given = RULES[rules]
     done = drive(raced(sp.race(models(), error=0.3, **given), report=100, most_categories=20), frames)
-    twin = NaiveRace(
-        models(), 3 / 0.3, 20, given["reign"], given.get("delta"), given.get("patience", 0), given.get("costs_us", {}),
-        given.get("budget_us", math.inf), 1e6 * given.get("budget_mb", math.inf), given.get("measure", 10**9),
-    )  # fmt: skip
+    plain = {word: value for word, value in given.items() if word != "budget_mb"}
+    budget_bytes = 1e6 * given.get("budget_mb", math.inf)
+    twin = NaiveRace(models(), 3 / 0.3, most_segments=20, budget_bytes=budget_bytes, **plain)
     events = [(at, 0, one) for at, *one in frames["payments"].select("at", "id", "a", "b", "c", "country").iter_rows()]
     events += [(at, 1, one) for at, *one in frames["labels"].select("at", "id", "y").iter_rows()]
     expected, waits = [], {}
@@ -119,8 +120,10 @@ def test_a_race_equals_a_twin_in_plain_python(rules: str, delay: int) -> None:
     told = done["race"].filter(pl.col("event") != "standing")
     assert told.select("labels", "event", "learner", "champion", "segment").rows() == twin.happened
     assert {row[1] for row in twin.happened} >= {
-        "by evidence alone": {"promoted"}, "held by segments": {"promoted", "waits"},
-        "within a budget": {"promoted", "dropped"}, "out of memory": {"promoted", "dropped"},
+        "by evidence alone": {"promoted"}, "with a short memory": {"promoted"},
+        "held by segments": {"promoted", "waits"}, "passed by segments": {"promoted", "waits"},
+        "within a budget": {"promoted", "dropped"},
+        "out of memory": {"promoted", "dropped"},
     }[rules]  # fmt: skip
     standing = done["race"].filter((pl.col("event") == "standing") & (pl.col("labels") == 700))
     for learner, champion, evidence in standing.select("learner", "champion", "evidence").iter_rows():
@@ -131,15 +134,15 @@ def test_a_race_equals_a_twin_in_plain_python(rules: str, delay: int) -> None:
 # ── what a race promises ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("delay", [0, 200])
-def test_the_champion_follows_when_the_best_model_is_another_one(delay: int) -> None:
+@pytest.mark.parametrize(("delay", "memory"), [(0, 1), (200, 1), (200, 2_000)])
+def test_the_champion_follows_when_the_best_model_is_another_one(delay: int, memory: int) -> None:
     frames = stream(1, 16_000, delay=delay, swap=True)
-    done = drive(raced(sp.race({"by_a": says("a"), "by_b": says("b")})), frames)
+    done = drive(raced(sp.race({"by_a": says("a"), "by_b": says("b")}, memory=memory)), frames)
     promoted = done["race"].filter(pl.col("event") == "promoted")
     assert promoted["learner"].to_list() == ["by_b"]
-    assert 0 < promoted["labels"][0] - 8_000 <= 250
+    assert 0 < promoted["labels"][0] - 8_000 <= 250 + 0.7 * memory
     losses = mean_losses(done, frames["labels"])
-    assert losses["p"] < 0.8 * min(losses["by_a"], losses["by_b"])
+    assert losses["p"] < (0.8 if memory == 1 else 0.9) * min(losses["by_a"], losses["by_b"])
 
 
 @pytest.mark.parametrize(("gaps", "rows"), [(0.0, 30_000), (0.8, 20_000)])
@@ -236,6 +239,7 @@ def test_mistakes_are_told_when_the_topology_is_planned() -> None:
         ("error=0", two, {"error": 0.0}),
         ("delta=1", two, {"delta": 1.0}),
         ("reign=0", two, {"reign": 0}),
+        ("memory=0", two, {"memory": 0}),
         ("budget_mb=0", two, {"budget_mb": 0}),
         ("does not know what its models cost", two, {"budget_us": 9}),
         ("has no model 'won'", two, {"costs_us": {"won": 1}}),

@@ -82,15 +82,25 @@ def test_a_better_model_takes_over_soon_and_stays() -> None:
 
 
 @pytest.mark.parametrize("turn", [40, 400, 5_000])
-def test_models_that_take_turns_change_once_a_turn_and_never_within_a_reign(turn: int) -> None:
+def test_models_that_take_turns_change_at_most_once_a_turn_and_never_within_a_reign(turn: int) -> None:
     random = np.random.default_rng(10)
     n = 40_000
     first = np.arange(n) // turn % 2 == 0
     losses = np.where(np.stack([first, ~first]), 0.2, 0.8) * random.random((2, n))
-    at = np.array(changes(told(rules(reign=300), losses)))
+    at = np.array(changes(told(rules(reign=300, memory=1), losses)))
     assert np.all(np.diff(at) >= 300)
     if turn == 5_000:
         assert at.size == n // turn - 1 and np.all(at % turn < 150)
+
+
+@pytest.mark.parametrize("mood", [200, 1_000])
+def test_moods_in_which_a_poor_model_is_better_for_a_time_do_not_make_it_champion(mood: int) -> None:
+    random = np.random.default_rng(13)
+    n = 60_000
+    poor_is_better = np.arange(n) // mood % 4 == 3
+    losses = np.stack([0.3 + 0.0 * random.random(n), np.where(poor_is_better, 0.1, 0.6)])
+    assert len(changes(told(rules(), losses))) == 0
+    assert len(changes(told(rules(memory=1), losses))) >= n // mood // 4
 
 
 def hurt_segment(seed: int, n: int) -> tuple[Floats, npt.NDArray[np.int64]]:
@@ -108,8 +118,9 @@ def test_a_model_that_hurts_one_small_segment_is_held_although_it_is_better_on_t
     found = told(rules(delta=0.05, patience=40_000), losses, segments)
     assert not changes(found)
     assert [row[1:] for row in found if row[1] == "held"] == [("held", "m1", "s2")]
-    assert changes(told(rules(), losses, segments))
-    assert changes(told(rules(delta=0.3, patience=40_000), losses, segments))
+    assert changes(told(rules(), losses, segments))[0] < 20_000
+    # Allowed is more than the harm: the segment is soon shown to be no worse than that, long before patience ends.
+    assert changes(told(rules(delta=0.4, patience=90_000), losses, segments))[0] < 30_000
 
 
 def test_a_segment_too_small_to_say_holds_for_so_long_and_no_longer() -> None:
