@@ -183,6 +183,31 @@ def test_what_shadows_say_leaves_beside_the_rows_and_their_losses_are_reported()
     assert told["brier"].item() == pytest.approx(((there["by_a"] - there["y"].cast(pl.Float64)) ** 2).mean(), abs=0.01)
 
 
+@pytest.mark.parametrize(("inputs", "every"), [(("a", "country"), 1), (("a", "b"), 32)])
+def test_each_model_says_what_it_would_say_alone(inputs: tuple[str, ...], every: int) -> None:
+    def models() -> dict[str, Any]:
+        texts = tree.HoeffdingTreeClassifier(grace_period=30, leaf_prediction="nb")
+        counts = tree.ExtremelyFastDecisionTreeClassifier(grace_period=30, leaf_prediction="nb")
+        other = preprocessing.MinMaxScaler() | linear_model.LogisticRegression()
+        return {"one": texts, "two": counts} if "country" in inputs else {"one": linear(), "two": other}
+
+    frames = stream(6, 400, delay=3)
+    codes = pl.concat_str(pl.lit("c"), pl.int_range(pl.len()) // 5 % 40)
+    frames["payments"] = frames["payments"].with_columns(country=codes)  # new texts all along the way
+    rows, labels = sp.source("payments", contract=PAYMENT), sp.source("labels", contract=LABEL)
+
+    def scored(model: Any) -> Any:
+        return rows | sp.learn(
+            model, inputs=inputs, into="p", labels=labels, label="y", on="id", horizon="1h", every=every
+        )
+
+    shadows = drive(sp.Topology("t", sinks={"said": scored(sp.race(models())).side("shadows")}), frames)["said"]
+    for name, model in models().items():
+        alone = drive(sp.Topology("t", sinks={"rows": scored(model)}), frames)["rows"]
+        assert shadows.sort("id")[name].to_list() == alone.sort("id")["p"].to_list()
+        assert alone["p"].n_unique() > 40
+
+
 def test_regressors_race_by_squared_errors_up_to_the_largest() -> None:
     random = np.random.default_rng(3)
     x = random.normal(size=2_000)

@@ -12,6 +12,7 @@ from river import linear_model
 import streamproc as sp
 from streamproc.batch import WIDTH
 from streamproc.learning.budget import leaving
+from streamproc.learning.e_process import TILTS, evidence, part_at, take
 from streamproc.learning.learning_step import in_row_events
 from streamproc.learning.race_step import LeftScores, RaceStep
 from streamproc.learning.racing import no_race
@@ -71,6 +72,16 @@ def test_the_error_is_shared_by_all_challengers() -> None:
     random = np.random.default_rng(8)
     swapped = sum(bool(changes(told(rules(8, error=error), random.random((8, 2_000)).round()))) for _ in range(streams))
     assert swapped <= error * streams + 3 * (error * (1 - error) * streams) ** 0.5
+
+
+def test_what_was_shown_for_long_is_soon_forgotten() -> None:
+    bets, wanted = np.zeros(TILTS.size), 20.0
+    for n in range(1, 50_001):
+        take(bets, part_at(n), 0.3, wanted)
+    assert evidence(bets) > wanted
+    for n in range(50_001, 50_601):
+        take(bets, part_at(n), -0.3, wanted)
+    assert evidence(bets) < wanted
 
 
 def test_a_better_model_takes_over_soon_and_stays() -> None:
