@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from streamproc.hashing import content_id, frozen, row_hashes
 from streamproc.ports import Bytes, Int64s
 
 EVENT_TIME: Final = 0
@@ -42,6 +43,8 @@ ACCOUNT: Final = 5
 results)."""
 LATE: Final = 6
 """1 if the source row came later than its source's lateness allows: fixed at the source, travels with the row."""
+OUTSIDE: Final = -1
+"""In LATE: the row is feedback, outside the watermark; only a step whose state is gone may call it late."""
 C0: Final = 7
 C1: Final = 8
 C2: Final = 9
@@ -222,6 +225,16 @@ def position_order(meta: Meta) -> Int64s:
     """The stable order of rows by position (ROW, DUE, RANK)."""
     order: Int64s = np.lexsort((meta[:, RANK], meta[:, DUE], meta[:, ROW])).astype(np.int64, copy=False)
     return order
+
+
+def row_ids(meta: Meta, maker: str) -> Bytes:
+    """Ids of rows, uint8[n, 16]: hashes of who made them and of their coordinates, so the same in every run."""
+    n, own = meta.shape[0], bytes.fromhex(content_id(maker.encode()))[:16]
+    told = np.empty((n, len(own) + 8 * (C3 - C0 + 1)), np.uint8)
+    told[:, : len(own)] = np.frombuffer(own, np.uint8)
+    told[:, len(own) :] = np.ascontiguousarray(meta[:, C0 : C3 + 1]).view(np.uint8).reshape(n, 8 * (C3 - C0 + 1))
+    starts = told.shape[1] * np.arange(n, dtype=np.int64)
+    return row_hashes(frozen(told.reshape(-1)), starts, starts + told.shape[1]).view(np.uint8).reshape(n, 16)
 
 
 @nb.njit(cache=True)

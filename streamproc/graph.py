@@ -20,6 +20,7 @@ class Source:
     idle_after_us      a partition that gave nothing for so long no longer holds time back; None: it always does
     event_time         the column of event time where the contract names none
     table              records are changes of a table: the newest of each key holds, one without a value deletes its key
+    feedback           what comes back of what the topology itself asked for: outside the watermark, never late
     """
 
     topic: str
@@ -29,15 +30,20 @@ class Source:
     idle_after_us: int | None = None
     event_time: str = ""
     table: bool = False
+    feedback: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What stands right of a `|`: an operator, the other streams that it reads, and the author's name for it."""
+    """What stands right of a `|`: an operator, the other streams that it reads, and the author's name for it.
+
+    before  steps that the rows go through first
+    """
 
     operator: Operator
     others: tuple[Stream, ...] = ()
     name: str = ""
+    before: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,7 +66,10 @@ class Stream:
                 f"the right side of | is {type(step).__name__}, not a step",
                 hint="call the verb: stream | sp.where(pl.col('amount') > 0)",
             )
-        return Stream(step.operator, (self, *step.others), step.name)
+        left = self
+        for first in step.before:
+            left = left | first
+        return Stream(step.operator, (left, *step.others), step.name)
 
     @property
     def late(self) -> Stream:
@@ -169,3 +178,19 @@ def table(
     )  # fmt: skip
     assert isinstance(made.origin, Source)  # a source is what was asked for
     return replace(made, origin=replace(made.origin, table=True))
+
+
+def feedback(topic: str, *, contract: str | Contract, event_time: str = "") -> Stream:
+    """A stream of what comes back: records that others write because of what the topology told or asked them.
+
+    It is journaled like any source, and stands outside the watermark: it neither holds time back nor moves it, and
+    nothing of it is late at a source. A run by event time merges it at its own event time; that this gives what the
+    live run gave is not promised, because an answer came when it came. Where the log has no such topic, a run makes one
+    of one partition.
+
+    >>> feedback("card_risk.answers", contract="answer.v1").origin.feedback
+    True
+    """
+    made = source(topic, contract=contract, event_time=event_time)
+    assert isinstance(made.origin, Source)  # a source is what was asked for
+    return replace(made, origin=replace(made.origin, feedback=True))

@@ -77,12 +77,15 @@ class StepTime:
     rank        the operator's rank in the plan: the RANK of what it releases
     fates       the ledger
     clock       µs: the journal's `now` of a tick step, else None; what an operator makes of it is *clocked*
+    heard       µs: up to this moment of the journal's clock all feedback that was written is in this step or an earlier
+                one; None in a stage that has none. It is *clocked* too
     """
 
     watermarks: Int64s
     rank: int
     fates: Fates = field(default_factory=Fates)
     clock: int | None = None
+    heard: int | None = None
 
     @property
     def end(self) -> int | None:

@@ -33,6 +33,7 @@ _VERBS: Final = {
     "replay": ("streamproc.cli.replay:replay", "Run history again: as recorded, or afresh by event time."),
     "rescale": ("streamproc.cli.upgrade:rescale", "Let a new version go on after the sources' partitions changed."),
     "resume": ("streamproc.cli.control:resume", "Let the workers of a topology go on."),
+    "review": ("streamproc.cli.review:review", "Show, claim and answer cases that wait for a person."),
     "run": ("streamproc.cli.run:run", "Run a topology as a worker."),
     "simulate": ("streamproc.cli.simulate:simulate", "Run a topology under random faults; results must be exact."),
     "subscribe": ("streamproc.cli.subscribe:subscribe", "Print a topic's rows as JSON lines."),

@@ -41,11 +41,13 @@ _LOOK_S: Final = 0.1
 _SILENCE_S: Final = 5.0
 
 
-def _seconds(_: click.Context, __: click.Parameter, value: str) -> float:
+def seconds(_: click.Context, __: click.Parameter, value: str) -> float:
+    """The value of an option that is a span, in seconds."""
     return span_us(value) / 1e6
 
 
-def _myself() -> str:
+def myself() -> str:
+    """Who asks, where no name was given."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # A container may run under a number that has no name.
@@ -64,7 +66,7 @@ def _asking(command: F) -> F:
             default="30s",
             show_default=True,
             metavar="SPAN",
-            callback=_seconds,
+            callback=seconds,
             help="How long to wait until workers that have all tasks say that it is so; 0s only writes the request.",
         ),
         click.argument("topology"),
@@ -116,7 +118,7 @@ def drain(topology: str, wait: float, by: str | None, reason: str, as_json: bool
         _require_begun(log, names)
         tasks = log.topics()[names.tasks].partitions
         create_control(log, names)
-        who = by or _myself()
+        who = by or myself()
         if drained_at(names, log) is None:
             number = _ask(log, names, "pause", who, f"to drain: {reason}")
             # Workers look every second: where none says a word, there are none, and what follows makes sure of it.
@@ -145,7 +147,7 @@ def _told(
     """Asks, waits for the answers, and says how it went."""
     _require_begun(log, names)
     create_control(log, names)
-    who = by or _myself()
+    who = by or myself()
     tasks = log.topics()[names.tasks].partitions
     number = _ask(log, names, deed, who, why)
     answers = _answers(log, names, number, state, tasks, wait) if wait else {}

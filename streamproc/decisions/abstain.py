@@ -27,7 +27,7 @@ from streamproc.hashing import frozen, kernel
 from streamproc.operator import Output, StepTime, StreamType, passes_through
 from streamproc.operators.event_order import absorb
 from streamproc.operators.key_runs import merge_by_position
-from streamproc.operators.lateness import split_late
+from streamproc.operators.lateness import split_late, split_late_labels
 from streamproc.operators.outcome import Outcome
 from streamproc.operators.pending import LEARN, PREDICT, Pending, no_pending, run_pending
 from streamproc.ports import Int64s
@@ -122,7 +122,7 @@ class Abstain:
         )  # fmt: skip
 
     def process(self, state: AbstainState, inputs: tuple[Batch, ...], time: StepTime) -> tuple[AbstainState, Output]:
-        (left, late), (right, late_right) = split_late(inputs[0]), split_late(inputs[1])
+        (left, late), (right, late_right) = split_late(inputs[0]), split_late_labels(inputs[1])
         assert left.keys is not None and right.keys is not None, "the plan gives both sides a key"
         absorb(time.fates, right.meta)
         pending = state.pending

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -154,7 +154,7 @@ class CompiledStage:
         return TaskState(
             watermark=MIN_TIME,
             channel_watermark=np.full(c, MIN_TIME, np.int64),
-            channel_idle=np.zeros(c, np.int64),
+            channel_idle=self.outside(channels).astype(np.int64),
             positions=np.zeros((c, 2), np.int64),
             ledger=Ledger(np.zeros((len(self.stage.inputs), 5), np.int64)),
             operators=states,
@@ -163,6 +163,10 @@ class CompiledStage:
             written=dict.fromkeys(self.outlets, 0),
             steps=0,
         )
+
+    def outside(self, channels: Sequence[Channel]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which channels are feedback, outside the watermark of a stage that has other inputs."""
+        return np.array([self.stage.inputs[channel.inlet].outside for channel in channels], np.bool_)
 
     @property
     def outlets(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import numba as nb
 import numpy as np
 import polars as pl
 
-from streamproc.batch import C0, C1, EVENT_TIME, WATERMARK, WIDTH, Meta, Raw
+from streamproc.batch import C0, C1, EVENT_TIME, OUTSIDE, WATERMARK, WIDTH, Meta, Raw
 from streamproc.batch import LATE as ROW_LATE
 from streamproc.contracts.model import Schema
 from streamproc.engine.edges import CARRIED, IDLE, read_edge
@@ -114,6 +114,8 @@ class SourceIntake:
             (self._rank << 32) | block.partition,
         )
         units[resting, ADVANCE] = MIN_TIME
+        if self._source.feedback:
+            units[:, ADVANCE], units[units[:, KIND] == ROW, LATE] = MIN_TIME, OUTSIDE
         bounds = (block.value_starts, block.value_ends, block.key_starts, block.key_ends)
         records = np.stack(bounds, axis=1)
         raw = Raw(block.buffer, *(bounds if rows.size == n else (bound[rows] for bound in bounds)))
@@ -202,6 +204,7 @@ class EdgeIntake:
     """Reads the partitions of one internal topic."""
 
     def __init__(self, inlet: StageInput) -> None:
+        self._outside = inlet.outside
         self._carriage = carriage(inlet.type.schema)
         self._decoder = Decoder(self._carriage.avro)
 
@@ -234,7 +237,8 @@ class EdgeIntake:
         ).view(np.int64)
         units[at_row, KIND] = ROW
         units[at_row, TIME] = carried[:, 0]
-        units[at_row, ADVANCE] = carried[:, 1]
+        # What is outside the watermark says by its event time only where it goes among the rows of other channels.
+        units[at_row, ADVANCE] = carried[:, 0] if self._outside else carried[:, 1]
         units[at_row, LATE] = carried[:, 2]
         units[at_row, INDEX] = np.arange(k)
         units[at_mark, KIND] = MARK

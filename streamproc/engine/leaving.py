@@ -13,12 +13,12 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import polars as pl
 
-from streamproc.batch import C0, C3, Batch
+from streamproc.batch import C0, Batch, row_ids
 from streamproc.engine.compiled import CompiledStage, EdgeWriter, SinkWriter
 from streamproc.engine.edges import IDLE as SLEEPS
 from streamproc.engine.edges import write_edge
 from streamproc.engine.tombstones import delete_headers
-from streamproc.hashing import content_id, frozen, partitions_of, row_hashes
+from streamproc.hashing import partitions_of
 from streamproc.keys import NULL_KEY, keys_of
 from streamproc.ports import Block, Bytes, HeaderColumn, Int64s
 
@@ -203,13 +203,8 @@ def reject_block(stage: CompiledStage, topic: str, frame: pl.DataFrame) -> tuple
 def _identities(batch: Batch, maker: str, task: int, step: int) -> Bytes:
     """The `sp` header of each row, 32 bytes each."""
     n = len(batch)
-    told = np.empty((n, _ID + 8 * (C3 - C0 + 1)), np.uint8)
-    told[:, :_ID] = np.frombuffer(bytes.fromhex(content_id(maker.encode()))[:_ID], np.uint8)
-    told[:, _ID:] = np.ascontiguousarray(batch.meta[:, C0 : C3 + 1]).view(np.uint8).reshape(n, -1)
-    starts = told.shape[1] * np.arange(n, dtype=np.int64)
     headers = np.empty((n, _HEADER), np.uint8)
-    hashes = row_hashes(frozen(told.reshape(-1)), starts, starts + told.shape[1])
-    headers[:, :_ID] = hashes.view(np.uint8).reshape(n, -1)
+    headers[:, :_ID] = row_ids(batch.meta, maker)
     headers[:, _ID : _ID + 4] = np.frombuffer(task.to_bytes(4, "little"), np.uint8)
     headers[:, _ID + 4 : _ID + 12] = np.frombuffer(step.to_bytes(8, "little"), np.uint8)
     headers[:, _ID + 12 :] = np.arange(n, dtype="<u4").view(np.uint8).reshape(n, 4)

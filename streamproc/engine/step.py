@@ -31,6 +31,8 @@ IDLE: Final = 1
 """A mark: the channel no longer holds time back."""
 CLOSE: Final = 2
 """A mark: the channel has ended for good, and time with it."""
+HEARD: Final = 3
+"""A mark: all that was written to the channel before the step's clock was read is taken (feedback alone)."""
 
 _NONE: Final = np.empty(0, np.int64)
 
@@ -41,7 +43,7 @@ class StepInput:
 
     units  per channel, exactly what is consumed
     runs   int64[r, 2] (channel, count): the order in which it is consumed
-    marks  (channel, IDLE or CLOSE), after the runs
+    marks  (channel, IDLE, CLOSE or HEARD), after the runs
     clock  µs, of a tick, else None
     """
 
@@ -95,11 +97,8 @@ class _Step:
     def __init__(
         self, stage: CompiledStage, task: int, channels: Sequence[Channel], state: TaskState, given: StepInput
     ) -> None:
-        self.stage = stage
-        self.task = task
-        self.channels = channels
-        self.state = state
-        self.given = given
+        self.stage, self.task, self.channels = stage, task, channels
+        self.state, self.given = state, given
         self.first_account = state.ledger.next_account
         self.blocks: list[Block] = []
         self.digests: dict[str, tuple[int, bytes]] = {}
@@ -153,7 +152,9 @@ class _Step:
         joined = filled[0] if len(filled) == 1 else np.concatenate([np.empty((0, unit.UNIT_WIDTH), np.int64), *filled])
         sizes = np.array([part.shape[0] for part in parts], np.int64)
         starts = np.cumsum(sizes) - sizes
+        outside = self.stage.outside(self.channels)
         sourced = np.array([self.stage.stage.inputs[c.inlet].source is not None for c in self.channels], np.int64)
+        sourced[outside] = 2
         n = joined.shape[0]
         time, unit_of = np.empty(n, np.int64), np.empty(n, np.int64)
         late = joined[:, unit.LATE].copy()
@@ -177,6 +178,8 @@ class _Step:
         for channel, kind in self.given.marks:
             if kind == IDLE:
                 state.channel_idle[channel] = 1
+            elif kind == HEARD and self.given.clock is not None:
+                state.channel_watermark[channel] = max(int(state.channel_watermark[channel]), self.given.clock)
             else:
                 # The end of a channel is news of it: it sleeps no more.
                 state.channel_watermark[channel], state.channel_idle[channel] = MAX_TIME, 0
@@ -185,11 +188,11 @@ class _Step:
                 state.watermark = max(state.watermark, int(awake.min()))
             marks.append(state.watermark)
         self.time = np.concatenate([time, np.array(marks, np.int64)])
+        self.heard = int(state.channel_watermark[outside].min()) if outside.any() else None
         self.late = late
         self.starts = starts
         self.units = joined
-        # Where each unit stands in the order: the number of its input row in this step.
-        self.order = np.empty(n, np.int64)
+        self.order = np.empty(n, np.int64)  # Where each unit stands: the number of its input row in this step.
         self.order[unit_of] = np.arange(n)
         self.unit_of = unit_of
         self.unit_channel = np.repeat(np.arange(len(parts)), sizes)
@@ -240,7 +243,7 @@ class _Step:
             if isinstance(node.origin, Source):
                 continue
             inputs = tuple(outputs[port] for port in node.inputs)
-            step_time = StepTime(self.time, node.rank, self.operator_fates, self.given.clock)
+            step_time = StepTime(self.time, node.rank, self.operator_fates, self.given.clock, self.heard)
             if not awake and not any(len(batch) for batch in inputs):
                 # Nothing came and time stands still: the operator has nothing to do.
                 outputs[node.rank, "rows"] = self.stage.nothing[node.rank, "rows"]

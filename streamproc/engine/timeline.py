@@ -111,7 +111,8 @@ def run_time(
 
     runs        int64[r, 2]  (channel, count)
     advance, event_time, kinds  int64[n] of the channels' units, one channel after the other from `starts`
-    sourced     int64[c]     1 for the partition of a source (lateness is judged), 0 for an internal channel
+    sourced     int64[c]     1 for the partition of a source (lateness is judged), 0 for an internal channel, 2 for one
+                             of feedback: it stays idle, and its watermark says only what it has heard
     watermark   int64[c]     in and out: each channel's watermark
     idle        int64[c]     in and out: 1 while the channel does not hold time back; a unit ends it
     stage       the stage's watermark before; it never goes back
@@ -131,6 +132,13 @@ def run_time(
         for _ in range(runs[r, 1]):
             u = at[c]
             at[c] += 1
+            if sourced[c] == 2:
+                if kinds[u] == 2 and advance[u] > watermark[c]:
+                    watermark[c] = advance[u]
+                time[m] = stage
+                unit_of[m] = u
+                m += 1
+                continue
             moved = idle[c] == 1
             idle[c] = 0
             if kinds[u] == 1 and sourced[c] == 1 and event_time[u] < watermark[c]:

@@ -33,7 +33,7 @@ from streamproc.models.snapshot import read_snapshot
 from streamproc.operator import Output, StepTime, StreamType, passes_through
 from streamproc.operators.event_order import absorb, pass_in_order
 from streamproc.operators.key_runs import merge_by_position
-from streamproc.operators.lateness import split_late
+from streamproc.operators.lateness import split_late, split_late_labels
 from streamproc.operators.pending import PREDICT, Events, Pending, no_pending, run_pending
 from streamproc.operators.row_store import RowStore, row_store
 from streamproc.ports import Int64s
@@ -207,7 +207,7 @@ class Learn:
         left, late, right = inputs[0], None, None
         others: tuple[Batch | None, ...] = ()
         if self.on:
-            (left, late), (right, late_right) = split_late(left), split_late(inputs[1])
+            (left, late), (right, late_right) = split_late(left), split_late_labels(inputs[1])
             if state.in_order and state.right_waits is not None:
                 left = pass_in_order(state.left_waits, left, time, by=None)
                 right = pass_in_order(state.right_waits, right, time, by=None)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from streamproc.batch import EVENT_TIME, LATE, WATERMARK, Batch
 
 
@@ -12,7 +15,17 @@ def split_late(batch: Batch) -> tuple[Batch, Batch | None]:
     would need may be gone already. A tie with the watermark is in time.
     """
     meta = batch.meta
-    late = (meta[:, LATE] != 0) | (meta[:, EVENT_TIME] < meta[:, WATERMARK])
+    return _split(batch, (meta[:, LATE] > 0) | (meta[:, EVENT_TIME] < meta[:, WATERMARK]))
+
+
+def split_late_labels(batch: Batch) -> tuple[Batch, Batch | None]:
+    """The same of labels: feedback is outside the watermark, and a row that still waits can take it at any time."""
+    meta = batch.meta
+    behind = (meta[:, LATE] == 0) & (meta[:, EVENT_TIME] < meta[:, WATERMARK])
+    return _split(batch, (meta[:, LATE] > 0) | behind)
+
+
+def _split(batch: Batch, late: npt.NDArray[np.bool_]) -> tuple[Batch, Batch | None]:
     if not late.any():
         return batch, None
     return batch.filter(~late), batch.filter(late)

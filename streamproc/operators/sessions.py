@@ -76,7 +76,7 @@ class Sessions:
 
     def _add(self, state: SessionState, batch: Batch, time: StepTime) -> tuple[Batch | None, Batch | None]:
         assert batch.keys is not None  # the plan lets only keyed streams in
-        marked = (batch.meta[:, LATE] != 0).astype(np.uint8)
+        marked = (batch.meta[:, LATE] > 0).astype(np.uint8)
         table = state.table
         found = table.assign(batch.keys, batch.event_time, released_up_to(batch.meta), late=marked, gap=self.gap_us)
         for part in (*state.parts, state.revisions):

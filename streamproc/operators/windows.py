@@ -180,7 +180,7 @@ class Windows:
         return np.floor_divide(meta[:, EVENT_TIME] - self.offset_us, self.every_us) * self.every_us + self.offset_us
 
     def _live(self, batch: Batch) -> tuple[Batch, Batch | None]:
-        late = (batch.meta[:, LATE] != 0) | (self._first_open(batch.meta) > self._last(batch.meta))
+        late = (batch.meta[:, LATE] > 0) | (self._first_open(batch.meta) > self._last(batch.meta))
         if not late.any():
             return batch, None
         return batch.filter(~late), batch.filter(late)

@@ -47,7 +47,8 @@ def _fingerprinted(nodes: list[Node]) -> list[Node]:
             source = node.origin
             times = (source.lateness_us, source.max_future_skew_us, source.idle_after_us, source.event_time)
             table = ("table",) if source.table else ()
-            own = canonical_text((source.topic, *times, *table, _contract_text(node.contract)))
+            back = ("feedback",) if source.feedback else ()
+            own = canonical_text((source.topic, *times, *table, *back, _contract_text(node.contract)))
         else:
             own = canonical_text(node.origin)
         types = ",".join(f"{f.name}:{f.dtype}:{f.nullable}{':deletes' * f.deletes}" for f in node.type.schema)

@@ -49,6 +49,7 @@ def cut(nodes: list[Node]) -> tuple[list[Node], list[Edge]]:
 def stages_of(nodes: list[Node], edges: list[Edge], sinks: list[PlannedSink]) -> tuple[Stage, ...]:
     """The stages with all that enters and leaves them, upstream stages first."""
     out = []
+    back: list[bool] = []  # Of each stage, whether all that it reads is feedback.
     for index in range(max(node.stage for node in nodes) + 1):
         members = tuple(node for node in nodes if node.stage == index)
         inputs: list[StageInput] = []
@@ -57,6 +58,10 @@ def stages_of(nodes: list[Node], edges: list[Edge], sinks: list[PlannedSink]) ->
                 inputs.append(StageInput(node.name, (node.rank, "rows"), None, node, node.type))
         incoming = [edge for edge in edges if edge.to_stage == index]
         inputs += [StageInput(edge.name, edge.port, edge, None, edge.type) for edge in incoming]
+        fed = [_is_feedback(inlet, back) for inlet in inputs]
+        back.append(all(fed))
+        if not all(fed):
+            inputs = [replace(inlet, outside=known) for inlet, known in zip(inputs, fed, strict=True)]
         out.append(
             Stage(
                 index,
@@ -68,3 +73,9 @@ def stages_of(nodes: list[Node], edges: list[Edge], sinks: list[PlannedSink]) ->
             )
         )
     return tuple(out)
+
+
+def _is_feedback(inlet: StageInput, back: list[bool]) -> bool:
+    if inlet.edge is not None:
+        return back[inlet.edge.from_stage]
+    return inlet.source is not None and isinstance(inlet.source.origin, Source) and inlet.source.origin.feedback

@@ -33,7 +33,8 @@ class Node:
     inputs    the nodes and ports it reads
     type      columns and key of its rows
     level     how many changes of key lie above it
-    moves     of a `key_by`: whether it brings rows to other tasks, so that the graph is cut below it; so does a table
+    moves     of a `key_by`: whether it brings rows to other tasks, so that the graph is cut below it; so do a table and
+              feedback, which is thus alone in its stage
     columns   of a source: the columns that somebody reads
     sides     types of what the step gives beside its rows, by name
     state     fingerprint of what shapes its state; `logic` of all that shapes its output, upstream included
@@ -78,13 +79,17 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class StageInput:
-    """Where rows enter a stage: a source node, or an edge."""
+    """Where rows enter a stage: a source node, or an edge.
+
+    outside  the rows are feedback, and the stage has other inputs, which alone make its time
+    """
 
     name: str
     port: Port
     edge: Edge | None
     source: Node | None
     type: StreamType
+    outside: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -222,7 +222,7 @@ class Walk:
             replace(source, event_time=event_time),
             (),
             kind,
-            moves=source.table,
+            moves=source.table or source.feedback,
             contract=contract,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 from streamproc.contracts.derive import contract_of
 from streamproc.contracts.model import Contract, Schema
@@ -16,6 +17,8 @@ from streamproc.planning.build import build_plan
 from streamproc.planning.plan import Plan
 from streamproc.planning.topology import Topology
 from streamproc.ports import Log, TopicSettings
+
+_FEEDBACK: Final = TopicSettings(1, append_time=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,10 @@ def bind(
         if not isinstance(node.origin, Source):
             continue
         topic = node.origin.topic
+        if topic not in topics and node.origin.feedback and create:
+            # Nobody can have answered yet: what was asked for is told by this topology first.
+            log.create_topic(topic, _FEEDBACK)
+            topics = {**topics, topic: _FEEDBACK}
         if topic not in topics:
             raise UnknownTopic(
                 f"source '{topic}' of topology '{topology.name}': the log has no such topic",
@@ -140,6 +147,9 @@ def bind(
             return None
 
     registry.adopt(REJECTED)
+    for node in plan.sources:
+        if isinstance(node.origin, Source) and isinstance(node.origin.contract, Contract) and node.origin.feedback:
+            registry.adopt(node.origin.contract)
     stages = tuple(
         compile_stage(plan, stage, names, partitions=partitions, lookup=lookup, schema_id=registry.adopt)
         for stage in plan.stages

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
+from streamproc.engine.step import HEARD
 from streamproc.engine.units import Units
 from streamproc.errors import LogUnavailable
 from streamproc.ports import Log, TopicPartition
 from streamproc.runtime.task import Task
+
+_HEARD_S: Final = 1.0
 
 
 class Quiet:
@@ -18,12 +22,14 @@ class Quiet:
         self._max_wait_s = max_wait_s
         self._quiet_since: dict[tuple[int, int], float] = {}
         self._waiting_since: dict[int, float] = {}
+        self._heard_at: dict[int, float] = {}
 
     def waits(self, task: Task, ends: Mapping[TopicPartition, int], now: float) -> bool:
         """Whether a step still waits for an input that has nothing while another has rows (`max_wait`)."""
         if not self._max_wait_s:
             return False
-        empty = [feed.ended(ends[feed.channel.place]) for feed in task.feeds]
+        outside = task.stage.outside(task.channels)
+        empty = [feed.ended(ends[feed.channel.place]) for c, feed in enumerate(task.feeds) if not outside[c]]
         if all(empty) or not any(empty):
             self._waiting_since.pop(task.number, None)
             return False
@@ -60,3 +66,19 @@ class Quiet:
             else:
                 self._quiet_since.pop((task.number, c), None)
         return tuple(marks)
+
+    def heard_marks(self, task: Task, now: float) -> tuple[tuple[int, int], ...]:
+        """Verdicts, once a second, that all feedback that was written by now is taken; the clock was read before.
+
+        A record of a transaction that is still open counts as written, so the log is asked for its end with those.
+        """
+        if now - self._heard_at.get(task.number, now - _HEARD_S) < _HEARD_S or any(f.waiting for f in task.feeds):
+            return ()
+        try:
+            ends = self._log.end_offsets([feed.channel.place for feed in task.feeds], isolation="read_uncommitted")
+        except LogUnavailable:
+            return ()
+        if any(ends[feed.channel.place] > feed.next_offset for feed in task.feeds):
+            return ()
+        self._heard_at[task.number] = now
+        return tuple((c, HEARD) for c in range(len(task.channels)))

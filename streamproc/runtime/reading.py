@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from streamproc.contracts.registry import Registry
+from streamproc.decisions.review import ANSWER
 from streamproc.engine.rejects import REJECTED
 from streamproc.errors import UnknownContract
 from streamproc.ports import Block, Log, TopicPartition
@@ -20,7 +21,7 @@ class TopicReader:
     """Decodes blocks of any topic whose records name their schema; each schema is looked up and compiled once."""
 
     def __init__(self, registry: Registry) -> None:
-        for contract in (REJECTED, *OWN):
+        for contract in (REJECTED, ANSWER, *OWN):
             registry.adopt(contract)
         self._registry = registry
         self._decoders: dict[int, Decoder | None] = {}

@@ -18,6 +18,7 @@ from streamproc.errors import InputChanged, InputGone, OffsetOutOfRange, Unknown
 from streamproc.event_time import MAX_TIME, MIN_TIME
 from streamproc.graph import Source
 from streamproc.hashing import record_digests
+from streamproc.planning.plan import Node, Stage
 from streamproc.ports import Int64s, Log, TopicPartition
 from streamproc.runtime.binding import Binding
 from streamproc.runtime.feed import MOST_BYTES, Feed, Judge, ranges_of, within
@@ -72,7 +73,9 @@ class Task:
         self.future: Judge | None = None
         self.crowded = False
         self.environment = environment_id(self.stage)
-        self.clocked = any(getattr(node.origin, "clocked", False) for node in self.stage.stage.nodes)
+        # Who waits for feedback by the clock must know up to when all of it was heard.
+        self.hears = _all_feedback(self.stage.stage) and any(map(_is_clocked, binding.plan.nodes))
+        self.clocked = self.hears or any(map(_is_clocked, self.stage.stage.nodes))
         if state is None:
             state = self.stage.open_state(self.channels)
             for c, channel in enumerate(self.channels):
@@ -145,9 +148,10 @@ class Task:
         sizes = np.array([part.size for part in advances], np.int64)
         stops = np.cumsum(sizes)
         # A channel with more in the log (or in the feed) than is looked at here must not be overtaken.
+        outside = self.stage.outside(self.channels)
         more = [
-            1 if waits or feed.waiting > most or not feed.ended_reading(ends[feed.channel.place]) else 0
-            for feed in self.feeds
+            1 if (waits and not apart) or feed.waiting > most or not feed.ended_reading(ends[feed.channel.place]) else 0
+            for feed, apart in zip(self.feeds, outside, strict=True)
         ]
         runs = choose_runs(
             np.concatenate(advances) if advances else np.empty(0, np.int64),
@@ -291,6 +295,15 @@ class Task:
             )
         units = feed.take(taken.units)
         return no_units() if units is None else units
+
+
+def _is_clocked(node: Node) -> bool:
+    return bool(getattr(node.origin, "clocked", False))
+
+
+def _all_feedback(stage: Stage) -> bool:
+    sources = [inlet.source for inlet in stage.inputs]
+    return all(s is not None and isinstance(s.origin, Source) and s.origin.feedback for s in sources)
 
 
 def _verdicts(units: Sequence[Units], judged: Sequence[Int64s]) -> tuple[tuple[int, int, int], ...]:

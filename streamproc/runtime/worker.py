@@ -467,6 +467,8 @@ class Worker:
 
     def _step_of(self, task: Task) -> TakenStep | None:
         now = self.clock.monotonic()
+        # What comes of a tick is not history's: a run by event time leaves it out.
+        clock = self.clock.now_us() if task.clocked and not self.in_stages else None
         marks: tuple[tuple[int, int], ...] = ()
         most, most_bytes = self._size.units, self._size.bytes_of_each(sum(len(t.feeds) for t in self.tasks.values()))
         if self.heed.ending is None:
@@ -474,21 +476,21 @@ class Worker:
             waits = self._quiet.waits(task, ends, now)
             units, runs = task.choose(ends, most=most, waits=waits, most_bytes=most_bytes)
             marks = self._quiet.idle_marks(task, ends, units, now)
+            if task.hears and clock is not None:
+                marks += self._quiet.heard_marks(task, now)
         else:
             ends = self.heed.ending.ends(task)
             units, runs = task.choose(ends, most=most, waits=False, most_bytes=most_bytes)
             marks = task.silence_marks(self.silent)
             if not runs.shape[0] and self.heed.ending.close and not task.is_closed() and task.ended(ends):
                 marks = task.close_marks()
-        # What comes of a tick is not history's: a run by event time leaves it out.
-        clocked = task.clocked and not self.in_stages
         quiet = now - self._stepped_at.get(task.number, now)
         self._stepped_at.setdefault(task.number, now)
-        ticks = clocked and self.heed.ending is None and quiet >= _TICK_S
+        ticks = clock is not None and self.heed.ending is None and quiet >= _TICK_S
         if not runs.shape[0] and not marks and not task.note and not ticks:
             return None
         self._stepped_at[task.number] = now
-        return task.run(units, runs, marks=marks, clock=self.clock.now_us() if clocked else None)
+        return task.run(units, runs, marks=marks, clock=clock)
 
     def _commit(
         self, producer: Producer, membership: Membership, steps: list[tuple[Task, TakenStep]], tasks: list[Task]

@@ -83,7 +83,7 @@ class RuleTally:
         """Cost per row: a Polars expression per rule, a key look-up per rule of duplicates."""
         (batch,) = inputs
         ends = _window_ends(batch.meta, self.span_us)
-        late = (batch.meta[:, LATE] != 0) | (ends <= released_up_to(batch.meta))
+        late = (batch.meta[:, LATE] > 0) | (ends <= released_up_to(batch.meta))
         if late.any():
             batch, ends = batch.filter(~late), ends[~late]
         if len(batch):
