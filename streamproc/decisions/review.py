@@ -226,18 +226,20 @@ class Review:
         if store.used > fresh:
             # A case of this step is there from its own row on.
             there &= (numbers < fresh) | (store.meta[at, ROW] < said.meta[:, ROW])
-        over = there & (said.event_time >= deadlines)
         if time.clock is None:
-            over |= there & (released_up_to(said.meta) >= deadlines)
-        strange = there & ~over & ~said.frame["verdict"].is_in(list(self.choices)).fill_null(False).to_numpy()
-        good = np.flatnonzero(there & ~over & ~strange)
-        closed, where_first = np.unique(numbers[good], return_index=True)
-        taken = np.sort(good[where_first])
-        again = np.zeros(n, np.bool_)
-        again[good] = True
-        again[taken] = False
+            there &= released_up_to(said.meta) < deadlines
+        in_time = said.event_time < deadlines
+        known = said.frame["verdict"].is_in(list(self.choices)).fill_null(False).to_numpy()
+        good = np.flatnonzero(there & in_time & known)
+        closed, firsts = np.unique(numbers[good], return_index=True)
+        taken = good[firsts]
+        # What comes behind the answer that counts finds the case closed, as it would in a later step.
+        ends = np.full(store.used if n else 0, n)
+        ends[closed] = taken
+        there &= np.arange(n) <= (ends[at] if ends.size else 0)
+        taken = np.sort(taken)
         reasons = (
-            ("no_open_case", ~there), ("timed_out", over), ("no_such_verdict", strange), ("answered_already", again)
+            ("no_open_case", ~there), ("timed_out", there & ~in_time), ("no_such_verdict", there & in_time & ~known)
         )  # fmt: skip
         refused = tuple((reason, said.filter(mask)) for reason, mask in reasons if mask.any())
         told, mine = said.take(taken), numbers[taken]
