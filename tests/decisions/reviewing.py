@@ -14,7 +14,7 @@ from streamproc.contracts.avro_schema import parse_contract
 from streamproc.contracts.registry import MemoryRegistry
 from streamproc.decisions.review import ANSWER
 from streamproc.graph import Step
-from streamproc.ports import TopicSettings
+from streamproc.ports import Log, TopicSettings
 from streamproc.runtime.binding import bind
 from streamproc.runtime.clock import SystemClock
 from streamproc.runtime.reading import read_topic
@@ -67,8 +67,8 @@ class Standing(SystemClock):
 class Desk:
     """All of it, in one folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self.log = EmbeddedLog(folder / "log.db", create=True)
+    def __init__(self, folder: Path, log: Log | None = None) -> None:
+        self.log = log or EmbeddedLog(folder / "log.db", create=True)
         self.registry = MemoryRegistry((*CONTRACTS, ANSWER))
         self.clock = Standing()
         self.topology = topology()

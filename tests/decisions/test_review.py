@@ -12,10 +12,14 @@ from river import linear_model, optim
 
 import streamproc as sp
 from connectors.checkpoints import DirectoryCheckpoints
+from streamproc.decisions.review import ANSWER
 from streamproc.errors import DefinitionError, DuplicateName, TypeMismatch, UnknownColumn
+from streamproc.ports import TopicPartition, block_of
 from streamproc.runtime.binding import bind
+from streamproc.runtime.reactions.records import Writer
 from streamproc.runtime.replay import replay_as_recorded
 from streamproc.testing.drive import drive
+from streamproc.testing.memory_log import MemoryLog
 
 
 @pytest.fixture
@@ -85,6 +89,48 @@ def test_an_answer_that_was_given_while_no_worker_ran_is_not_passed_over_by_the_
     got = {row["case"]: row["verdict"] for row in desk.rows("verdicts").to_dicts()}
     assert got.pop(first.case) == "allow" and list(got.values()) == ["block"]
     assert desk.dead_letters() == []
+
+
+@pytest.mark.parametrize("open_for_long", [True, False])
+def test_no_default_is_given_before_all_that_was_written_in_time_is_heard(tmp_path: Path, open_for_long: bool) -> None:
+    """Written is an answer too whose transaction is open, or that the log does not hand out yet."""
+    log = Lagging(now=2**60)
+    with Desk(tmp_path, log) as desk:
+        desk.pay(payments(2))
+        desk.work(3)
+        first, _ = desk.desk().open()
+        row = {"case": first.case, "deed": "answer", "by": "eve", "at": desk.clock.us, "verdict": "allow", "token": "t"}
+        payload = Writer(ANSWER, desk.registry).payloads([row])
+        producer = log.producer("slow")
+        block = block_of("desk.answers", 0, payload, keys=[first.case.encode()])
+        if open_for_long:
+            log.cluster.produce(producer.ticket, block)  # It lies in the log, and nobody knows yet what becomes of it.
+        else:
+            log.behind = True
+            transaction = producer.begin()
+            transaction.append(block)
+            transaction.commit()
+        desk.later(2 * HOUR)
+        desk.work(6)
+        assert desk.rows("verdicts").height == 0
+        if open_for_long:
+            log.cluster.end(producer.ticket, commit=True)
+        log.behind = False
+        desk.work(6)
+        told = desk.rows("verdicts")
+        assert {row["case"]: row["verdict"] for row in told.to_dicts()}.pop(first.case) == "allow"
+        assert sorted(told["verdict"]) == ["allow", "block"]
+
+
+class Lagging(MemoryLog):
+    """A log whose answers are not at hand while it is `behind`, as those of a broker may be."""
+
+    behind = False
+
+    def available(self, partition: TopicPartition, offset: int) -> int:
+        """An offset up to which reading answers at once."""
+        late = self.behind and partition.topic == "desk.answers"
+        return offset if late else super().available(partition, offset)
 
 
 def test_two_answers_on_the_topic_are_one_verdict(desk: Desk) -> None:

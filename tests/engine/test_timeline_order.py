@@ -104,6 +104,32 @@ def test_time_never_goes_back_and_a_row_is_late_by_its_own_channel_alone(
         assert time[i] == stage
 
 
+@laws
+@given(st.lists(UNIT, max_size=25))
+def test_feedback_changes_nothing_about_time_and_is_never_late(units: list[tuple[int, int, int, bool]]) -> None:
+    """The third channel is feedback: with it and without it, the others' units meet the same time."""
+
+    def walked(channels: int) -> tuple[list[int], list[int], list[int], list[int]]:
+        there = [(c, kind if c == 2 or kind != MARK else ROW, time) for c, kind, time, _ in units if c < channels]
+        joined = sorted(enumerate(there), key=lambda one: (one[1][0], one[0]))
+        kinds, times = (np.array([unit[i] for _, unit in joined], np.int64) for i in (1, 2))
+        sizes = np.bincount([c for c, *_ in there], minlength=channels).astype(np.int64)
+        runs = np.array([[c, 1] for c, *_ in there], np.int64).reshape(-1, 2)
+        watermark, idle = np.full(channels, MIN_TIME, np.int64), np.array([0, 0, 1][:channels], np.int64)
+        n = len(there)
+        time, unit_of, late = np.empty(n, np.int64), np.empty(n, np.int64), np.zeros(n, np.int64)
+        run_time(runs, times, times, kinds, np.array([1, 1, 2][:channels], np.int64), np.cumsum(sizes) - sizes,
+                 watermark, idle, MIN_TIME, time, late, unit_of)  # fmt: skip
+        others = [int(at) for at, (c, *_) in zip(time, there, strict=True) if c < 2]
+        return others, late[: sizes[:2].sum()].tolist(), late[sizes[:2].sum() :].tolist(), [*watermark, *idle]
+
+    (time, late, never, end), (alone, late_alone, _, _) = walked(3), walked(2)
+    assert (time, late) == (alone, late_alone)
+    assert not any(never)
+    heard = [moment for c, kind, moment, _ in units if c == 2 and kind == MARK]
+    assert end[2] == max(heard, default=MIN_TIME) and end[5] == 1
+
+
 # ── tasks ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 TICK = parse_contract(

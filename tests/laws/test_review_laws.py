@@ -70,6 +70,11 @@ def test_a_review_keeps_the_eight_laws() -> None:
     ) == 200  # fmt: skip
 
 
+def test_the_id_of_a_case_hangs_on_its_row_alone() -> None:
+    (ids,) = STEP.before
+    assert check_operator(ids, StreamType(Schema(ROWS.schema.fields[1:])), seeds=50, rows=30) == 50
+
+
 def test_a_case_gets_its_first_answer_in_time_else_the_default() -> None:
     from streamproc.testing.runs import run_trial
     from streamproc.testing.trials import random_cuts, random_trial

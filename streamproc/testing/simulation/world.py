@@ -213,8 +213,10 @@ class World:
         except TopologyError as error:
             raise Failure(str(error)) from error
         for task in process.worker.tasks.values():
+            # Feedback stays idle, whatever comes.
+            idle = task.state.channel_idle.astype(bool) & ~task.stage.outside(task.channels)
             for c, channel in enumerate(task.channels):
-                if task.state.channel_idle[c] and self._came_before(channel.place, task, c, process.turn_began):
+                if idle[c] and self._came_before(channel.place, task, c, process.turn_began):
                     raise Failure(
                         f"{task.name} calls {channel.place.topic}-{channel.place.partition} idle; it has rows"
                     )
