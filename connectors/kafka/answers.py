@@ -30,7 +30,12 @@ _FENCED: Final = {
     KafkaError.INVALID_PRODUCER_EPOCH,
     KafkaError.PRODUCER_FENCED,
 }
-_TORN: Final = {KafkaError._STATE, KafkaError.INVALID_TXN_STATE, KafkaError.INVALID_PRODUCER_ID_MAPPING}
+_TORN: Final = {
+    KafkaError._STATE,
+    KafkaError.INVALID_TXN_STATE,
+    KafkaError.INVALID_PRODUCER_ID_MAPPING,
+    KafkaError.UNKNOWN,  # A broker that fell over its own state: seen at a commit while another producer took its id.
+}
 _AWAY: Final = {
     # The client's own words for it.
     KafkaError._NOENT,  # No leader is known for a partition.
@@ -167,7 +172,7 @@ def is_fenced(error: KafkaError) -> bool:
 
 
 def is_torn(error: KafkaError) -> bool:
-    """Whether the brokers do not know of the transaction that the client believes to be open."""
+    """Whether the brokers do not know, or do not say, what became of the transaction that the client has open."""
     return error.code() in _TORN
 
 

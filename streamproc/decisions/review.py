@@ -55,11 +55,11 @@ ANSWER: Final[Contract] = parse_contract(f"""{{
  "fields": [
   {{"name": "case", "type": "string", "sp:role": "key"}},
   {{"name": "deed", "type": "string", "doc": "claim or answer"}},
-  {{"name": "by", "type": "string"}},
+  {{"name": "by", "type": "string", "sp:pii": "pseudonym"}},
   {{"name": "at", "type": {_MOMENT}, "sp:role": "event_time"}},
-  {{"name": "subject", "type": ["null", "string"], "default": null, "doc": "as in the case"}},
+  {{"name": "subject", "type": ["null", "string"], "default": null, "doc": "as in the case", "sp:pii": "pseudonym"}},
   {{"name": "verdict", "type": ["null", "string"], "default": null}},
-  {{"name": "note", "type": ["null", "string"], "default": null}},
+  {{"name": "note", "type": ["null", "string"], "default": null, "sp:pii": "direct"}},
   {{"name": "until", "type": ["null", {_MOMENT}], "default": null, "doc": "of a claim: when it lapses"}},
   {{"name": "token", "type": "string", "doc": "the same of all that was written at once"}}
  ]}}""")
@@ -75,8 +75,8 @@ REVIEW: Final = (
     Field("subject", pl.String(), nullable=True), Field("priority", pl.Float64()), Field("asked_at", _TIME),
     Field("deadline", _TIME), Field("choices", pl.List(pl.String())), Field("default", pl.String()),
     Field("answers", pl.String()), Field("status", pl.String()), Field("verdict", pl.String(), nullable=True),
-    Field("answered_by", pl.String(), nullable=True), Field("answered_at", _TIME, nullable=True),
-    Field("note", pl.String(), nullable=True),
+    Field("answered_by", pl.String(), nullable=True, pii="pseudonym"), Field("answered_at", _TIME, nullable=True),
+    Field("note", pl.String(), nullable=True, pii="direct"),
 )  # fmt: skip
 """Columns of a case behind the row's own and `case`, its id: the same in every run.
 
@@ -162,7 +162,17 @@ class Review:
             raise TypeMismatch(
                 f"step 'review': '{self.subject}' is {rows.schema[self.subject].dtype}, no text and no integer"
             )
-        return StreamType(rows.schema.with_fields(REVIEW), (CASE,))
+        if self.subject and rows.schema[self.subject].pii == "direct":
+            raise DefinitionError(
+                f"step 'review': '{self.subject}' names a person, and answers repeat it on a topic of their own",
+                hint="let the subject be a number that stands for the row",
+            )
+        fields = {field.name: field for field in REVIEW}
+        for made, read in (("subject", self.subject), ("priority", self.priority)):
+            if read:
+                told = rows.schema[read]
+                fields[made] = replace(fields[made], pii=told.pii, origins=told.origins)
+        return StreamType(rows.schema.with_fields(fields.values()), (CASE,))
 
     def sides(self, *inputs: StreamType) -> dict[str, StreamType]:
         """ "cases": each case when it is opened, and again when it is closed."""

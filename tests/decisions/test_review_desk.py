@@ -13,12 +13,10 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
-from reviewing import CONTRACTS, HOUR, MINUTE, START, Desk, payments
+from reviewing import HOUR, MINUTE, START, Desk, payments
 
 from connectors.embedded import EmbeddedLog
-from streamproc.contracts.registry import MemoryRegistry
 from streamproc.errors import InputError, UnknownTopic
-from streamproc.runtime.clock import Clock
 from streamproc.runtime.review_desk import ReviewDesk
 
 ROOT = Path(__file__).parents[2]
@@ -30,12 +28,9 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
         yield opened
 
 
-def other(desk: Desk, log: EmbeddedLog, clock: Clock | None = None) -> ReviewDesk:
+def other(desk: Desk, log: EmbeddedLog) -> ReviewDesk:
     """The desk of somebody on a handle of their own."""
-    registry = MemoryRegistry(CONTRACTS)
-    for sink in desk._worker.binding.plan.sinks if desk._worker is not None else ():
-        registry.adopt(sink.contract)
-    return ReviewDesk(log, registry, "desk.review", clock=clock or desk.clock)
+    return ReviewDesk(log, desk.registry, "desk.review", clock=desk.clock)
 
 
 def test_open_cases_stand_by_priority_then_age(desk: Desk) -> None:
@@ -144,8 +139,6 @@ def test_what_cannot_be_answered_is_refused_by_name(desk: Desk) -> None:
 def test_who_dies_between_claim_and_answer_leaves_the_case_to_the_next_one(desk: Desk, tmp_path: Path) -> None:
     desk.pay(payments(1))
     desk.work(3)
-    for sink in desk._worker.binding.plan.sinks if desk._worker is not None else ():
-        desk.registry.adopt(sink.contract)
     child = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("review_child.py")), str(tmp_path / "log.db"),
          str(desk.clock.us)],

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import polars as pl
+import pytest
 
 import streamproc as sp
 from streamproc.contracts.model import Field, Schema
 from streamproc.decisions.review import ANSWER, REVIEW
+from streamproc.errors import DefinitionError
 from streamproc.operator import StreamType
 from streamproc.testing import check_operator
 from streamproc.testing.trials import Event
@@ -95,3 +98,14 @@ def test_a_case_gets_its_first_answer_in_time_else_the_default() -> None:
 def test_an_open_case_says_everything_a_person_needs() -> None:
     out = STEP.operator.schema(ROWS, ANSWERS)
     assert out.schema.names == ("case", "x", "i", *(field.name for field in REVIEW))
+
+
+def test_what_stands_for_a_person_does_so_in_the_case_too_and_a_name_is_no_subject() -> None:
+    def tagged(tag: str) -> StreamType:
+        origin = frozenset({"payment.v1.i"})
+        return replace(ROWS, schema=ROWS.schema.with_fields((Field("i", pl.Int64(), pii=tag, origins=origin),)))
+
+    subject = STEP.operator.schema(tagged("pseudonym"), ANSWERS).schema["subject"]
+    assert (subject.pii, subject.origins) == ("pseudonym", frozenset({"payment.v1.i"}))
+    with pytest.raises(DefinitionError, match="names a person"):
+        STEP.operator.schema(tagged("direct"), ANSWERS)
