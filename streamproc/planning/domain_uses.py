@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+import polars as pl
+
 from streamproc.decisions.abstain import Abstain
 from streamproc.decisions.alert import Alert
 from streamproc.decisions.decide import Decide
 from streamproc.decisions.decision_log import CHAIN
 from streamproc.decisions.fallback import Fallback
+from streamproc.decisions.review import CASE, CaseIds, Review
 from streamproc.decisions.routing import Route
 from streamproc.decisions.sample_ratio import SampleRatio
 from streamproc.drifting.drift import Drift
@@ -45,6 +48,7 @@ from streamproc.planning.uses import (
     met,
     of_aggregate,
     passing,
+    released,
     summed,
     uses,
 )
@@ -73,6 +77,10 @@ def domain_uses(operator: Operator, inputs: Sequence[StreamType], out: StreamTyp
             return _of_decision(operator, inputs[0])
         case Alert():
             return _of_alert(operator, inputs[0])
+        case CaseIds():
+            return passing(inputs[0].schema) | {CASE: NOTHING}  # As a decision's id, of the row's place alone.
+        case Review():
+            return _of_review(operator, inputs)
         case Drift() | WindowTest() | RiverTest() | SampleRatio():
             return summed(operator, inputs, out)
         case RuleTally() | RuleVerdicts() | Freshness():
@@ -246,3 +254,25 @@ def _of_alert(operator: Alert, stream: StreamType) -> StepUses:
     made["cause"] = uses(0, (*key, EVENT_TIME), "TRANSFORMATION")
     decides = uses(0, read, "FILTER") | uses(0, key, "GROUP_BY") | uses(0, (EVENT_TIME,), "WINDOW") | late(0)
     return made | {ROWS: rows[ROWS] | decides}
+
+
+def _of_review(operator: Review, inputs: Sequence[StreamType]) -> StepUses:
+    """A row for each case that is closed, at the side "cases" for each that is opened too: the answer that counts, or
+    that there was none in time, decides what it tells and when it comes.
+    """
+    closes = met(inputs) | uses(1, ("deed", "verdict"), "FILTER")
+    made = passing(inputs[0].schema) | dict.fromkeys(("choices", "default", "answers"), NOTHING)
+    text = bool(operator.subject) and inputs[0].schema[operator.subject].dtype == pl.String
+    made["subject"] = uses(0, _named(operator.subject), "IDENTITY" if text else "TRANSFORMATION")
+    made["priority"] = uses(0, _named(operator.priority), "TRANSFORMATION")
+    made["asked_at"] = uses(0, (EVENT_TIME,), "IDENTITY")
+    made["deadline"] = uses(0, (EVENT_TIME,), "TRANSFORMATION")
+    made["status"] = closes
+    told = (("verdict", "verdict"), ("answered_by", "by"), ("answered_at", EVENT_TIME), ("note", "note"))
+    made |= {name: uses(1, (of,), "IDENTITY") | closes for name, of in told}
+    times = uses(0, (EVENT_TIME,), "TRANSFORMATION") | uses(1, (EVENT_TIME,), "TRANSFORMATION")
+    return also(made | {EVENT_TIME: times | closes}, closes | late(0) | released())
+
+
+def _named(column: str) -> tuple[str, ...]:
+    return (column,) if column else ()

@@ -14,9 +14,11 @@ from river import linear_model, preprocessing
 import streamproc as sp
 from streamproc.contracts.avro_schema import parse_contract
 from streamproc.contracts.model import Field, Schema
+from streamproc.contracts.registry import MemoryRegistry
 from streamproc.graph import Step, Stream
 from streamproc.operator import Output, StepTime, StreamType
 from streamproc.operators.lookback import lookback
+from streamproc.testing import drive
 
 FIELDS = """{"name": "id", "type": "string"}, {"name": "k", "type": "string", "sp:role": "key"},
     {"name": "g", "type": ["null", "string"], "default": null}, {"name": "v", "type": "double"},
@@ -229,6 +231,32 @@ def decisions() -> Made:
     }, {"a": events(13)}  # fmt: skip
 
 
+def reviews() -> Made:
+    """Cases of which people answer some in time, some twice, some late, some with a word that is no verdict."""
+    reviewed = source("a") | sp.select("id", "k", "v", "x", "n", "at") | sp.review(
+        answers="said", default="block", choices=("allow", "block"), timeout="30us", priority="x", subject="n"
+    )  # fmt: skip
+    sinks = {
+        "verdicts": reviewed,
+        "cases": sp.sink(reviewed.side("cases"), key="case", identified=True),
+        "busy": reviewed | sp.key_by("k") | sp.tumbling("40us", rows=sp.count(), sum=sp.total("priority")),
+    }
+    rows = {"a": events(16)}
+    # The ids of cases hang on the rows alone: a run that nobody answers tells them.
+    asked = drive(sp.Topology("t", sinks=sinks), rows, registry=MemoryRegistry((EVENT,)))["cases"]
+    asked = asked.filter(col("status") == "open").select("case", "asked_at").with_row_index("i")
+    i = col("i").cast(pl.Int64)
+    said = asked.filter(i % 5 > 0).with_columns(
+        deed=pl.when(i % 7 == 3).then(pl.lit("claim")).otherwise(pl.lit("answer")),
+        by=pl.format("p{}", i % 4), at=col("asked_at") + pl.duration(microseconds=1 + i * 11 % 38),
+        subject=pl.format("s{}", i), note=pl.when(i % 3 > 0).then(pl.format("n{}", i)),
+        verdict=pl.when(i % 11 == 4).then(pl.lit("perhaps")).when(i % 2 == 0).then(pl.lit("allow"))
+        .otherwise(pl.lit("block")), until=col("asked_at"), token=pl.format("t{}", i),
+    )  # fmt: skip
+    again = said.filter(i % 6 == 1).with_columns(col("at") + pl.duration(microseconds=3), by=pl.lit("q"))
+    return sinks, rows | {"said": pl.concat([said, again]).sort("at").drop("i", "asked_at")}
+
+
 def watching() -> Made:
     a = plain("a") | sp.select("k", "v", "w", "x", "at")
     checked = a | sp.rules(
@@ -304,6 +332,7 @@ def a_persons_own() -> Made:
 EVERY: dict[str, Callable[[], Made]] = {
     made.__name__: made
     for made in (
-        one_row_at_a_time, by_key_and_time, features, joins, leaves, learning, decisions, watching, a_persons_own
+        one_row_at_a_time, by_key_and_time, features, joins, leaves, learning, decisions, reviews, watching,
+        a_persons_own,
     )
 }  # fmt: skip

@@ -98,6 +98,15 @@ def test_an_operator_that_the_engine_does_not_know_may_have_used_all_that_it_rea
     assert set(rows(made)) == {"k", "v", "x", "at"}
 
 
+@pytest.mark.parametrize(
+    ("subject", "how"), [("", {}), ("id", {"id": ("IDENTITY",)}), ("n", {"n": ("TRANSFORMATION",)})]
+)
+def test_the_subject_of_a_case_is_a_text_as_it_is_or_a_number_as_text(subject: str, how: dict[str, object]) -> None:
+    asked = sp.review(answers="said", default="no", choices=("yes", "no"), timeout="1h", subject=subject)
+    case = told(plain("a") | asked)
+    assert (direct(case, "subject"), direct(case, "priority"), direct(case, "case")) == (how, {}, {})
+
+
 def test_versions_of_columns_stand_beside_them() -> None:
     stream = plain("a") | sp.key_by("k")
     one, other = (
