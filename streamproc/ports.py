@@ -299,6 +299,14 @@ class Log(Protocol):
         """
         ...
 
+    def reached(self, partition: TopicPartition, offset: int) -> int:
+        """Up to where it is known already that no record lies from `offset` on; the offset itself where that is not.
+
+        Marks of transactions, and what was aborted, take offsets too: who has read every record may still stand below
+        the end, and nothing that `read` gives tells so at once.  Cheap.
+        """
+        ...
+
     def offset_at(self, partition: TopicPartition, timestamp: int) -> int:
         """The first offset whose record timestamp is >= `timestamp` (µs), or the end offset."""
         ...

@@ -158,8 +158,7 @@ def topology(name: str, run: str, source: str, table: str, out: str) -> sp.Topol
             raise ValueError(f"there is no workload '{name}'")
     contract = WORKLOADS[name.removesuffix(" ordered")].output
     sink = sp.sink(made, topic=out, contract=None if name == "pass" else contract)
-    # The first bids are read before the first profiles are; without a wait they would find none.
-    return sp.Topology(run, sinks={"out": sink}, late="count", max_wait="5s" if name == "join" else "0s")
+    return sp.Topology(run, sinks={"out": sink}, late="count")
 
 
 # ── as naive answers ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -77,6 +77,10 @@ class KafkaLog:
         """Up to where records have come already."""
         return self._reading().available(partition, offset)
 
+    def reached(self, partition: TopicPartition, offset: int) -> int:
+        """Up to where all has come, and no record."""
+        return self._reading().reached(partition, offset)
+
     def offset_at(self, partition: TopicPartition, timestamp: int) -> int:
         """The first offset at or after a moment (µs).
 

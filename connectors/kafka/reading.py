@@ -51,6 +51,10 @@ class Reader(Protocol):
         """One past the last record that came, or the offset itself."""
         ...
 
+    def reached(self, partition: TopicPartition, offset: int) -> int:
+        """Up to where all has come, and no record from the offset on."""
+        ...
+
     def wait(self, partitions: Mapping[TopicPartition, int], timeout_s: float) -> bool:
         """Waits until one of the partitions has a record."""
         ...
@@ -114,6 +118,12 @@ class MessageReader:
         if waiting.broken is not None and not waiting.blocks:
             return max(waiting.broken[0], offset) + 1
         return max(offset, waiting.newest)
+
+    def reached(self, partition: TopicPartition, offset: int) -> int:
+        """Up to where all has come, and no record from the offset on."""
+        waiting = self._waiting.get(partition)
+        known = waiting is not None and not waiting.blocks and waiting.broken is None and offset >= waiting.position
+        return max(offset, waiting.reached) if waiting is not None and known else offset
 
     def wait(self, partitions: Mapping[TopicPartition, int], timeout_s: float) -> bool:
         """Waits until one of the partitions has a record."""

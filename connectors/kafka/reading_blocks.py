@@ -72,6 +72,11 @@ class BlockReader:
             waiting = self._passed(partition, waiting, offset)
         return max(offset, waiting.newest)
 
+    def reached(self, partition: TopicPartition, offset: int) -> int:
+        """Up to where all has come, and no record from the offset on."""
+        waiting = self._waiting.get(partition)
+        return offset if waiting is None else waiting.passed(offset)
+
     def wait(self, partitions: Mapping[TopicPartition, int], timeout_s: float) -> bool:
         """Waits until one of the partitions has a record."""
         until = time.monotonic() + timeout_s

@@ -39,6 +39,11 @@ class Waiting:
         """One past the last record here."""
         return int(self.blocks[-1].offsets[-1]) + 1 if self.blocks else self.position
 
+    def passed(self, offset: int) -> int:
+        """Up to where all has come, and no record from the offset on; the offset itself where one waits."""
+        known = not self.blocks and self.broken is None and offset >= self.position
+        return max(offset, self.reached) if known else offset
+
     @property
     def held(self) -> int:
         """Bytes of what waits."""

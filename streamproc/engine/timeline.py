@@ -34,7 +34,8 @@ def choose_runs(advance: Int64s, starts: Int64s, ends: Int64s, watermark: Int64s
     advance    int64[n]  of all channels' waiting units, one channel after the other
     starts, ends int64[c] bounds of each channel in it
     watermark  int64[c]  each channel's watermark so far
-    waits      int64[c]  1 where more may come from the channel: the order ends where such a channel has nothing left
+    waits      int64[c]  1 where more may come from the channel: what it gives next comes with at least its watermark of
+                         now, so the order ends where that would be the next one, and goes on below it
 
     The next unit is that of the channel whose watermark, after it, is least; of equals the first channel's.
     Returns int64[r, 2].  Cost O(n c) at worst, O(n) where channels advance in long runs.
@@ -47,7 +48,7 @@ def choose_runs(advance: Int64s, starts: Int64s, ends: Int64s, watermark: Int64s
         if at[c] < ends[c]:
             key[c] = max(current[c], advance[at[c]])
         else:
-            key[c] = MAX_TIME + 1
+            key[c] = current[c] if waits[c] == 1 and current[c] < MAX_TIME else MAX_TIME + 1
     capacity = 64
     runs = np.empty((capacity, 2), np.int64)
     count = 0
@@ -55,11 +56,8 @@ def choose_runs(advance: Int64s, starts: Int64s, ends: Int64s, watermark: Int64s
         best = -1
         second = MAX_TIME + 1
         second_at = channels
-        blocked = False
         for c in range(channels):
-            if at[c] >= ends[c]:
-                if waits[c] == 1:
-                    blocked = True
+            if key[c] > MAX_TIME:
                 continue
             if best < 0 or key[c] < key[best]:
                 if best >= 0:
@@ -67,7 +65,7 @@ def choose_runs(advance: Int64s, starts: Int64s, ends: Int64s, watermark: Int64s
                 best = c
             elif key[c] < second:
                 second, second_at = key[c], c
-        if best < 0 or blocked:
+        if best < 0 or at[best] >= ends[best]:
             break
         begin = at[best]
         # The run goes on while this channel stays least (equal keys: the smaller number wins).
@@ -75,7 +73,7 @@ def choose_runs(advance: Int64s, starts: Int64s, ends: Int64s, watermark: Int64s
             current[best] = key[best]
             at[best] += 1
             if at[best] >= ends[best]:
-                key[best] = MAX_TIME + 1
+                key[best] = current[best] if waits[best] == 1 and current[best] < MAX_TIME else MAX_TIME + 1
                 break
             following = advance[at[best]]
             key[best] = following if following > current[best] else current[best]

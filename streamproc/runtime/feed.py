@@ -59,6 +59,10 @@ class Feed:
         """The first offset that was not read yet."""
         return self._next
 
+    def reached(self, log: Log) -> int:
+        """Up to where all records of the log are read: marks of transactions behind the last one take offsets too."""
+        return max(self._next, log.reached(self.channel.place, self._next))
+
     def fill(
         self,
         log: Log,

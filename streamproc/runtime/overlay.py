@@ -69,6 +69,10 @@ class OverlayLog:
         """Up to where a read answers at once."""
         return self._of(partition.topic).available(partition, offset)
 
+    def reached(self, partition: TopicPartition, offset: int) -> int:
+        """Up to where no record is known to lie."""
+        return self._of(partition.topic).reached(partition, offset)
+
     def offset_at(self, partition: TopicPartition, timestamp: int) -> int:
         """The first offset at or after a moment."""
         return self._of(partition.topic).offset_at(partition, timestamp)

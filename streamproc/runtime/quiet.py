@@ -1,4 +1,4 @@
-"""What silence means: inputs that a step still waits for, and partitions that no longer hold time back."""
+"""What silence means: partitions that no longer hold time back, and feedback of which all was heard."""
 
 from __future__ import annotations
 
@@ -17,26 +17,10 @@ _HEARD_S: Final = 1.0
 class Quiet:
     """How long the inputs of a live worker's tasks have been silent; `now` is the worker's monotonic clock."""
 
-    def __init__(self, log: Log, *, max_wait_s: float) -> None:
+    def __init__(self, log: Log) -> None:
         self._log = log
-        self._max_wait_s = max_wait_s
         self._quiet_since: dict[tuple[int, int], float] = {}
-        self._waiting_since: dict[int, float] = {}
         self._heard_at: dict[int, float] = {}
-
-    def waits(self, task: Task, ends: Mapping[TopicPartition, int], now: float) -> bool:
-        """Whether a step still waits for an input that has nothing while another has rows (`max_wait`)."""
-        if not self._max_wait_s:
-            return False
-        outside = task.stage.outside(task.channels)
-        empty = [feed.ended(ends[feed.channel.place]) for c, feed in enumerate(task.feeds) if not outside[c]]
-        if all(empty) or not any(empty):
-            self._waiting_since.pop(task.number, None)
-            return False
-        if now - self._waiting_since.setdefault(task.number, now) < self._max_wait_s:
-            return True
-        self._waiting_since.pop(task.number, None)
-        return False
 
     def idle_marks(
         self, task: Task, ends: Mapping[TopicPartition, int], units: tuple[Units, ...], now: float
@@ -58,7 +42,7 @@ class Quiet:
             if (now - since) * 1e6 < after or task.state.channel_idle[c]:
                 continue
             try:
-                at_the_end = self._log.end_offset(feed.channel.place) <= feed.next_offset
+                at_the_end = self._log.end_offset(feed.channel.place) <= feed.reached(self._log)
             except LogUnavailable:
                 at_the_end = False
             if at_the_end:

@@ -50,6 +50,7 @@ class Task:
     note    what the entry of the next step is to say besides; a step is due for it
     future  says which records that it reads now are from the future by a clock; None: nobody looks at a clock
     crowded whether the last choice would have looked at more rows if they did not take too much memory
+    held_back whether it left rows because a channel at its end is waited for
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Task:
         self.head: Mapping[str, Any] = {}
         self.note: Mapping[str, Any] = {}
         self.future: Judge | None = None
-        self.crowded = False
+        self.crowded = self.held_back = False
         self.environment = environment_id(self.stage)
         # Who waits for feedback by the clock must know up to when all of it was heard.
         self.hears = _all_feedback(self.stage.stage) and any(map(_is_clocked, binding.plan.nodes))
@@ -125,12 +126,17 @@ class Task:
         return all(feed.ended(ends[feed.channel.place]) for feed in self.feeds)
 
     def choose(
-        self, ends: Mapping[TopicPartition, int], *, most: int, waits: bool, most_bytes: int = MOST_BYTES
+        self,
+        ends: Mapping[TopicPartition, int],
+        *,
+        most: int,
+        waits: Collection[int] = (),
+        most_bytes: int = MOST_BYTES,
     ) -> tuple[tuple[Units, ...], Int64s]:
         """Takes up to about `most` units per channel in merged order.
 
         ends        the log's end of each channel
-        waits       also wait for channels that are at their end (upstream has not finished); False takes what there is
+        waits       channels that are not overtaken where they are at their end either; of none, what there is is taken
         most_bytes  each channel may hold about so much, taken or waiting
         """
         try:
@@ -148,10 +154,9 @@ class Task:
         sizes = np.array([part.size for part in advances], np.int64)
         stops = np.cumsum(sizes)
         # A channel with more in the log (or in the feed) than is looked at here must not be overtaken.
-        outside = self.stage.outside(self.channels)
         more = [
-            1 if (waits and not apart) or feed.waiting > most or not feed.ended_reading(ends[feed.channel.place]) else 0
-            for feed, apart in zip(self.feeds, outside, strict=True)
+            1 if c in waits or feed.waiting > most or not feed.ended_reading(ends[feed.channel.place]) else 0
+            for c, feed in enumerate(self.feeds)
         ]
         runs = choose_runs(
             np.concatenate(advances) if advances else np.empty(0, np.int64),
@@ -173,6 +178,9 @@ class Task:
             np.bincount(runs[:, 0], weights=runs[:, 1], minlength=len(self.feeds)).astype(np.int64)
             if runs.shape[0]
             else np.zeros(len(self.feeds), np.int64)
+        )
+        self.held_back = counts.sum() < stops.max(initial=0) and any(
+            counts[c] == sizes[c] and self.feeds[c].ended_reading(ends[self.feeds[c].channel.place]) for c in waits
         )
         taken = [feed.take(int(count)) for feed, count in zip(self.feeds, counts, strict=True)]
         return tuple(no_units() if part is None else part for part in taken), runs

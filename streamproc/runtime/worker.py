@@ -24,6 +24,7 @@ from streamproc.errors import (
 )
 from streamproc.event_time import span_us
 from streamproc.ports import CheckpointStore, Log, Marks, Membership, Producer, TopicPartition
+from streamproc.runtime.awaited import Awaited
 from streamproc.runtime.binding import Binding
 from streamproc.runtime.clock import Clock, SystemClock
 from streamproc.runtime.committing import commit_steps
@@ -135,7 +136,8 @@ class Worker:
         self._journal_end: dict[int, int] = {}
         self._stepped_at: dict[int, float] = {}
         self._committed_at: dict[int, float] = {}
-        self._quiet = Quiet(log, max_wait_s=span_us(binding.plan.topology.max_wait) / 1e6)
+        self._quiet = Quiet(log)
+        self._awaited = Awaited(log, max_wait_s=span_us(binding.plan.topology.max_wait) / 1e6)
         self._commit_s = span_us(binding.plan.topology.commit) / 1e6
         self._size = StepSize(self._commit_s, most_bytes)
         self._patience = Patience(patience_s, self.clock)
@@ -249,11 +251,12 @@ class Worker:
 
     def _rest(self, seconds: float) -> None:
         """Waits at most so long: for something to read if the last turn had nothing, else for the commit interval."""
+        # What has rows that nobody took waits for another: more of it would wake a worker that has nothing to do.
         waiting = {
             feed.channel.place: feed.next_offset
             for task in self.tasks.values()
             for feed in task.feeds
-            if feed.stop is None or feed.next_offset < feed.stop
+            if not feed.waiting and (feed.stop is None or feed.next_offset < feed.stop)
         }
         try:
             if waiting and self._idle and not self.heed.paused:
@@ -391,6 +394,7 @@ class Worker:
             membership.renew()
             raise
         now = self.clock.monotonic()
+        self._awaited.opened(restored.task, now)
         self.tasks[number] = restored.task
         if self.future is not None:
             restored.task.future = self.future.of
@@ -473,14 +477,14 @@ class Worker:
         most, most_bytes = self._size.units, self._size.bytes_of_each(sum(len(t.feeds) for t in self.tasks.values()))
         if self.heed.ending is None:
             ends = {feed.channel.place: self.log.available(feed.channel.place, feed.next_offset) for feed in task.feeds}
-            waits = self._quiet.waits(task, ends, now)
+            waits = self._awaited.channels(task, ends, now)
             units, runs = task.choose(ends, most=most, waits=waits, most_bytes=most_bytes)
             marks = self._quiet.idle_marks(task, ends, units, now)
             if task.hears and clock is not None:
                 marks += self._quiet.heard_marks(task, now)
         else:
             ends = self.heed.ending.ends(task)
-            units, runs = task.choose(ends, most=most, waits=False, most_bytes=most_bytes)
+            units, runs = task.choose(ends, most=most, most_bytes=most_bytes)
             marks = task.silence_marks(self.silent)
             if not runs.shape[0] and self.heed.ending.close and not task.is_closed() and task.ended(ends):
                 marks = task.close_marks()

@@ -5,6 +5,7 @@ Offsets are compared by what a commit said, never by counting: other logs than o
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -315,6 +316,26 @@ class TestReading:
             log.read(T0, end + 1)
         with pytest.raises(OffsetOutOfRange):
             log.read(T0, -1)
+
+    def test_who_has_read_every_record_is_told_that_nothing_lies_up_to_the_end(self, log: Log) -> None:
+        first, behind = write(log, T0, [b"a", b"b"])
+        transaction = log.producer("writer").begin()
+        transaction.append(block_of("t", 0, [b"c"]))
+        transaction.abort()
+        end = log.end_offset(T0)
+        until = time.monotonic() + 20
+        while log.available(T0, first) < behind and time.monotonic() < until:
+            log.wait({T0: first}, 20_000)
+        assert log.reached(T0, first) == first
+        assert len(log.read(T0, first)) == 2
+        while max(log.available(T0, behind), log.reached(T0, behind)) < end and time.monotonic() < until:
+            log.wait({T0: behind}, 20_000)
+        assert max(log.available(T0, behind), log.reached(T0, behind)) == end
+        _, more = write(log, T0, [b"d"])
+        while log.available(T0, behind) < more and time.monotonic() < until:
+            log.wait({T0: behind}, 20_000)
+        assert log.reached(T0, behind) == behind
+        assert values_of(log, T0) == [b"a", b"b", b"d"]
 
     def test_an_unknown_topic_is_named_with_a_near_one(self, log: Log) -> None:
         log.create_topic("payments", TopicSettings())

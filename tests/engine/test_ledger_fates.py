@@ -39,12 +39,12 @@ def counted(stream: Stream | dict[str, Stream], frame: pl.DataFrame, *, size: in
     ends = {channel.place: log.end_offset(channel.place) for channel in task.channels}
     read = 0
     while not task.ended(ends):
-        units, runs = task.choose(ends, most=size, waits=False)
+        units, runs = task.choose(ends, most=size)
         fates = dict(task.run(units, runs).entry.fates["event"])
         read += int(runs[:, 1].sum())
         assert fates.pop("in") == read == sum(fates.values())
         out.append(fates)
-    units, runs = task.choose(ends, most=size, waits=False)
+    units, runs = task.choose(ends, most=size)
     fates = dict(task.run(units, runs, marks=task.close_marks()).entry.fates["event"])
     assert fates.pop("in") == read == sum(fates.values()) and fates["held"] == 0
     return [*out, fates]
@@ -114,7 +114,7 @@ def test_records_that_cannot_be_read_are_counted_with_all_others() -> None:
     binding = bind(sp.Topology("t", sinks={"o": EVENTS | sp.ordered()}), log, registry)
     task = Task(binding, 0, log)
     ends = {channel.place: 6 for channel in task.channels}
-    entry = task.run(*task.choose(ends, most=10, waits=False)).entry
+    entry = task.run(*task.choose(ends, most=10)).entry
     assert entry.fates["event"] == {
         "in": 6, "emitted": 1, "held": 1, "filtered": 0, "late": 0, "dead_lettered": 4
     }  # fmt: skip

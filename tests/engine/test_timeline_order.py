@@ -41,8 +41,13 @@ def chosen(advances: list[list[int]], watermark: list[int], waits: list[int]) ->
 
 def chosen_on_paper(advances: list[list[int]], watermark: list[int], waits: list[int]) -> list[int]:
     left, now, out = [list(part) for part in advances], list(watermark), []
-    while any(left) and not any(wait and not part for part, wait in zip(left, waits, strict=True)):
-        _, c = min((max(now[c], part[0]), c) for c, part in enumerate(left) if part)
+    while True:
+        # What such a channel gives next is at its watermark of now, or beyond.
+        awaited = [(now[c], c) for c, wait in enumerate(waits) if wait and not left[c]]
+        there = [(max(now[c], part[0]), c) for c, part in enumerate(left) if part]
+        if not there or min([*there, *awaited]) in awaited:
+            break
+        _, c = min(there)
         now[c] = max(now[c], left[c].pop(0))
         out.append(c)
     return out
@@ -55,6 +60,22 @@ def test_the_channel_whose_watermark_is_least_goes_first(advances: list[list[int
     watermark = data.draw(st.lists(st.integers(-5, 5), min_size=n, max_size=n))
     waits = data.draw(st.lists(st.integers(0, 1), min_size=n, max_size=n))
     assert chosen(advances, watermark, waits) == chosen_on_paper(advances, watermark, waits)
+
+
+@laws
+@given(channels, st.data())
+def test_what_comes_later_of_a_channel_that_is_waited_for_goes_where_it_would_have_gone(
+    advances: list[list[int]], data: st.DataObject
+) -> None:
+    n = len(advances)
+    seen = [data.draw(st.integers(0, len(part))) for part in advances]
+    waits = [int(cut < len(part)) for cut, part in zip(seen, advances, strict=True)]
+    first = chosen([part[:cut] for part, cut in zip(advances, seen, strict=True)], [-9] * n, waits)
+    assert first == chosen(advances, [-9] * n, [0] * n)[: len(first)]
+
+
+def test_a_channel_that_has_ended_is_not_waited_for() -> None:
+    assert chosen([[], [1, MAX_TIME]], [MAX_TIME, MIN_TIME], [1, 1]) == [1, 1]
 
 
 @laws
@@ -153,7 +174,7 @@ def task(frames: dict[str, list[int]]) -> Task:
 def taken(task: Task, marks: tuple[tuple[int, int], ...] = ()) -> list[int]:
     """The rows that leave in a step that takes all that there is."""
     ends = {channel.place: task.log.end_offset(channel.place) for channel in task.channels}
-    units, runs = task.choose(ends, most=100, waits=False)
+    units, runs = task.choose(ends, most=100)
     return task.run(units, runs, marks=marks, keep=True).output.frames["o"]["n"].to_list()
 
 
@@ -175,7 +196,7 @@ def test_a_step_with_marks_alone_runs_again_to_the_same() -> None:
     entries = []
     for marks in ((), ((1, IDLE),), ((0, CLOSE), (1, CLOSE))):
         ends = {channel.place: one.log.end_offset(channel.place) for channel in one.channels}
-        units, runs = one.choose(ends, most=2, waits=False)
+        units, runs = one.choose(ends, most=2)
         entries.append(one.run(units, runs, marks=marks).entry)
     for entry in entries:
         again = other.rerun(entry)
@@ -280,13 +301,13 @@ def test_what_a_tick_makes_follows_the_clock_of_the_journal() -> None:
     ends = {TopicPartition("tick", 0): 2}
     entries = []
     for clock, most in ((1_000, 1), (None, 1), (2_000, 1)):
-        units, runs = live.choose(ends, most=most, waits=False)
+        units, runs = live.choose(ends, most=most)
         entries.append(live.run(units, runs, clock=clock, keep=True))
     made = [row for step in entries for row in step.output.frames["o"]["n"].to_list()]
     assert made == [1, -1, 2, -2]
     for step in entries:
         assert again.rerun(step.entry).entry.outputs == step.entry.outputs
-    units, runs = unclocked.choose(ends, most=9, waits=False)
+    units, runs = unclocked.choose(ends, most=9)
     assert unclocked.run(units, runs, keep=True).output.frames["o"]["n"].to_list() == [1, 2]
 
 

@@ -105,6 +105,10 @@ class SimulatedLog:
             return max(offset, self._known.get(partition, offset))
         return self._known[partition]
 
+    def reached(self, partition: TopicPartition, offset: int) -> int:
+        """The offset: `available` tells of marks behind the last record here."""
+        return offset
+
     def offset_at(self, partition: TopicPartition, timestamp: int) -> int:
         """The first offset whose timestamp is at or after the moment, or the end offset."""
         return self.link.call("offset_at", lambda: self.cluster.at(partition).offset_at(timestamp))
