@@ -22,7 +22,7 @@ SUITES = {
     "log": ([], ["--records", "500000"]),
     "state": ([], ["--keys", "10000,100000"]),
     "windows": ([], ["--rows", "200000", "--held", "100000"]),
-    "joins": ([], ["--rows", "100000"]),
+    "joins": ([], ["--rows", "100000", "--bids", "250000"]),
     "features": ([], ["--batches", "16"]),
     "end_to_end": ([], ["--records", "500000"]),
     "nexmark": ([], ["--events", "50000"]),

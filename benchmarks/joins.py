@@ -5,6 +5,9 @@
 Rows have a key of text and four columns, come out of order by up to the lateness (seconds; there is one row every
 10 ms), and a watermark follows the highest event time at that distance. Timed is `process` alone, after one run that
 compiles. The plain version keeps the same rows in dicts and lists and gives the same number of rows: that is checked.
+
+Then the rivals' stream-table join as a live worker runs it, on the embedded log: beside pass-through of the same bids,
+and how much of a core it takes while it only waits for the table (`max_wait`).
 """
 
 from __future__ import annotations
@@ -13,18 +16,27 @@ import argparse
 import bisect
 import heapq
 import json
+import os
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace as changed
+from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("POLARS_MAX_THREADS", "1")  # as the command line does: a worker is one core
 
 import numpy as np
 import polars as pl
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.rivals.workloads import BID, PARTITIONS, PROFILE, bids, last_bids, last_profiles, profiles, topology
+from connectors.embedded import EmbeddedLog
 from streamproc.batch import ACCOUNT, C1, EVENT_TIME, ROW, WATERMARK, WIDTH, Batch
 from streamproc.contracts.model import Field, Schema
+from streamproc.contracts.registry import MemoryRegistry
 from streamproc.graph import Stream
 from streamproc.keys import keys_of
 from streamproc.operator import Operator, StepTime, StreamType
@@ -32,6 +44,10 @@ from streamproc.operators.as_of import AsOf, as_of
 from streamproc.operators.dedupe import dedupe
 from streamproc.operators.ordered import ordered
 from streamproc.operators.within import Within, within
+from streamproc.ports import TopicSettings
+from streamproc.runtime.binding import bind
+from streamproc.runtime.worker import Progress, Worker
+from streamproc.testing import append_frame
 
 SECOND = 1_000_000
 SCHEMA = Schema(
@@ -159,12 +175,65 @@ def cases() -> list[tuple[str, Operator, int, Callable[[Rows], int]]]:
     ]
 
 
+def filled(folder: Path, records: int, *, ends: bool) -> tuple[EmbeddedLog, MemoryRegistry]:
+    """The rivals' bids and profiles; `ends` writes the last rows too, with which time goes on in the table."""
+    log, registry = EmbeddedLog(folder / f"{ends}.db"), MemoryRegistry([BID, PROFILE])
+    for topic in ("bids", "profiles"):
+        log.create_topic(topic, TopicSettings(PARTITIONS))
+    append_frame(log, registry, "profiles", PROFILE, profiles())
+    for piece in bids(records):
+        append_frame(log, registry, "bids", BID, piece)
+    if ends:
+        append_frame(log, registry, "bids", BID, last_bids(records))
+        append_frame(log, registry, "profiles", PROFILE, last_profiles(records))
+    return log, registry
+
+
+def live(log: EmbeddedLog, registry: MemoryRegistry, name: str, run: str, units: int, **more: str) -> dict[str, float]:
+    """A live worker until it took so many rows: CPU seconds and seconds, of the rows behind the first quarter too."""
+    worker = Worker(bind(changed(topology(name, run, "bids", "profiles", f"{run}-out"), **more), log, registry), log)
+    at = [(time.perf_counter(), time.process_time(), 0)]
+
+    def committed(progress: Progress) -> None:
+        at.append((time.perf_counter(), time.process_time(), progress.units))
+        if progress.units >= units:
+            worker.stop()
+
+    worker.on_commit = committed
+    worker.run()
+    warm = next(moment for moment in at if moment[2] >= units / 4)
+    rows = max(at[-1][2] - warm[2], 1)
+    return {
+        "cpu_s_per_million": (at[-1][1] - warm[1]) / rows * 1e6,
+        "cpu_of_a_core": (at[1][1] - at[0][1]) / (at[1][0] - at[0][0]) if len(at) < 3 else
+        (at[2][1] - at[1][1]) / (at[2][0] - at[1][0]),
+    }  # fmt: skip
+
+
+def stream_table_join(records: int) -> dict[str, float]:
+    """CPU of the join and of pass-through on the same bids, and how much of a core waiting for the table takes."""
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        log, registry = filled(Path(folder), records, ends=True)
+        for round_ in range(2):  # The first one compiles.
+            for name, units in (("pass", records), ("join", records + profiles().height)):
+                found[name] = live(log, registry, name, f"{name}-{round_}", units)["cpu_s_per_million"]
+        log.close()
+        # The table says nothing more, so the bids wait for it; all of them lie in the log meanwhile.
+        log, registry = filled(Path(folder), records, ends=False)
+        units = profiles().height + 1
+        found["waiting"] = live(log, registry, "join", "waiting", units, max_wait="3s")["cpu_of_a_core"]
+        log.close()
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=400_000)
     parser.add_argument("--batch", type=int, default=16_384)
     parser.add_argument("--keys", type=int, default=20_000)
     parser.add_argument("--lateness", type=int, default=60, help="seconds; a hundred rows come in each")
+    parser.add_argument("--bids", type=int, default=1_000_000, help="of the stream-table join")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     whole, marks = make(given.rows, given.keys, given.lateness, 1)
@@ -186,8 +255,9 @@ def main() -> None:
             {"operator": name, "rows_in": given.rows, "rows_out": out, "rows_per_s": given.rows / total,
              "slowest_step_ms": 1000 * slowest, "plain_rows_per_s": given.rows / python}
         )  # fmt: skip
+    joined = stream_table_join(given.bids)
     if given.json:
-        print(json.dumps(results))
+        print(json.dumps({"operators": results, "stream_table_join": joined}))
         return
     table = Table("operator", "rows in", "rows out", "rows/s", "slowest step", "plain Python, rows/s", "times")
     for r in results:
@@ -195,6 +265,10 @@ def main() -> None:
                       f"{r['slowest_step_ms']:.1f} ms", f"{r['plain_rows_per_s']:,.0f}",
                       f"{r['rows_per_s'] / r['plain_rows_per_s']:.1f}")  # fmt: skip
     Console().print(table)
+    Console().print(
+        f"stream-table join of {given.bids:,} bids: {joined['join']:.2f} CPU s per million, {joined['pass']:.2f} by "
+        f"pass-through; while it waits for the table: {joined['waiting']:.0%} of a core"
+    )
 
 
 if __name__ == "__main__":

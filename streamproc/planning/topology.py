@@ -77,7 +77,8 @@ class Topology:
     version  grows when the meaning changes; state, journal and internal topics belong to one version
     sinks    name to stream or `sink(...)`
     commit   how often a step is closed and committed
-    max_wait how long a step waits for an input that has nothing while others have rows
+    max_wait how long rows wait for an input that is at its end and behind them in event time; what stood in the log
+             when a worker took a task over is waited for in any case
     late     "topic": late rows go to `<topology>.late`; "count": they are only counted
 
     Raises DefinitionError for a malformed name, version or sink; everything else is checked by the plan.

@@ -81,8 +81,8 @@ def write(log: Log, topic: str, rows: list[tuple[str, int, int]]) -> None:
     append_frame(log, MemoryRegistry([BID, PROFILE]), topic, contract, frame.with_columns(pl.col("at") * SECOND))
 
 
-def joined(**more: str) -> sp.Topology:
-    profiles = sp.source("profiles", contract=PROFILE) | sp.key_by("who")
+def joined(*, idle_after: str | None = None, **more: str) -> sp.Topology:
+    profiles = sp.source("profiles", contract=PROFILE, idle_after=idle_after) | sp.key_by("who")
     bids = sp.source("bids", contract=BID) | sp.key_by("who")
     return sp.Topology("joined", sinks={"out": bids | sp.as_of(profiles, columns=("segment",))}, commit="5ms", **more)
 
@@ -230,8 +230,8 @@ def test_time_in_which_nobody_looked_is_not_time_that_was_waited(live: Live) -> 
 # ── max_wait ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def waiting_for_five_seconds() -> Live:
-    live = Live(joined(max_wait="5s"))
+def waiting_for_five_seconds(idle_after: str | None = None) -> Live:
+    live = Live(joined(max_wait="5s", idle_after=idle_after))
     write(live.log, "profiles", TABLE)
     live.begin()
     live.turns(3)
@@ -257,6 +257,15 @@ def test_an_input_that_lags_is_waited_for_as_long_as_declared() -> None:
     live.turns(5, seconds=1)
     assert live.out() == []
     live.turns(2, seconds=1)
+    assert live.out() == MATCHED
+
+
+def test_an_input_that_is_idle_is_not_waited_for() -> None:
+    live = waiting_for_five_seconds(idle_after="2s")
+    write(live.log, "bids", STREAM[:1])
+    live.turns(4, seconds=1)
+    write(live.log, "bids", STREAM[1:])
+    live.turns(1)
     assert live.out() == MATCHED
 
 
