@@ -15,6 +15,7 @@ from streamproc.cli.workspace import Workspace, load_topology, workspace_options
 from streamproc.errors import InputError, UnknownTopic, did_you_mean
 from streamproc.runtime.reading import read_topic
 from streamproc.runtime.replay import replay_by_event_time
+from streamproc.runtime.splits import splits
 from streamproc.runtime.training_set import Labels, training_set
 
 
@@ -29,6 +30,11 @@ from streamproc.runtime.training_set import Labels, training_set
 @click.option("--at", default="", metavar="COLUMN", help="Event time of the features; needed with --about.")
 @click.option("--until", default=None, metavar="MOMENT", help="Leave out what was known later.  [default: nothing]")
 @click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="A .parquet file.")
+@click.option("--splits", "splits_out", default=None, type=click.Path(path_type=Path, dir_okay=False),
+              help="Also write which rows to learn and to test, a .parquet file; needs --at.")  # fmt: skip
+@click.option("--folds", default=5, show_default=True, help="Tests, with --splits.")
+@click.option("--embargo", default="0s", show_default=True, help="A label is known so long before a test.")
+@click.option("--entity", multiple=True, metavar="COLUMN", help="No entity is on both sides.  [default: not asked]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.  [default: text]")
 @workspace_options
 def training_set_command(
@@ -42,6 +48,10 @@ def training_set_command(
     at: str,
     until: str | None,
     out: Path,
+    splits_out: Path | None,
+    folds: int,
+    embargo: str,
+    entity: tuple[str, ...],
     as_json: bool,
     workspace: Workspace,
 ) -> None:
@@ -50,7 +60,12 @@ def training_set_command(
     A label counts if it was available by --until. It gets the feature row that --on names, or with --about the newest
     row at or before the moment that it is about. What is written is what the live run wrote at that moment, below
     `ordered` bit for bit.
+
+    --splits cuts the rows into tests by --at. Before each only rows are learned whose label was known by then; the file
+    has a row for each row and test: fold, row, role (train, test, dropped), reason.
     """
+    if splits_out is not None and (splits_out.suffix != ".parquet" or not at):
+        raise InputError("--splits needs a .parquet file, and --at", hint="--splits splits.parquet --at at")
     if out.suffix != ".parquet":
         raise InputError(f"'{out}' is no .parquet file", hint="name one with --out")
     value = load_topology(topology)
@@ -74,10 +89,19 @@ def training_set_command(
     made = training_set(features, known, Labels(on, label, available_at, about), until=until, at=at)
     out.parent.mkdir(parents=True, exist_ok=True)
     made.write_parquet(out)
+    report = None
+    if splits_out is not None:
+        done = splits(made, at=at, folds=folds, embargo=embargo, entity=entity)
+        splits_out.parent.mkdir(parents=True, exist_ok=True)
+        done.fates.write_parquet(splits_out)
+        report = done.report
     if as_json:
-        put_json({"rows": made.height, "features": features.height, "labels": known.height, "out": str(out)})
+        told = {"rows": made.height, "features": features.height, "labels": known.height, "out": str(out)}
+        put_json(told if report is None else {**told, "splits": report.to_dicts()})
     else:
         click.echo(
             f"{counted(made.height, 'row')} with a label, of {counted(features.height, 'feature row')} and "
             f"{counted(known.height, 'label')}; written to '{out}'"
         )
+        for fold, role, reason, rows in () if report is None else report.iter_rows():
+            click.echo(f"test {fold + 1}: {role}{f' ({reason})' if reason else ''}: {counted(rows, 'row')}")

@@ -8,6 +8,7 @@ from typing import Any
 from streamproc.errors import DefinitionError, StateError
 from streamproc.event_time import Span, span_us
 from streamproc.graph import Step, Stream
+from streamproc.learning.importance import Importance, checked
 from streamproc.learning.kept_model import kind_of
 from streamproc.learning.operator import Learn
 from streamproc.learning.race import Race
@@ -29,6 +30,7 @@ def learn(
     segment: str = "",
     most_categories: int = 1000,
     calibrated: str = "",
+    importance: Importance | None = None,
     name: str = "",
 ) -> Step:
     """Scores each row with a River model, and lets the model learn the row once its label is known.
@@ -52,6 +54,7 @@ def learn(
     calibrated  a further column with the score as a chance that means what it says: corrected by what became of earlier
               scores, with an intercept of its own for each segment; the side "calibration" reports before and after
               (`streamproc.learning.calibration`). For classifiers
+    importance  what each input is worth beside what it costs, on the side "importance": `sp.importance()`
     Late rows and late labels go to `.late`.  Cost: River's, twice asked and once learned.
 
     Raises DefinitionError for a model that cannot be kept or has no seed.
@@ -60,7 +63,7 @@ def learn(
     >>> model = preprocessing.StandardScaler() | linear_model.LogisticRegression()
     >>> learn(model, inputs=("amount",), label="fraud", into="risk", every=256).operator
     Learn(kind='binary', inputs=('amount',), into='risk', label='fraud', on=(), horizon_us=0, negative=nan, every=256, \
-report=1000, segment='', most_categories=1000, calibrated='', race=None)
+report=1000, segment='', most_categories=1000, calibrated='', race=None, importance=None)
     """
     if not inputs or isinstance(inputs, str):
         raise DefinitionError(
@@ -76,6 +79,8 @@ report=1000, segment='', most_categories=1000, calibrated='', race=None)
         raise DefinitionError("the race has a delta and no segments", hint="segment='country', or leave out delta=")
     if calibrated and kind != "binary":
         raise DefinitionError("step 'learn' calibrates chances, and this model gives none", hint="use a classifier")
+    if importance is not None:
+        checked(importance, tuple(inputs), kind, 0.0 if racing is None else racing.rules.largest)
     span, negative = horizon, math.nan
     others: tuple[Stream, ...] = ()
     if isinstance(labels, Outcome):
@@ -99,7 +104,7 @@ report=1000, segment='', most_categories=1000, calibrated='', race=None)
         Learn(
             tuple(_blueprint(one) for one in models), kind, tuple(inputs), into, label, columns,
             0 if span is None else span_us(span), negative, every, report, segment, most_categories, calibrated,
-            None if racing is None else racing.rules,
+            None if racing is None else racing.rules, importance,
         ),
         others,
         name,

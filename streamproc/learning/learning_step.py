@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from streamproc.learning.importance_step import Questions
 from streamproc.learning.kept_model import BY_MANY_FROM, RAISED, Categories, KeptModel
 from streamproc.operators.pending import LEARN, PREDICT, Events
 from streamproc.ports import Int64s
@@ -33,6 +34,7 @@ class Block:
 class Learner:
     """What `run` works with: inputs' names, and per input its categories or None for a number.
 
+    questions  what else it is asked of rows that it scores, where importance is measured
     failed  rows that made the model raise while it learned them
     """
 
@@ -40,6 +42,7 @@ class Learner:
     names: tuple[str, ...]
     categories: tuple[Categories | None, ...]
     block: Block
+    questions: Questions | None = None
     failed: int = 0
 
     @property
@@ -75,6 +78,8 @@ class Learner:
             if kind == PREDICT:
                 row = rows[left]
                 scores[left] = score(dict(zip(names, row)) if plain else self.example(row))  # noqa: B905 (1 µs a row)
+                if self.questions is not None and self.questions.number[left] >= 0:
+                    self._ask(self.questions, left, row, scores[left])
                 last, untouched = e, True
             elif kind == LEARN:
                 row = next(waited)
@@ -95,6 +100,19 @@ class Learner:
                     untouched = untouched and self.block.count + 1 < every
                     self._add(row, label)
         return np.array(scores), np.array(zero)
+
+    def _ask(self, questions: Questions, left: int, row: list[float], given: float) -> None:
+        """Asks of a row again, each time with another row's value in the place of one input.
+
+        given  what the model says of the row itself, which is its answer where the values are the same
+        """
+        question = int(questions.number[left])
+        if math.isnan(given):
+            return
+        for j, (value, own) in enumerate(zip(questions.told[question].tolist(), row, strict=True)):
+            same = value == own or (math.isnan(value) and math.isnan(own))
+            other = given if same else self.model.score(self.example([*row[:j], value, *row[j + 1 :]]))
+            questions.said[question, j] = other
 
     def _asked(self) -> Callable[[dict[str, Any]], float]:
         """`score`, by the shortest way for a model that gives chances."""
@@ -158,6 +176,8 @@ class Learner:
             answers = self._answers(np.concatenate((inputs[events.lefts[asked]], learned)))
             scores[events.lefts[asked]] = answers[: asked.size]
             zero[known] = answers[asked.size :]
+            if self.questions is not None:
+                self._ask_many(self.questions, events.lefts[asked], inputs, scores)
             block = self.block
             block.rows[block.count : block.count + known.size, :-1] = learned
             block.rows[block.count : block.count + known.size, -1] = events.labels[known]
@@ -166,6 +186,15 @@ class Learner:
                 self._learn_block()
             start = stop
         return scores, zero
+
+    def _ask_many(self, questions: Questions, lefts: Int64s, inputs: Floats, scores: Floats) -> None:
+        """As `_ask`, of many rows at once."""
+        rows = lefts[(questions.number[lefts] >= 0) & ~np.isnan(scores[lefts])]
+        number, k = questions.number[rows], inputs.shape[1]
+        changed = np.repeat(inputs[rows], k, axis=0).reshape(rows.size, k, k)
+        each = np.arange(k)
+        changed[:, each, each] = questions.told[number]
+        questions.said[number] = self._answers(changed.reshape(-1, k)).reshape(rows.size, k)
 
     def _answers(self, rows: Floats) -> Floats:
         missing = np.isnan(rows).any(axis=1)

@@ -21,51 +21,29 @@ from streamproc.columns import grow
 from streamproc.contracts.model import Field, Schema
 from streamproc.errors import DuplicateName, TypeMismatch, UnknownColumn, did_you_mean
 from streamproc.event_time import MIN_TIME
-from streamproc.learning.calibration import CALIBRATION, GIVEN, Calibration, calibrate, no_calibration
-from streamproc.learning.evaluation import METRICS, REMEMBERED, Evaluation, judge_until, no_evaluation
+from streamproc.learning.calibration import CALIBRATION, GIVEN, calibrate, no_calibration
+from streamproc.learning.evaluation import METRICS, REMEMBERED, judge_until, no_evaluation
+from streamproc.learning.importance import IMPORTANCE, Importance
+from streamproc.learning.importance_step import ImportanceStep, Questions, no_importance, questions
 from streamproc.learning.kept_model import Categories, KeptModel, Kind, numbers_of
+from streamproc.learning.learn_state import LearnState
 from streamproc.learning.learning_step import Block, Learner, in_row_events
 from streamproc.learning.race import RaceRules
 from streamproc.learning.race_step import RACE, LeftScores, RaceStep
-from streamproc.learning.racing import RaceState, no_race
+from streamproc.learning.racing import no_race
 from streamproc.learning.reports import Side, beside, report_meta
 from streamproc.models.snapshot import read_snapshot
 from streamproc.operator import Output, StepTime, StreamType, passes_through
 from streamproc.operators.event_order import absorb, pass_in_order
 from streamproc.operators.key_runs import merge_by_position
 from streamproc.operators.lateness import split_late, split_late_labels
-from streamproc.operators.pending import PREDICT, Events, Pending, no_pending, run_pending
-from streamproc.operators.row_store import RowStore, row_store
+from streamproc.operators.pending import PREDICT, Events, no_pending, run_pending
+from streamproc.operators.row_store import row_store
 from streamproc.ports import Int64s
 
 Floats = npt.NDArray[np.float64]
 _TEXTS: Final = (pl.String, pl.Categorical, pl.Enum)
 _NEVER: Final = -(2**62)
-
-
-@dataclass(slots=True)
-class LearnState:
-    """The models of a task and what waits for them.
-
-    models      None for one that has left its race
-    categories  per input its texts, None for numbers; the last one is the segments
-    kept        float64[places, inputs + 5, + 2 where scores are calibrated, + models of a race]: what is remembered of
-                each waiting row
-    """
-
-    models: list[KeptModel | None]
-    pending: Pending
-    categories: list[Categories | None]
-    kept: Floats
-    block: Block
-    evaluation: Evaluation
-    calibration: Calibration | None
-    race: RaceState | None
-    reports: int
-    passed: int
-    in_order: int
-    left_waits: RowStore
-    right_waits: RowStore | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +69,7 @@ class Learn:
     most_categories: int
     calibrated: str = ""
     race: RaceRules | None = None
+    importance: Importance | None = None
 
     @property
     def verb(self) -> str:
@@ -155,12 +134,14 @@ class Learn:
         return replace(rows, schema=rows.schema.with_fields(made), ordered=ordered)
 
     def sides(self, *inputs: StreamType) -> dict[str, StreamType]:
-        """ "metrics": what the model is worth so far, every `report` labels; "calibration": what its chances mean; of a
-        race "race": what happened, and "shadows": what each model said of each row.
+        """ "metrics": what the model is worth so far, every `report` labels; "calibration": what its chances mean;
+        "importance": what its inputs are worth; of a race "race": what happened, and "shadows": what each model said.
         """
         sides = {"metrics": StreamType(METRICS)}
         if self.calibrated:
             sides["calibration"] = StreamType(CALIBRATION)
+        if self.importance is not None:
+            sides["importance"] = StreamType(IMPORTANCE)
         if self.race is not None:
             sides["race"] = StreamType(RACE)
             sides["shadows"] = StreamType(self._shadows(inputs[0].schema))
@@ -190,10 +171,11 @@ class Learn:
         ordered = bool(self.on) and all(kind.ordered for kind in inputs)
         return LearnState(
             [KeptModel(read_snapshot(blueprint), blueprint) for blueprint in self.blueprints], no_pending(),
-            [*categories, Categories([], [], many)], np.zeros((0, self._base + (models if self.race else 0))),
+            [*categories, Categories([], [], many)],
+            np.zeros((0, self._said + (models * len(self.inputs) if self.importance else 0))),
             Block(np.zeros((self.every, len(self.inputs) + 1))), no_evaluation(binary=binary),
             no_calibration() if self.calibrated else None, no_race(models, binary=binary) if self.race else None,
-            0, MIN_TIME, int(ordered),
+            no_importance(models, len(self.inputs)) if self.importance else None, 0, MIN_TIME, int(ordered),
             row_store(rows.schema.polars(), keyed=keyed),
             row_store(inputs[1].schema.polars(), keyed=True) if self.on else None,
         )  # fmt: skip
@@ -202,6 +184,11 @@ class Learn:
     def _base(self) -> int:
         """The first column of what is kept for the models of a race."""
         return len(self.inputs) + REMEMBERED + (GIVEN if self.calibrated else 0)
+
+    @property
+    def _said(self) -> int:
+        """The first column of what is kept for the importance of models' inputs."""
+        return self._base + (len(self.blueprints) if self.race else 0)
 
     def process(self, state: LearnState, inputs: tuple[Batch, ...], time: StepTime) -> tuple[LearnState, Output]:
         left, late, right = inputs[0], None, None
@@ -215,7 +202,7 @@ class Learn:
             others = () if late_right is None else (late_right,)
         events, merged = self._events(state, left, right, time)
         told = self._inputs(state, events, left)  # first: texts that are new get their numbers
-        walk = _Walk(self, state, left, merged, time)
+        walk = _Walk(self, state, left, merged, time, self._importance(state, left, events, told, merged.shape[1]))
         walk.go(events, told)
         state.passed = state.passed if time.end is None else time.end
         made = [pl.Series(self.into, walk.left.scores)]
@@ -227,6 +214,17 @@ class Learn:
             made.append(names.gather(walk.left.by).alias(self.race.champion))
         rows = left.with_frame(left.frame.with_columns(made))
         return state, Output(rows, late, late_others=others, sides=walk.sides())
+
+    def _importance(
+        self, state: LearnState, rows: Batch, events: Events, told: Floats, width: int
+    ) -> ImportanceStep | None:
+        if self.importance is None or state.importance is None:
+            return None
+        asked = questions(self.importance, state.importance, rows.meta, told, events.lefts[events.kinds == PREDICT])
+        own, learners = (self._base, self.race.names) if self.race is not None else (len(self.inputs), ("model",))
+        return ImportanceStep(
+            self.importance, state.importance, self.inputs, learners, own, self._said, asked, Side(IMPORTANCE, width)
+        )
 
     # ── what happens, in order ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -283,8 +281,11 @@ class Learn:
 class _Walk:
     """One step: models answer and learn, what they said is judged, and what falls due is reported."""
 
-    def __init__(self, step: Learn, state: LearnState, rows: Batch, merged: Meta, time: StepTime) -> None:
+    def __init__(
+        self, step: Learn, state: LearnState, rows: Batch, merged: Meta, time: StepTime, asking: ImportanceStep | None
+    ) -> None:
         self.step, self.state, self.rows, self.merged, self.time = step, state, rows, merged, time
+        self.asking = asking
         self.binary, self.k = step.kind == "binary", len(step.inputs)
         segments = state.categories[-1]
         assert segments is not None, "segments are texts"
@@ -321,18 +322,22 @@ class _Walk:
         """Lets all models answer and learn; gives their answers at delay zero, float64[models, events]."""
         state, step = self.state, self.step
         zero = np.full((len(state.models), events.kinds.size), math.nan)
+        answers: list[Questions | None] = [None] * len(state.models)
         running = [(m, model) for m, model in enumerate(state.models) if model is not None]
         for m, model in running:
             last = m == running[-1][0]  # it takes the block and the texts themselves, those before it copies
             categories = tuple(one if one is None or last else one.again() for one in state.categories[:-1])
             block = state.block if last else state.block.again()
-            learner = Learner(model, step.inputs, categories, block)
+            learner = Learner(model, step.inputs, categories, block, None if self.asking is None else self.asking.put())
             scores, zero[m] = learner.run(events, inputs, state.kept)
             asked = events.lefts[events.kinds == PREDICT]
             self.scores[m, asked] = scores[asked]
+            answers[m] = learner.questions
             state.evaluation.fail(learner.failed)
             if state.race is not None:
                 state.race.failed[m] += learner.failed
+        if self.asking is not None:
+            self.asking.keep(events, answers, state.kept)
         return zero
 
     def _judge(self, events: Events, zero: Floats, left: LeftScores) -> None:
@@ -358,6 +363,8 @@ class _Walk:
                     k + REMEMBERED - 1, calibration.shared, calibration.groups, calibration.sums, calibration.bins,
                     self.said,
                 )  # fmt: skip
+            if self.asking is not None:
+                self.asking.weigh(events, start, at, state.kept)
             if evaluation.labels == before + wait:
                 self._report(events, at - 1)
 
@@ -369,6 +376,8 @@ class _Walk:
         due = [(self.metrics, metrics)]
         if state.calibration is not None:
             due.append((self.calibration, state.calibration.report(state.evaluation.labels, self.segments)))
+        if self.asking is not None:
+            due.append((self.asking.side, self.asking.report(state.evaluation.labels)))
         for side, frame in due:
             side.add(frame, report_meta(events, event, self.merged, self.time, state.reports, frame.height))
 
@@ -377,6 +386,8 @@ class _Walk:
         sides = [("metrics", self.metrics.batch)]
         if self.state.calibration is not None:
             sides.append(("calibration", self.calibration.batch))
+        if self.asking is not None:
+            sides.append(("importance", self.asking.side.batch))
         if self.race is not None:
             said = [
                 pl.Series(name, scores).fill_nan(None)

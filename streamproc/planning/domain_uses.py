@@ -68,7 +68,7 @@ def domain_uses(operator: Operator, inputs: Sequence[StreamType], out: StreamTyp
         case EntityRows():
             return _of_entity_rows(operator, inputs[0], out)
         case Learn():
-            return _of_learn(operator, inputs) if port == "rows" else _of_reports(operator, inputs, out)
+            return _of_learn(operator, inputs) if port == "rows" else _of_reports(operator, inputs, out, port)
         case Abstain():
             return _of_abstain(operator, inputs)
         case Decide() if port == "log":
@@ -191,9 +191,10 @@ def _of_learn(operator: Learn, inputs: Sequence[StreamType]) -> StepUses:
     return also(passing(inputs[0].schema) | made, decides)
 
 
-def _of_reports(operator: Learn, inputs: Sequence[StreamType], out: StreamType) -> StepUses:
+def _of_reports(operator: Learn, inputs: Sequence[StreamType], out: StreamType, port: str) -> StepUses:
     """What a model is worth, from inputs and labels, per segment; by what they are joined is no figure of it."""
-    told = uses(0, (*operator.inputs, *((operator.segment,) if operator.segment else ())), "AGGREGATION")
+    by_segment = (operator.segment,) if operator.segment and port != "importance" else ()
+    told = uses(0, (*operator.inputs, *by_segment), "AGGREGATION")
     told |= uses(len(inputs) - 1, (operator.label,) if operator.label else (), "AGGREGATION")
     whole = summed(operator, inputs, out)
     return {**dict.fromkeys(out.schema.names, told), EVENT_TIME: whole[EVENT_TIME], ROWS: whole[ROWS]}

@@ -141,6 +141,19 @@ def test_both_commands_work_on_a_log(project: Path) -> None:
     assert json.loads(made.stdout)["rows"] == 200
     training = pl.read_parquet(project / "training.parquet")
     assert {"spend_1h", "is_fraud", "_label_available_at"} <= set(training.columns)
+    sooner = chargebacks(payments(200)).with_columns(pl.col("reported_at") - timedelta(hours=23, minutes=50))
+    sooner.write_parquet("sooner.parquet")
+    split = [*call, "--at", "paid_at", "--splits", "splits.parquet", "--folds", "2"]
+    tested = CliRunner().invoke(cli, [one if one != "chargebacks" else "sooner.parquet" for one in split])
+    assert tested.exit_code == 0, tested.output
+    fates = pl.read_parquet(project / "splits.parquet")
+    assert fates.height == 2 * 200 and set(fates["role"]) == {"train", "test", "dropped"}
+    assert sum(row["rows"] for row in json.loads(tested.stdout)["splits"]) == 2 * 200
+    late = CliRunner().invoke(cli, split)  # labels a day later, of payments within hours
+    assert isinstance(late.exception, InputError) and "test 1 of 2 has nothing to learn" in str(late.exception)
+    for more in (["--splits", "splits.parquet"], ["--at", "paid_at", "--splits", "splits.csv"]):
+        refused = CliRunner().invoke(cli, [*call, *more])
+        assert isinstance(refused.exception, InputError) and "--splits needs" in str(refused.exception)
     early = CliRunner().invoke(cli, [*call, "--until", "2026-11-01T00:00:00Z"])
     assert json.loads(early.stdout)["rows"] == 0
     wrong = CliRunner().invoke(cli, [*call[:2], "featurs", *call[3:]])

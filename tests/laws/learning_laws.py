@@ -39,6 +39,7 @@ RACE = sp.race(
 """Everything happens soon: champions change, segments hold, snapshots grow out of the budget."""
 BLOCKS = sp.race({"linear": linear(), "slow": preprocessing.StandardScaler() | linear_model.LogisticRegression(l2=1.0)},
                  error=0.9, reign=1)  # fmt: skip
+WEIGHED = sp.importance(share=0.7, costs_us={"x": 1, "i": 2, "s": 2}, budget_us=3, memory=3)
 BY_LABEL = {"labels": STREAM, "on": "k", "label": "y", "horizon": "4s", "into": "p", "report": 3}
 BY_SILENCE = {"labels": sp.outcome(STREAM, within="4s"), "on": "k", "into": "p", "report": 3}
 RULES = (sp.when(pl.col("x") > 1, then="block"), sp.when(pl.col("i") < 0, then="review", name="negative"))
@@ -53,17 +54,20 @@ LEARNING_LAWS: dict[str, tuple[Step, tuple[StreamType, ...], tuple[str, ...]]] =
     ),
     "learn in order": (sp.learn(linear(), inputs=("x", "i"), **BY_SILENCE), (IN_ORDER, LABELS_IN_ORDER), SHARED),
     "learn categories": (
-        sp.learn(tree.HoeffdingTreeClassifier(grace_period=5), inputs=("x", "i", "s"), most_categories=3, **BY_LABEL),
+        sp.learn(tree.HoeffdingTreeClassifier(grace_period=5), inputs=("x", "i", "s"), most_categories=3,
+                 importance=WEIGHED, **BY_LABEL),
         (KEYED, LABELS), SHARED,
     ),
     "learn without labels": (
         sp.learn(anomaly.HalfSpaceTrees(seed=1, n_trees=2, height=3), inputs=("x", "i"), into="p"), (ROWS,), SHARED,
     ),
     "learn by blocks": (
-        sp.learn(linear(), inputs=("i", "x"), label="b", into="p", report=7, every=32), (ROWS,), SHARED,
+        sp.learn(linear(), inputs=("i", "x"), label="b", into="p", report=7, every=32,
+                 importance=sp.importance(share=0.5)), (ROWS,), SHARED,
     ),
     "learn in a race": (
-        sp.learn(RACE, inputs=("x", "i", "s"), segment="s", every=2, calibrated="q", **BY_LABEL),
+        sp.learn(RACE, inputs=("x", "i", "s"), segment="s", every=2, calibrated="q", importance=WEIGHED,
+                 **BY_LABEL),
         (KEYED, LABELS), SHARED,
     ),
     "learn in a race from silence": (

@@ -185,7 +185,7 @@ def learning() -> Made:
     model = preprocessing.StandardScaler() | linear_model.LogisticRegression()
     scored = a | sp.learn(
         model, inputs=("v",), into="risk", calibrated="chance", labels=labels, label="b", horizon="1h", on="id",
-        segment="g", every=4, report=20,
+        segment="g", every=4, report=20, importance=sp.importance(share=1.0),
     )  # fmt: skip
     unsure = scored | sp.select("id", "at", "risk") | sp.abstain(
         "risk", labels=labels, label="b", horizon="1h", on="id", target=0.45, window=100, every=5
@@ -199,6 +199,7 @@ def learning() -> Made:
         "scored": scored,
         "metrics": scored.side("metrics"),
         "calibration": scored.side("calibration"),
+        "importance": scored.side("importance"),
         "unsure": unsure,
         "silent": silent | sp.select("id", "risk"),
         "own": own,

@@ -38,6 +38,7 @@ REPORTS = {
     (sink, column, topic, of)
     for sink, columns in (
         ("calibration", ("contender", "labels", "n", "segment")),
+        ("importance", ("cost_us", "input", "keep", "labels", "learner", "n", "reason")),
         ("metrics", ("contender", "delay", "failed", "given_up", "labels", "n", "segment")),
     )
     for column in columns for topic, of in (("a", "v"), ("y", "b"))
