@@ -45,6 +45,7 @@ _HOMES: Final = {
     "abstain": "streamproc.decisions.abstain",
     "alert": "streamproc.decisions.alert",
     "as_of": "streamproc.operators.as_of",
+    "bandit": "streamproc.decisions.bandit",
     "block": "streamproc.entities.comparisons",
     "canonical": "streamproc.operators.harmonising",
     "changes": "streamproc.operators.changes",

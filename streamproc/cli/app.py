@@ -28,6 +28,7 @@ _VERBS: Final = {
     "lineage": ("streamproc.cli.lineage:lineage", "Say which source columns each written column is made of."),
     "manifest": ("streamproc.cli.manifest:manifest", "Write a compose file and Kubernetes manifests."),
     "pause": ("streamproc.cli.control:pause", "Let the workers of a topology rest."),
+    "plot": ("streamproc.cli.plot:plot", "Draw what learners are worth, and how reliable their chances are."),
     "produce": ("streamproc.cli.produce:produce", "Write a file's rows to a topic."),
     "react": ("streamproc.cli.react:react", "Run handlers on topics of decisions and alerts."),
     "replay": ("streamproc.cli.replay:replay", "Run history again: as recorded, or afresh by event time."),

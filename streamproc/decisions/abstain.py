@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from streamproc.batch import ROW, WATERMARK, Batch
+from streamproc.batch import Batch
 from streamproc.columns import grow
 from streamproc.contracts.model import Field, Schema
 from streamproc.errors import DefinitionError, DuplicateName, TypeMismatch, UnknownColumn, did_you_mean
@@ -26,10 +26,10 @@ from streamproc.graph import Step, Stream
 from streamproc.hashing import frozen, kernel
 from streamproc.operator import Output, StepTime, StreamType, passes_through
 from streamproc.operators.event_order import absorb
-from streamproc.operators.key_runs import merge_by_position
 from streamproc.operators.lateness import split_late, split_late_labels
 from streamproc.operators.outcome import Outcome
-from streamproc.operators.pending import LEARN, PREDICT, Pending, no_pending, run_pending
+from streamproc.operators.pending import LEARN, PREDICT, Pending, no_pending
+from streamproc.operators.waiting import meet
 from streamproc.ports import Int64s
 
 Floats = npt.NDArray[np.float64]
@@ -123,28 +123,15 @@ class Abstain:
 
     def process(self, state: AbstainState, inputs: tuple[Batch, ...], time: StepTime) -> tuple[AbstainState, Output]:
         (left, late), (right, late_right) = split_late(inputs[0]), split_late_labels(inputs[1])
-        assert left.keys is not None and right.keys is not None, "the plan gives both sides a key"
         absorb(time.fates, right.meta)
-        pending = state.pending
-        left_slots, right_slots = pending.table.intern(left.keys), pending.table.intern(right.keys)
-        pending.make_room(
-            max(int(left_slots.max(initial=-1)), int(right_slots.max(initial=-1))) + 1, len(left), len(right)
-        )
-        state.kept = grow(state.kept, pending.places)
-        places = [np.ascontiguousarray(side.meta[:, ROW : ROW + 3]) for side in (left, right)]
-        order = merge_by_position(places[0], places[1], 0)
-        merged = np.concatenate((left.meta, right.meta))[order]
-        before = np.concatenate((np.array([state.passed], np.int64), time.watermarks))[merged[:, ROW] // 2]
         known = (
             right.frame[self.label].cast(pl.Float64).fill_null(np.nan).to_numpy() if self.label else np.ones(len(right))
         )
-        events = run_pending(
-            pending, order, np.maximum(merged[:, WATERMARK], before),
-            last_limit=-(2**62) if time.end is None else time.end, left_slots=left_slots,
-            left_times=np.ascontiguousarray(left.event_time), right_slots=right_slots,
-            right_times=np.ascontiguousarray(right.event_time), right_values=known, horizon=self.horizon_us,
+        events, _ = meet(
+            state.pending, left, right, known, time=time, passed=state.passed, horizon=self.horizon_us,
             negative=self.negative,
         )  # fmt: skip
+        state.kept = grow(state.kept, state.pending.places)
         chances = left.frame[self.chance].cast(pl.Float64).fill_null(np.nan).to_numpy()
         alone, thresholds = np.zeros(len(left), np.bool_), np.full(len(left), _NOTHING)
         _control(

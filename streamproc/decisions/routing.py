@@ -79,11 +79,7 @@ class Route:
 
     def places(self, frame: pl.DataFrame) -> npt.NDArray[np.float64]:
         """Each row's place in [0, 1)."""
-        salt = np.frombuffer(self.salt.encode(), np.uint8)
-        salted = hash_bytes(salt, np.zeros(1, np.int64), np.array([salt.size], np.int64))
-        hashes = keys_of(frame, self.by).hashes
-        mixed = mix64(hashes, np.full(hashes.size, salted[0]))
-        return (mixed >> np.uint64(11)).astype(np.float64) / 2.0**53
+        return places(frame, self.by, self.salt)
 
 
 def route(
@@ -115,6 +111,15 @@ def route(
         pieces = _dealt(pieces, _exact(one))
     last = [(arm, float(share)) for arm, share in _exact(history[-1]).items() if share > 0] if history else []
     return Step(Route(columns, salt, pieces, tuple(last), into), name=name)
+
+
+def places(frame: pl.DataFrame, by: tuple[str, ...], salt: str) -> npt.NDArray[np.float64]:
+    """A number in [0, 1) for each row, which its key and the salt decide."""
+    text = np.frombuffer(salt.encode(), np.uint8)
+    salted = hash_bytes(text, np.zeros(1, np.int64), np.array([text.size], np.int64))
+    hashes = keys_of(frame, by).hashes
+    mixed = mix64(hashes, np.full(hashes.size, salted[0]))
+    return (mixed >> np.uint64(11)).astype(np.float64) / 2.0**53
 
 
 def _exact(weights: Mapping[str, float]) -> dict[str, Fraction]:

@@ -20,9 +20,9 @@ import polars as pl
 from streamproc.batch import C0, C1, C2, C3, Meta
 from streamproc.hashing import kernel, mix64
 from streamproc.learning.importance import IMPORTANCE, Importance, proposal
-from streamproc.learning.reports import Side
 from streamproc.operators.mean_bounds import mean_bounds
 from streamproc.operators.pending import LEARN, PREDICT, Events
+from streamproc.operators.reports import Side
 from streamproc.ports import Int64s
 
 Floats = npt.NDArray[np.float64]

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from streamproc.batch import ROW, WATERMARK, Batch, Meta
+from streamproc.batch import Batch, Meta
 from streamproc.columns import grow
 from streamproc.contracts.model import Field, Schema
 from streamproc.errors import DuplicateName, TypeMismatch, UnknownColumn, did_you_mean
@@ -31,19 +31,17 @@ from streamproc.learning.learning_step import Block, Learner, in_row_events
 from streamproc.learning.race import RaceRules
 from streamproc.learning.race_step import RACE, LeftScores, RaceStep
 from streamproc.learning.racing import no_race
-from streamproc.learning.reports import Side, beside, report_meta
 from streamproc.models.snapshot import read_snapshot
 from streamproc.operator import Output, StepTime, StreamType, passes_through
 from streamproc.operators.event_order import absorb, pass_in_order
-from streamproc.operators.key_runs import merge_by_position
 from streamproc.operators.lateness import split_late, split_late_labels
-from streamproc.operators.pending import PREDICT, Events, no_pending, run_pending
+from streamproc.operators.pending import PREDICT, Events, no_pending
+from streamproc.operators.reports import Side, beside, report_meta
 from streamproc.operators.row_store import row_store
-from streamproc.ports import Int64s
+from streamproc.operators.waiting import meet
 
 Floats = npt.NDArray[np.float64]
 _TEXTS: Final = (pl.String, pl.Categorical, pl.Enum)
-_NEVER: Final = -(2**62)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,24 +232,13 @@ class Learn:
             labels = self._labels(left) if self.label else np.full(len(left), math.nan)
             state.kept = grow(state.kept, len(left))
             return in_row_events(labels, unlabelled=not self.label), left.meta
-        assert left.keys is not None and right.keys is not None, "the plan gives learners keyed inputs"
-        pending = state.pending
-        left_slots, right_slots = pending.table.intern(left.keys), pending.table.intern(right.keys)
-        slots = max(int(left_slots.max(initial=-1)), int(right_slots.max(initial=-1))) + 1
-        pending.make_room(slots, len(left), len(right))
-        state.kept = grow(state.kept, pending.places)
-        order = merge_by_position(_positions(left.meta), _positions(right.meta), state.in_order)
-        merged = np.concatenate((left.meta, right.meta))
-        before = np.concatenate((np.array([state.passed], np.int64), time.watermarks))[merged[order, ROW] // 2]
-        events = run_pending(
-            pending, order, np.maximum(merged[order, WATERMARK], before),
-            last_limit=_NEVER if time.end is None else time.end,
-            left_slots=left_slots, left_times=np.ascontiguousarray(left.event_time),
-            right_slots=right_slots, right_times=np.ascontiguousarray(right.event_time),
-            right_values=np.ones(len(right)) if self._silent else self._labels(right),
-            horizon=self.horizon_us, negative=self.negative,
+        values = np.ones(len(right)) if self._silent else self._labels(right)
+        met = meet(
+            state.pending, left, right, values, time=time, passed=state.passed, horizon=self.horizon_us,
+            negative=self.negative, in_order=state.in_order,
         )  # fmt: skip
-        return events, merged
+        state.kept = grow(state.kept, state.pending.places)
+        return met
 
     def _labels(self, rows: Batch) -> Floats:
         """Labels as numbers, NaN where they are not known."""
@@ -401,7 +388,3 @@ class _Walk:
 def _require(schema: Schema, name: str, whose: str) -> None:
     if name not in schema:
         raise UnknownColumn(f"step 'learn' reads '{name}' of {whose}", hint=did_you_mean(name, schema.names))
-
-
-def _positions(meta: Meta) -> Int64s:
-    return np.ascontiguousarray(meta[:, ROW : ROW + 3])

@@ -19,9 +19,9 @@ from streamproc.learning.evaluation import METRICS, Evaluation, worth
 from streamproc.learning.kept_model import KeptModel
 from streamproc.learning.race import RaceRules
 from streamproc.learning.racing import CHANGES, HELD, NOTHING, READY, REIGN, TOLD, RaceState, gate, race_until
-from streamproc.learning.reports import Side, report_meta
 from streamproc.operator import StepTime
 from streamproc.operators.pending import LEARN, Events
+from streamproc.operators.reports import Side, report_meta
 from streamproc.ports import Int64s
 
 Floats = npt.NDArray[np.float64]

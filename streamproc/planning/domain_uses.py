@@ -9,6 +9,7 @@ import polars as pl
 
 from streamproc.decisions.abstain import Abstain
 from streamproc.decisions.alert import Alert
+from streamproc.decisions.bandit import Bandit
 from streamproc.decisions.decide import Decide
 from streamproc.decisions.decision_log import CHAIN
 from streamproc.decisions.fallback import Fallback
@@ -71,6 +72,8 @@ def domain_uses(operator: Operator, inputs: Sequence[StreamType], out: StreamTyp
             return _of_learn(operator, inputs) if port == "rows" else _of_reports(operator, inputs, out, port)
         case Abstain():
             return _of_abstain(operator, inputs)
+        case Bandit():
+            return _of_bandit(operator, inputs) if port == "rows" else _of_arms(operator, inputs, out)
         case Decide() if port == "log":
             return _of_log(operator, inputs[0])
         case Decide() | Route() | Fallback():
@@ -209,6 +212,25 @@ def _of_abstain(operator: Abstain, inputs: Sequence[StreamType]) -> StepUses:
         f"{operator.into}_threshold": threshold,
     }
     return also(passing(inputs[0].schema) | made, late(0))
+
+
+def _of_bandit(operator: Bandit, inputs: Sequence[StreamType]) -> StepUses:
+    """An arm from the row's key, and from the arms and rewards of rows before."""
+    known = met(inputs) | uses(0, operator.on, "AGGREGATION")
+    known |= uses(1, (operator.reward,) if operator.reward else (), "AGGREGATION")
+    made = {
+        operator.into: known | uses(0, operator.on, "TRANSFORMATION"),
+        f"{operator.into}_propensity": known | uses(0, operator.on, "TRANSFORMATION"),
+    }
+    return also(passing(inputs[0].schema) | made, late(0))
+
+
+def _of_arms(operator: Bandit, inputs: Sequence[StreamType], out: StreamType) -> StepUses:
+    """What arms are worth, from rewards and from who drew which arm."""
+    told = uses(0, operator.on, "AGGREGATION")
+    told |= uses(1, (operator.reward,) if operator.reward else (), "AGGREGATION")
+    whole = summed(operator, inputs, out)
+    return {**dict.fromkeys(out.schema.names, told), EVENT_TIME: whole[EVENT_TIME], ROWS: whole[ROWS]}
 
 
 def _of_decision(operator: Decide | Route | Fallback, stream: StreamType) -> StepUses:

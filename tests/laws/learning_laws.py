@@ -97,6 +97,14 @@ LEARNING_LAWS: dict[str, tuple[Step, tuple[StreamType, ...], tuple[str, ...]]] =
     "decide by cost": (sp.decide(sp.cheapest("x", a=(0, 9), b=(2, 1)), otherwise="c"), (ROWS,), SHARED),
     "fallback": (sp.fallback("p", full="x", old=sp.rung("i", age="i", max_age="3s"), prior=0.5), (KEYED,), ()),
     "route": (sp.route("k", salt="e", weights=[{"a": 0.9, "b": 0.1}, {"a": 0.7, "b": 0.3}]), (KEYED,), ()),
+    "bandit": (
+        sp.bandit(("a", "b"), rewards=STREAM, reward="y", horizon="4s", on="k", salt="e", every=2, report=3, memory=9),
+        (KEYED, LABELS), SHARED,
+    ),
+    "bandit from silence": (
+        sp.bandit(("a", "b", "c"), rewards=sp.outcome(STREAM, within="4s"), on="k", salt="e", every=1, policy="greedy",
+                  report=3), (KEYED, LABELS), SHARED,
+    ),
     "sample_ratio": (sp.sample_ratio("s", weights={"a": 0.5, "b": 0.5}, alpha=0.5), (ROWS,), SHARED),
     "alert": (sp.alert("x", title="x", above=0.5, clear=-0.5, hold="1s", calm="1s"), (KEYED,), ()),
     "alert where": (sp.alert(pl.col("i") > 0, title="i", severity="high", runbook="r"), (KEYED,), ()),

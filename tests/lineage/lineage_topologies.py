@@ -194,6 +194,9 @@ def learning() -> Made:
         model, inputs=("x",), into="risk", labels=sp.outcome(labels | sp.where(col("b")), within="9us"), on="id",
         every=4,
     )  # fmt: skip
+    drawn = a | sp.bandit(
+        ("one", "two"), rewards=labels, reward="b", horizon="1h", on="id", salt="t", every=5, report=20
+    )  # fmt: skip
     own = source("a") | sp.select("v", "b") | sp.learn(model, inputs=("v",), into="risk", label="b", every=4)
     return {
         "scored": scored,
@@ -201,6 +204,8 @@ def learning() -> Made:
         "calibration": scored.side("calibration"),
         "importance": scored.side("importance"),
         "unsure": unsure,
+        "drawn": drawn | sp.select("id", "arm", "arm_propensity"),
+        "arms": drawn.side("arms"),
         "silent": silent | sp.select("id", "risk"),
         "own": own,
     }, {

@@ -42,7 +42,7 @@ REPORTS = {
         ("metrics", ("contender", "delay", "failed", "given_up", "labels", "n", "segment")),
     )
     for column in columns for topic, of in (("a", "v"), ("y", "b"))
-}  # fmt: skip
+} | {("arms", column, "y", "b") for column in ("arm", "given_up", "high", "low", "rewards")}  # fmt: skip
 CHOICES = {("best", "score_rung", "a", "x"), ("ratio", "arm", "a", "k"), ("ratio", "threshold", "a", "k"),
            ("routed", "arm_propensity", "a", "k")}  # fmt: skip
 ALARMS = {

@@ -1,4 +1,4 @@
-"""What a learner says beside its rows: reports that stand where the row or the moment stands that brought a label."""
+"""What an operator says beside its rows: reports that stand where the row or the moment stands that brought a label."""
 
 from __future__ import annotations
 
