@@ -2,7 +2,7 @@
 
     python -m benchmarks.quality.importance [--rows 40000] [--rounds 5] [--json]
 
-Payments of 2,000 cards with ten inputs, eight of them features over windows; four say something. Costs are measured by
+Payments of 2,000 cards with ten inputs, eight of them windows; fraud follows two things. Costs are measured by
 leaving each input out (`input_costs`), importance is measured on the stream, the budget is half of what all cost. Then
 the topology with the proposed inputs runs beside the one with all: CPU saved against the sum of the costs of what was
 dropped, and the squared error of both.
@@ -56,7 +56,7 @@ def build(inputs: tuple[str, ...], **more: object) -> sp.Topology:
 
 
 def payments(rows: int) -> pl.DataFrame:
-    """Fraud follows the amount, the spend of the hour and the payments of ten minutes."""
+    """Fraud follows the amount, and whether the payment before was of the same card."""
     random = np.random.default_rng(1)
     card = random.integers(0, 2_000, rows)
     burst = random.random(rows) < 0.2
