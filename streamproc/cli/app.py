@@ -27,6 +27,7 @@ _VERBS: Final = {
     "explain-match": ("streamproc.cli.linkage:explain_match", "Say why two records match, weight by weight."),
     "lineage": ("streamproc.cli.lineage:lineage", "Say which source columns each written column is made of."),
     "manifest": ("streamproc.cli.manifest:manifest", "Write a compose file and Kubernetes manifests."),
+    "model": ("streamproc.cli.model:model", "Keep, compare, rebuild, export and retrain models."),
     "pause": ("streamproc.cli.control:pause", "Let the workers of a topology rest."),
     "plot": ("streamproc.cli.plot:plot", "Draw what learners are worth, and how reliable their chances are."),
     "produce": ("streamproc.cli.produce:produce", "Write a file's rows to a topic."),

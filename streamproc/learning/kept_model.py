@@ -18,6 +18,7 @@ import polars as pl
 from streamproc.errors import DefinitionError
 from streamproc.hashing import frozen, kernel
 from streamproc.models.snapshot import read_snapshot, write_snapshot
+from streamproc.models.version import SavedModel
 from streamproc.state import Packed
 
 Floats = npt.NDArray[np.float64]
@@ -85,7 +86,7 @@ class KeptModel(Packed):
 
     def score_many(self, rows: Floats, names: tuple[str, ...]) -> Floats:
         """`score` for rows without missing values, of a model that `by_many` allows; each row's bits are its own."""
-        steps, scaled = _steps(self.model), rows
+        steps, scaled = steps_of(self.model), rows
         for step in steps[:-1]:
             scaled = _scaled(step, scaled, names)
         weights = steps[-1].weights
@@ -98,11 +99,16 @@ class KeptModel(Packed):
         self.model.learn_many(_frame(rows, names), given)
 
 
+def plain_model(model: Any) -> Any:
+    """River's own object of what an author gives as a model."""
+    return model.model if isinstance(model, SavedModel) else model
+
+
 def kind_of(model: Any) -> Kind:
     """What a model says: a chance, a number, or a strangeness.  Raises DefinitionError for other models."""
     from river import base
 
-    last = _steps(model)[-1]
+    last = steps_of(plain_model(model))[-1]
     while hasattr(last, "classifier") or hasattr(last, "regressor"):
         last = getattr(last, "classifier", None) or last.regressor
     if hasattr(last, "score_one") and not isinstance(last, base.Classifier | base.Regressor):
@@ -121,14 +127,15 @@ def by_many(model: Any) -> bool:
     """Whether a model learns blocks: a linear one, behind scalers, all of which River lets learn many rows at once."""
     from river import linear_model, preprocessing
 
-    steps = _steps(model)
+    steps = steps_of(model)
     scalers = preprocessing.StandardScaler | preprocessing.MinMaxScaler | preprocessing.MaxAbsScaler
     linear = isinstance(steps[-1], linear_model.LogisticRegression | linear_model.LinearRegression)
     able = all(hasattr(step, "transform_many") and hasattr(step, "learn_many") for step in steps[:-1])
     return linear and able and all(isinstance(step, scalers) for step in steps[:-1])
 
 
-def _steps(model: Any) -> list[Any]:
+def steps_of(model: Any) -> list[Any]:
+    """The parts of a pipeline, or the model alone."""
     steps = getattr(model, "steps", None)
     return list(steps.values()) if isinstance(steps, dict) else [model]
 

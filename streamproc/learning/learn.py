@@ -9,10 +9,11 @@ from streamproc.errors import DefinitionError, StateError
 from streamproc.event_time import Span, span_us
 from streamproc.graph import Step, Stream
 from streamproc.learning.importance import Importance, checked
-from streamproc.learning.kept_model import kind_of
+from streamproc.learning.kept_model import kind_of, plain_model
 from streamproc.learning.operator import Learn
 from streamproc.learning.race import Race
 from streamproc.models.snapshot import unseeded_part, write_snapshot
+from streamproc.models.version import SHOWN, SavedModel
 from streamproc.operators.outcome import Outcome
 
 
@@ -37,7 +38,7 @@ def learn(
 
     model     a classifier (the score is the chance of True), a regressor, or a detector of anomalies of River, plain or
               as a pipeline. It may have learned before; models that draw random numbers need a seed. Or several that
-              race: `sp.race({"linear": ..., "tree": ...})`
+              race: `sp.race({"linear": ..., "tree": ...})`. Or a version that was kept: `sp.model_version(file)`
     inputs    columns that the model sees: numbers, booleans, texts. Null, NaN and infinite values, and texts that the
               model has not learned, never reach it: it takes them as unknown
     into      the column of the score; null where the model cannot say anything yet
@@ -63,7 +64,7 @@ def learn(
     >>> model = preprocessing.StandardScaler() | linear_model.LogisticRegression()
     >>> learn(model, inputs=("amount",), label="fraud", into="risk", every=256).operator
     Learn(kind='binary', inputs=('amount',), into='risk', label='fraud', on=(), horizon_us=0, negative=nan, every=256, \
-report=1000, segment='', most_categories=1000, calibrated='', race=None, importance=None)
+report=1000, segment='', most_categories=1000, calibrated='', race=None, importance=None, texts=())
     """
     if not inputs or isinstance(inputs, str):
         raise DefinitionError(
@@ -74,7 +75,8 @@ report=1000, segment='', most_categories=1000, calibrated='', race=None, importa
             raise DefinitionError(f"step 'learn': {word}={number}", hint="count from 1")
     columns = (on,) if isinstance(on, str) else tuple(on)
     racing = model if isinstance(model, Race) else None
-    kind, models = (kind_of(model), (model,)) if racing is None else (racing.kind, racing.models)
+    models = (model,) if racing is None else racing.models
+    kind, texts = kind_of(model) if racing is None else racing.kind, _texts(models, tuple(inputs))
     if racing is not None and racing.rules.delta >= 0.0 and not segment:
         raise DefinitionError("the race has a delta and no segments", hint="segment='country', or leave out delta=")
     if calibrated and kind != "binary":
@@ -104,16 +106,35 @@ report=1000, segment='', most_categories=1000, calibrated='', race=None, importa
         Learn(
             tuple(_blueprint(one) for one in models), kind, tuple(inputs), into, label, columns,
             0 if span is None else span_us(span), negative, every, report, segment, most_categories, calibrated,
-            None if racing is None else racing.rules, importance,
+            None if racing is None else racing.rules, importance, texts,
         ),
         others,
         name,
     )  # fmt: skip
 
 
+def _texts(models: tuple[Any, ...], inputs: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """Per input the texts that all models have learned before, () where one of them begins with nothing."""
+    saved = [model for model in models if isinstance(model, SavedModel)]
+    for one in saved:
+        if set(one.inputs) != set(inputs):
+            raise DefinitionError(
+                f"step 'learn': version {one.version[:SHOWN]} learned from {', '.join(one.inputs)}, "
+                f"its inputs here are {', '.join(inputs)}",
+                hint="give it the columns that it knows",
+            )
+    if len(saved) < len(models):
+        return ()
+    known = [[set(one.texts.get(name, ())) for one in saved] for name in inputs]
+    return tuple(
+        tuple(text for text in saved[0].texts.get(name, ()) if all(text in one for one in of_each))
+        for name, of_each in zip(inputs, known, strict=True)
+    )
+
+
 def _blueprint(model: Any) -> bytes:
     try:
-        blueprint = write_snapshot(model)
+        blueprint = write_snapshot(plain_model(model))
     except StateError as problem:
         raise DefinitionError(f"step 'learn': {problem.message}", hint=problem.hint) from None
     unseeded = unseeded_part(blueprint)

@@ -51,6 +51,7 @@ class Learn:
     blueprints  the models as they start, as snapshots
     on         the columns that join rows and labels; () where rows bring their own label
     negative   the label of a row whose horizon is over, NaN if there is none
+    texts      per input the texts that the models have learned before; () where they begin with none
     """
 
     blueprints: tuple[bytes, ...] = field(repr=False)
@@ -68,6 +69,7 @@ class Learn:
     calibrated: str = ""
     race: RaceRules | None = None
     importance: Importance | None = None
+    texts: tuple[tuple[str, ...], ...] = ()
 
     @property
     def verb(self) -> str:
@@ -163,7 +165,11 @@ class Learn:
         rows = inputs[0]
         texts = [isinstance(rows.schema[name].dtype, _TEXTS) for name in self.inputs]
         many = self.most_categories
-        categories = [Categories([], [], many) if text else None for text in texts]
+        known = self.texts or ((),) * len(self.inputs)
+        categories = [
+            Categories(list(told), [True] * len(told), many) if text else None
+            for text, told in zip(texts, known, strict=True)
+        ]
         binary, models = self.kind == "binary", len(self.blueprints)
         keyed = rows.keyed_by is not None
         ordered = bool(self.on) and all(kind.ordered for kind in inputs)

@@ -119,15 +119,20 @@ class _Writer:
         return ["object", path, [self.value(a) for a in arguments[1:]], self.value(state), listed, paired]
 
 
-def model_of(table: Table) -> Any:
-    """The model of a table.  Every class is judged before anything is made; raises StateError with the reason."""
+def check_names(table: Table) -> None:
+    """Raises StateError if a table names anything that is not on the list; nothing is looked up."""
     for line in table:
         named = line[1] if line and line[0] in ("object", "name") else None
-        if named is not None and not is_allowed(named):
+        if named is not None and not (isinstance(named, str) and is_allowed(named)):
             raise StateError(
                 f"the saved model names '{named}', which is not on the list of classes that a model may hold",
                 hint="use a file that streamproc wrote",
             )
+
+
+def model_of(table: Table) -> Any:
+    """The model of a table.  Every class is judged before anything is made; raises StateError with the reason."""
+    check_names(table)
     try:
         return _Reader(table).value([0])
     except (IndexError, KeyError, TypeError, ValueError, AttributeError) as problem:

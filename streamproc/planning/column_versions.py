@@ -16,7 +16,7 @@ from streamproc.operators.join import DELETED
 from streamproc.operators.key_by import KeyBy
 from streamproc.operators.ordered import Ordered
 from streamproc.planning.fingerprint import canonical_text, digest
-from streamproc.planning.plan import Node, Plan, PlannedSink
+from streamproc.planning.plan import Node, Plan, PlannedSink, Port
 
 _SHOWN = 12
 
@@ -27,8 +27,12 @@ def column_versions(plan: Plan, sink: PlannedSink) -> dict[str, str]:
     A column that steps pass on as it is has the version that it has where it is made: in a `features` by its own
     definition, elsewhere by all that shapes that step. Which rows there are is no part of it.
     """
-    node, port = plan.nodes[sink.port[0]], sink.port[1]
-    return {name: digest(_made(plan, node, port, name))[:_SHOWN] for name in sink.type.schema.names}
+    return {name: column_version(plan, sink.port, name) for name in sink.type.schema.names}
+
+
+def column_version(plan: Plan, port: Port, name: str) -> str:
+    """The version of one column of what a step gives, see `column_versions`."""
+    return digest(_made(plan, plan.nodes[port[0]], port[1], name))[:_SHOWN]
 
 
 def _made(plan: Plan, node: Node, port: str, name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,7 +114,7 @@ def replay_as_recorded(
     done = 0
     finals: list[Mapping[str, tuple[int, str]]] = []
     for number, place in enumerate(places):
-        begun = _begun(binding, number, log, checkpoints, from_checkpoint=from_checkpoint)
+        begun = begun_task(binding, number, log, checkpoints, from_checkpoint=from_checkpoint)
         if begun is None:
             continue
         task, after = begun
@@ -152,10 +152,13 @@ def replay_as_recorded(
     return report
 
 
-def _begun(
+def begun_task(
     binding: Binding, number: int, log: Log, checkpoints: CheckpointStore | None, *, from_checkpoint: bool
 ) -> tuple[Task, int] | None:
-    """A task where its journal begins, and the journal offset after that; None for a task that never ran."""
+    """A task where its journal begins, and the journal offset after that; None for a task that never ran.
+
+    Raises InputGone for a journal that was trimmed, unless the oldest sound checkpoint will do.
+    """
     place = TopicPartition(binding.names.tasks, number)
     found = next(journal_entries(log, place, log.start_offset(place), log.end_offset(place)), None)
     if found is None:
@@ -263,10 +266,14 @@ def replay_by_event_time(
     starts: Mapping[TopicPartition, int] | None = None,
     ends: Mapping[TopicPartition, int] | None = None,
     on_commit: Callable[[Progress], None] | None = None,
+    checkpoints: CheckpointStore | None = None,
+    steps: Iterator[int] | None = None,
+    silent: Collection[TopicPartition] = (),
 ) -> tuple[Binding, OverlayLog, Progress]:
     """Computes history afresh, in order of event time, into a scratch log; the live topics and groups stay as they are.
 
     starts, ends  where each source partition begins and ends; by default all that is there now
+    checkpoints   where each task leaves its state at the end; steps, silent: see `Worker`
 
     Gives the binding and log of the run: its sinks hold the results.
     """
@@ -278,6 +285,7 @@ def replay_by_event_time(
     began = SystemClock().now_us()
     future = recorded_verdicts(topology.name, history, lambda: began)
     worker = Worker(
-        binding, log, member="replay", until_end=until, close=close, in_stages=True, on_commit=on_commit, future=future
-    )
+        binding, log, member="replay", until_end=until, close=close, in_stages=True, on_commit=on_commit, future=future,
+        checkpoints=checkpoints, steps=steps, silent=silent,
+    )  # fmt: skip
     return binding, log, worker.run()

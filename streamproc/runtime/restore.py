@@ -146,7 +146,7 @@ def _rebuilt(
     known = journal_head(fresh_task.name, log, place, head, checkpoints)
     if known is not None:
         check_head(binding, fresh_task, known)
-    task, after = _from_checkpoint(binding, fresh_task, log, checkpoints, place, stops)
+    task, after = newest_checkpoint(binding, fresh_task, log, checkpoints, place, stops)
     if task is None:
         if head.kind != "start":
             raise LogError(
@@ -264,7 +264,7 @@ def oldest_checkpoint(binding: Binding, number: int, log: Log, checkpoints: Chec
     return None
 
 
-def _from_checkpoint(
+def newest_checkpoint(
     binding: Binding,
     task: Task,
     log: Log,

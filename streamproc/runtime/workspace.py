@@ -40,6 +40,7 @@ class Workspace:
     access            the schema registry whose ids records carry; without one they carry the folders' own
     checkpoint_topic  the topic that holds the checkpoints, instead of the directory; "" for none
     memory            bytes that one worker may take, state aside; None: it reads ahead as it likes
+    models            the directory of model versions; None: beside the log
     """
 
     log_path: Path
@@ -52,7 +53,13 @@ class Workspace:
     access: RegistryAccess | None = None
     checkpoint_topic: str = ""
     memory: int | None = None
+    models: Path | None = None
     closing: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, compare=False)
+
+    @property
+    def models_path(self) -> Path:
+        """Where versions of models lie."""
+        return self.models or self.log_path.parent / f"{self.log_path.stem}.models"
 
     @property
     def log_name(self) -> str:
@@ -170,13 +177,14 @@ def workspace_of(bind: Path | None, log: Path | None = None, *, insecure: bool =
                 f"the binding '{bind}' is not TOML: {error}", hint="see 'bindings' in the README"
             ) from None
         root = bind.parent
-        known = {"log", "kafka", "checkpoints", "contracts", "registry", "memory"}
+        known = {"log", "kafka", "checkpoints", "contracts", "registry", "memory", "models"}
         for name in sorted(set(settings) - known):
             raise InputError(f"the binding '{bind}' sets '{name}'", hint=did_you_mean(name, known))
     log_section = _section(settings, "log", bind, {"path"})
     checkpoints = _section(settings, "checkpoints", bind, {"path", "topic"})
     contracts = _section(settings, "contracts", bind, {"folders"})
-    for name, section in (("log", log_section), ("checkpoints", checkpoints)):
+    models = _section(settings, "models", bind, {"path"})
+    for name, section in (("log", log_section), ("checkpoints", checkpoints), ("models", models)):
         if not isinstance(section.get("path", ""), str):
             raise InputError(f"[{name}] path in the binding '{bind}' is no text", hint='write path = "data/..."')
     topic = checkpoints.get("topic", "")
@@ -225,6 +233,7 @@ def workspace_of(bind: Path | None, log: Path | None = None, *, insecure: bool =
         access,
         topic,
         None if memory is None else amount_bytes(memory),
+        root / models["path"] if "path" in models else None,
     )
 
 

@@ -1,0 +1,131 @@
+"""`streamproc model retrain`: a storm of alarms is one run, which waits for whoever is late, and is made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import CommandLine
+
+import streamproc as sp
+from connectors.embedded import EmbeddedLog
+from streamproc.cli.workspace import load_topology
+from streamproc.runtime.binding import plan_topology
+from streamproc.runtime.retraining import history_until
+from streamproc.runtime.workspace import workspace_of
+
+HOUR = 3_600_000_000
+DAY = 24 * HOUR
+EVERY = 120_000_000
+"""A payment every two minutes."""
+CONTRACTS = {
+    "paid": """{"type": "record", "name": "paid", "sp:version": 1, "fields": [
+        {"name": "id", "type": "string", "sp:role": "key"}, {"name": "amount", "type": "double"},
+        {"name": "at", "type": "long", "sp:role": "event_time"}]}""",
+    "back": """{"type": "record", "name": "back", "sp:version": 1, "fields": [
+        {"name": "id", "type": "string", "sp:role": "key"}, {"name": "fraud", "type": "boolean"},
+        {"name": "at", "type": "long", "sp:role": "event_time"}]}""",
+}
+TOPOLOGY = """
+from river import linear_model, preprocessing
+paid = sp.source("paid", contract="paid", lateness="10m")
+back = sp.source("back", contract="back")
+model = preprocessing.StandardScaler() | linear_model.LogisticRegression()
+scored = paid | sp.learn({model}, inputs=("amount",), into="risk", labels=back, on="id", label="fraud", horizon="6h")
+alarms = scored | sp.where(pl.col("amount") > 0.5)
+requests = back | sp.retrain(harm=alarms, cooldown="2d", cut="1d", window="36h", also=(scored,), name="again")
+risk = sp.Topology("risk", {version}sinks={{"scored": scored, "requests": requests}})
+"""
+
+
+@pytest.fixture
+def shop(project: Path, command: CommandLine, topology: Callable[[str, str], str]) -> str:
+    """Payments of two days, and of what became of them all but the last three hours of the first day."""
+    for name, text in CONTRACTS.items():
+        (project / "schemas_avro" / f"{name}.v1.avsc").write_text(text)
+    write(project, command, "paid", 0, 2 * DAY)
+    write(project, command, "back", 0, DAY - 3 * HOUR)
+    name = topology("risk.py", TOPOLOGY.format(model="model", version=""))
+    command.fine("run", name, "--until-end")
+    return name
+
+
+def write(project: Path, command: CommandLine, topic: str, first: int, last: int) -> None:
+    lines = ["id,amount,at" if topic == "paid" else "id,fraud,at"]
+    for at in range(first, last, EVERY):
+        amount = float(np.random.default_rng(at // EVERY).random())
+        told = amount if topic == "paid" else ("true" if amount > 0.6 else "false")
+        lines.append(f"p{at // EVERY},{told},{at + (0 if topic == 'paid' else 5)}")
+    (project / f"{topic}.csv").write_text("\n".join(lines) + "\n")
+    command.fine("produce", f"{topic}.csv", topic, "--contract", topic, "--partitions", 2)
+
+
+def test_a_storm_of_alarms_is_one_run_that_waits_and_is_made_once(
+    shop: str, project: Path, command: CommandLine
+) -> None:
+    # Hundreds of alarms, and one input is three hours late: nothing is asked for, nothing is made.
+    assert command.fine("subscribe", "risk.requests").out == ""
+    nothing = command.fine("model", "retrain", shop, "--json").json
+    assert nothing == {"made": [], "done": [], "waiting": []}
+    write(project, command, "back", DAY - 3 * HOUR, 2 * DAY)
+    command.fine("run", shop, "--until-end")
+    (asked,) = command.fine("subscribe", "risk.requests").out.splitlines()
+    assert '"request":"19700102T000000.000000Z"' in asked and '"reasons":["harm"]' in asked and '"labels":720' in asked
+    (made,) = command.fine("model", "retrain", shop, "--json").json["made"]
+    versions = [one["version"] for one in made["versions"]]
+    assert len(set(versions)) == 2 and sum(one["labels_learned"] for one in made["versions"]) >= 700
+    shown = command.fine("model", "show", versions[0], "--json").json
+    # Each partition ends with the first row by which its own watermark has passed the cut.
+    ends = {(topic, part): end for topic, part, _, end, _ in shown["offsets"]}
+    assert sum(end for (topic, _), end in ends.items() if topic == "back") == 722
+    assert sum(end for (topic, _), end in ends.items() if topic == "paid") == 720 + 5 + 2
+    assert shown["origin"]["since_us"] == DAY - 36 * HOUR
+    # Run again, after a crash that lost one of the two, and on purpose: always the same.
+    again = command.fine("model", "retrain", shop, "--json").json
+    assert not again["made"] and [one["version"] for one in again["done"][0]["versions"]] == versions
+    next(project.rglob(f"{versions[1]}.model")).unlink()
+    (once_more,) = command.fine("model", "retrain", shop, "--json").json["made"]
+    assert [one["version"] for one in once_more["versions"]] == versions
+    assert command.fine("model", "retrain", shop).out == "nothing to do: 1 requests are done\n"
+    for version in versions:
+        rebuilt = command.fine("model", "rebuild", version, shop, "--json").json
+        assert rebuilt["equal"] and rebuilt["steps"] is None
+    # What came of it races the model that went on learning.
+    file = next(project.rglob(f"{versions[0]}.model"))
+    racing = f'sp.race({{"live": model, "anew": sp.model_version({str(file)!r})}})'
+    (project / "next.py").write_text(
+        "import polars as pl\nimport streamproc as sp\n" + TOPOLOGY.format(model=racing, version="version=2, ")
+    )
+    command.fine("replay", "next.py", "--by-event-time")
+    assert sp.model_version(file).model.predict_proba_one({"amount": 0.9})[True] > 0.5
+
+
+def test_a_run_waits_for_each_partition_that_has_not_reached_its_cut(
+    shop: str, project: Path, command: CommandLine
+) -> None:
+    workspace = workspace_of(None)
+    registry = workspace.registry()
+    plan = plan_topology(load_topology(shop), registry)
+    with EmbeddedLog(workspace.log_path) as log:
+        early, behind = history_until(plan, log, registry, 12 * HOUR, None)
+        assert not behind and not early.silent and early.since_us is None
+        _, behind = history_until(plan, log, registry, DAY, None)
+        assert {place.topic for place in behind} == {"back"} and len(behind) == 2
+        # The same cut ends at the same offsets, whatever came since.
+        write(project, command, "back", DAY - 3 * HOUR, 2 * DAY)
+        assert history_until(plan, log, registry, 12 * HOUR, None)[0] == early
+        assert history_until(plan, log, registry, DAY, None)[1] == []
+
+
+def test_what_asks_for_nothing_is_told(project: Path, command: CommandLine, filled: Path) -> None:
+    (project / "deaf.py").write_text(
+        "import streamproc as sp\nfrom river import linear_model\n"
+        'scored = sp.source("payments", contract="payment") | sp.learn(linear_model.LinearRegression(), '
+        'inputs=("amount",), label="amount", into="risk")\n'
+        'deaf = sp.Topology("deaf", sinks={"scored": scored})\n'
+    )
+    for name, told in (("deaf.py", "has 0 sinks of requests"), ("card_risk.py", "learns nothing")):
+        answer = command("model", "retrain", name)
+        assert answer.code == 2 and told in answer.err
