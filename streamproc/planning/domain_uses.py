@@ -27,6 +27,7 @@ from streamproc.feature.operator import CORRECTED_AT, Features
 from streamproc.feature.plan import SOURCE
 from streamproc.feature.together import Together
 from streamproc.learning.operator import Learn
+from streamproc.learning.retrain import Retrain
 from streamproc.operator import Operator, StreamType
 from streamproc.operators.aggregates import Aggregate
 from streamproc.operators.expressions import expression_columns, expression_uses
@@ -86,7 +87,7 @@ def domain_uses(operator: Operator, inputs: Sequence[StreamType], out: StreamTyp
             return _of_review(operator, inputs)
         case Drift() | WindowTest() | RiverTest() | SampleRatio():
             return summed(operator, inputs, out)
-        case RuleTally() | RuleVerdicts() | Freshness():
+        case RuleTally() | RuleVerdicts() | Freshness() | Retrain():
             return summed(operator, inputs, out, timed=True)
     return None
 

@@ -25,9 +25,14 @@ class ModelStore:
         self._key = key
 
     def put(self, version: ModelVersion) -> Path:
-        """Keeps a version; one that is there already stays as it is.  Durable when it returns."""
+        """Keeps a version; one that is there already stays as it is, unless it is damaged or signed otherwise.
+
+        Durable when it returns.
+        """
         path = self.directory / f"{version.id}{SUFFIX}"
-        if not path.exists():
+        try:
+            load_version(path, key=self._key, any_river=True)
+        except (InputError, StateError):
             write_file(path, write_version(version, key=self._key))
         return path
 

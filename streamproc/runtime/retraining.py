@@ -7,7 +7,7 @@ versions: a run that was killed is simply made again. A request is done when its
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -70,8 +70,9 @@ def retrain_all(
     nodes = [node for node in plan.nodes if isinstance(node.origin, Learn)]
     name = chosen_learner([Learner(node, ()) for node in nodes], topology.name, learner).name
     told = Retrained()
+    versions = [version for _, version in store.versions() if isinstance(version, ModelVersion)]
     for request in requests_of(plan, log, registry):
-        there = _kept(store, topology, name, request)
+        there = _kept(versions, topology, name, request)
         if there:
             told.done.append((request, there))
             continue
@@ -171,13 +172,15 @@ def _passes(log: Log, registry: Registry, source: Source, place: TopicPartition,
     return None
 
 
-def _kept(store: ModelStore, topology: Topology, learner: str, request: Request) -> list[ModelVersion]:
+def _kept(
+    versions: Sequence[ModelVersion], topology: Topology, learner: str, request: Request
+) -> list[ModelVersion]:
     """The versions of a request, if all of them are kept."""
     found = {}
-    for _, version in store.versions():
-        if not isinstance(version, ModelVersion) or version.origin["made"] != REPLAYED:
-            continue
+    for version in versions:
         origin = version.origin
+        if origin["made"] != REPLAYED:
+            continue
         asked = (origin["topology"], origin["version"], origin["learner"], origin["request"])
         if asked == (topology.name, topology.version, learner, request.id):
             found[origin["task"]] = version

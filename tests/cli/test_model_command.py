@@ -181,6 +181,8 @@ def test_what_is_not_to_be_believed_is_refused_with_the_reason(
     store.write_bytes(files["damaged.model"])
     listed = command("model", "list", "--json")
     assert listed.code == 1 and "damaged" in listed.json["refused"][0]["why"]
+    command.fine("model", "keep", learned)
+    assert store.read_bytes() == data, "what is kept again is whole again"
 
 
 def forged(data: bytes, *, models: Any = None, **header: Any) -> bytes:

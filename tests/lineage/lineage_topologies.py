@@ -208,6 +208,9 @@ def learning() -> Made:
         "arms": drawn.side("arms"),
         "silent": silent | sp.select("id", "risk"),
         "own": own,
+        "asked": labels | sp.retrain(
+            harm=scored | sp.where(col("v") > 7), volume=12, cooldown="80us", cut="25us", window="100us"
+        ),
     }, {
         "a": events(12, 120),
         "y": events(12, 120).with_columns(b=col("v") > 5, at=col("at") + pl.duration(microseconds=7)),

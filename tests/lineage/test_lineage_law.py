@@ -53,8 +53,10 @@ OWN = {("crossed", made, "a", read) for made in "kvx" for read in ("at", "k", "v
 } | {("crossed", "at", "a", read) for read in "kvx"} | {
     ("silent", "k", "a", "v"), ("silent", "k", "a", "x"), ("silent", "level", "a", "x")
 }  # fmt: skip
+ASKED = {("asked", column, "a", "at") for column in ("cut", "labels", "request", "since")}
+"""Alarms whose times are moved a little stay before the same cut."""
 IDLE: dict[str, set[Effect]] = {
-    "one_row_at_a_time": FUNCTIONS | STATUSES, "features": OF_ROWS, "learning": REPORTS, "decisions": CHOICES,
+    "one_row_at_a_time": FUNCTIONS | STATUSES, "features": OF_ROWS, "learning": REPORTS | ASKED, "decisions": CHOICES,
     "watching": ALARMS, "a_persons_own": OWN,
 }  # fmt: skip
 
