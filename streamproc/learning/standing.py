@@ -6,7 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any, Final
 
-from streamproc.learning.operator import Learn, LearnState
+from streamproc.learning.learn_state import LearnState
+from streamproc.learning.operator import Learn
 from streamproc.models.snapshot import table_in
 from streamproc.state import export_state
 
