@@ -261,6 +261,9 @@ class KafkaTransaction:
             if time.monotonic() - self._since > 0.8 * TRANSACTION_TIMEOUT_S:
                 # The brokers say the same to a producer that was too slow; only the log can tell what is ours.
                 self._break(unknown(f"the transaction of '{producer.id}' took too long", error))
+            if self._ending and self._asked_twice():
+                # And to the second copy of an end that happened, where a successor has come since.
+                self._break(unknown(f"the transaction of '{producer.id}' was asked twice to end", error))
             self._break(fenced(producer.id))
         if is_stale(error):
             raise _Moved(error) from problem
@@ -273,6 +276,13 @@ class KafkaTransaction:
             self.over = True
             raise refusal(error, f"a transaction of '{producer.id}' was aborted", producer.connection) from problem
         self._break(unknown(f"the transaction of '{producer.id}'", error))
+
+    def _asked_twice(self) -> bool:
+        """Whether a request of this transaction was sent more than once, or nobody can tell."""
+        try:
+            return self._producer.client.sent_again
+        except KafkaException:
+            return True
 
     def _still_held(self, moved: _Moved) -> None:
         """Raises StaleMember unless every partition has been held without a break since the commit was asked for."""

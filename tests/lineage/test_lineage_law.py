@@ -66,7 +66,7 @@ def subject(name: str, partitions: int = 1) -> Subject:
     return Subject(sp.Topology("t", sinks=sinks), frames, MemoryRegistry((EVENT,)), partitions)
 
 
-SLOW = ("by_key_and_time", "joins")
+SLOW = ("by_key_and_time", "joins", "features")
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,10 @@ def test_what_is_not_named_changes_nothing_and_what_gives_a_value_changes_it(nam
     assert without_effect(one, found) == IDLE.get(name, set())
 
 
-@pytest.mark.parametrize("name", ["features", "learning", pytest.param("by_key_and_time", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "name",
+    ["learning", *(pytest.param(name, marks=pytest.mark.long) for name in ("features", "by_key_and_time"))],
+)
 def test_what_is_not_named_changes_nothing_on_several_tasks(name: str) -> None:
     several = subject(name, partitions=3)
     assert not unlisted(several, effects(several, range(1)))
