@@ -535,7 +535,7 @@ PLANTED: Final[Mapping[str, Bug]] = {
             wrapped(worker, "restore_task", without_offsets),
         )
     ),
-    "restore skips an entry": Bug(wrapped(restore, "_from_checkpoint", one_entry_too_far)),
+    "restore skips an entry": Bug(wrapped(restore, "newest_checkpoint", one_entry_too_far)),
     "restore takes positions, not steps": Bug(lambda _: restored_without_running_again()),
     "a checkpoint loses its watermark": Bug(wrapped(restore, "load_state", watermark_lost)),
     "a checkpoint loses its watermark, digests not compared": Bug(
