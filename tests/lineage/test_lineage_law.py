@@ -139,4 +139,4 @@ def test_in_many_topologies_made_by_chance_what_is_not_named_changes_nothing() -
         found = effects(one, range(2))
         assert not unlisted(one, found), seed
         changed += len(found)
-    assert changed > 5_000
+    assert changed > 4_000  # Else little was tried.
