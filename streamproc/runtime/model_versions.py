@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from streamproc.errors import InputChanged, InputError, InputGone, ReplayDiverged, did_you_mean
+from streamproc.errors import InputChanged, InputError, InputGone, did_you_mean
 from streamproc.learning.operator import Learn
 from streamproc.learning.standing import Standing, standing
 from streamproc.models.sealing import river_version
@@ -16,11 +16,17 @@ from streamproc.planning.column_versions import column_version
 from streamproc.planning.plan import Node, Plan
 from streamproc.ports import CheckpointStore, Log, TopicPartition
 from streamproc.runtime.binding import Binding
-from streamproc.runtime.divergence import Accepting, Before, divergences
+from streamproc.runtime.divergence import Accepting, divergences
 from streamproc.runtime.fingerprints import environment
 from streamproc.runtime.journal import journal_entries
 from streamproc.runtime.replay import begun_task
-from streamproc.runtime.restore import check_head, compare, journal_head, journal_mark, newest_checkpoint
+from streamproc.runtime.restore import (
+    check_head,
+    journal_head,
+    journal_mark,
+    newest_checkpoint,
+    run_again,
+)
 from streamproc.runtime.task import Task
 
 RECORDED = "recorded"
@@ -170,17 +176,8 @@ def _newest(
         begun = begun_task(binding, number, log, checkpoints, from_checkpoint=False)
         assert begun is not None, "its journal has an entry"
         task, after = begun
-    accepting = Accepting(log, place, end, new=False)
-    last = after - 1
-    for offset, entry in journal_entries(log, place, after, end):
-        before = Before.of(task.state)
-        taken = task.rerun(entry)
-        try:
-            compare(task, entry, taken)
-        except ReplayDiverged as diverged:
-            accepting.take(task, entry, taken, before, diverged, offset)
-        last = offset
-    return task, last, head.get("start", {})
+    behind, _ = run_again(task, log, place, after, end, Accepting(log, place, end, new=False))
+    return task, behind - 1, head.get("start", {})
 
 
 @dataclass(frozen=True, slots=True)

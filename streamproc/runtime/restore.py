@@ -157,24 +157,34 @@ def _rebuilt(
         state = opened_state(fresh_task, head.head, checkpoints)
         task, after = Task(binding, number, log, state=state, stops=stops), first + 1
     task.head = known or {}
-    steps = 0
     accepting = Accepting(log, place, end, new=accept)
-    journal_end = after
+    journal_end, steps = run_again(task, log, place, after, end, accepting, on_step)
+    again = Task(binding, number, log, state=task.state, stops=stops)
+    again.head = task.head
+    again.note = note_of(task, accepting.taken) if accepting.taken else {}
+    return Restored(again, steps, False, journal_end)
+
+
+def run_again(
+    task: Task, log: Log, place: TopicPartition, after: int, end: int, accepting: Accepting,
+    on_step: Callable[[], None] | None = None,
+) -> tuple[int, int]:  # fmt: skip
+    """Runs the journal's steps in these offsets again; gives the offset behind the last one, and how many they are.
+
+    Raises ReplayDiverged where one writes something else and that is not accepted.
+    """
+    behind, steps = after, 0
     for offset, entry in journal_entries(log, place, after, end):
-        journal_end = offset + 1
         before = Before.of(task.state)
         taken = task.rerun(entry)
         try:
             compare(task, entry, taken)
         except ReplayDiverged as diverged:
             accepting.take(task, entry, taken, before, diverged, offset)
-        steps += 1
+        behind, steps = offset + 1, steps + 1
         if on_step is not None:
             on_step()
-    again = Task(binding, number, log, state=task.state, stops=stops)
-    again.head = task.head
-    again.note = note_of(task, accepting.taken) if accepting.taken else {}
-    return Restored(again, steps, False, journal_end)
+    return behind, steps
 
 
 def settled_end(
