@@ -7,7 +7,7 @@ kept as long as a record has it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ from streamproc.batch import Keys
 from streamproc.columns import grow
 from streamproc.entities.linkage_model import Floats, LinkageModel
 from streamproc.entities.program import Program, adjustment, unseen_share
+from streamproc.entities.signatures import WORDS, Signatures, sign
+from streamproc.entities.similarity import LONGEST
 from streamproc.entities.stored_columns import StoredColumn, texts_of
 from streamproc.entities.words import ValueWords, add_words, forget_words, value_words
 from streamproc.hashing import hash_bytes
@@ -27,22 +29,25 @@ from streamproc.ports import Int64s
 
 _arrow: Any = pa
 Values = npt.NDArray[np.int32]
+_POINTS: Final = np.empty(LONGEST, np.int32)
 
 
 @dataclass(slots=True)
 class Interned:
     """Texts and what belongs to each; indexed by the slot of the text.
 
-    counts     how many records have it
-    numbers    float64[slots, 2]: a number, a date in days, or latitude and longitude
-    rarity     what equality in it adds to a weight, in bits
-    words      of the values of columns that are read as words
+    counts      how many records have it
+    numbers     float64[slots, 2]: a number, a date in days, or latitude and longitude
+    rarity      what equality in it adds to a weight, in bits
+    signatures  uint64[slots, 3]: what the text is made of
+    words       of the values of columns that are read as words
     """
 
     table: KeyTable
     counts: Int64s
     numbers: Floats
     rarity: Floats
+    signatures: Signatures
     words: ValueWords
 
     def release(self, slots: Int64s) -> None:
@@ -56,7 +61,8 @@ class Interned:
 
 def interned() -> Interned:
     """No values."""
-    return Interned(KeyTable(), np.zeros(0, np.int64), np.zeros((0, 2)), np.zeros(0), value_words())
+    signatures = np.zeros((0, WORDS), np.uint64)
+    return Interned(KeyTable(), np.zeros(0, np.int64), np.zeros((0, 2)), np.zeros(0), signatures, value_words())
 
 
 def intern_frame(
@@ -75,6 +81,7 @@ def intern_frame(
     kept.counts = grow(kept.counts, capacity)
     kept.numbers = grow(kept.numbers, capacity)
     kept.rarity = grow(kept.rarity, capacity)
+    kept.signatures = grow(kept.signatures, capacity)
     kept.words.starts = grow(kept.words.starts, capacity)
     new = np.flatnonzero(fresh)
     if new.size:
@@ -82,6 +89,8 @@ def intern_frame(
         kept.rarity[slots[new]] = 0.0
         kept.words.starts[slots[new]] = 0
         columns = at[new] // n
+        # Behind the letter that names the stored column.
+        sign(keys.buffer, keys.starts[new] + 1, keys.ends[new], slots[new], _POINTS, kept.signatures)
         _weigh(kept, keys, slots, new, columns, model, program)
         for number, one in enumerate(stored):
             mine = new[columns == number] if one.form == "words" else new[:0]

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from streamproc.entities.interning import Interned, Values
 from streamproc.entities.linkage_model import Floats
 from streamproc.entities.program import MISSING, Program
+from streamproc.entities.signatures import Signatures, highest_jaro_winkler, length_of, shared_at_most
 from streamproc.entities.similarity import (
     LONGEST,
     ROOM,
@@ -30,6 +31,7 @@ from streamproc.ports import Bytes, Int64s
 HOPELESS: Final = -1.0e9
 """What `pair_weight` gives where a pair cannot reach what was asked for."""
 _LOW: Final = 0xFFFFFFFF
+_ROUNDING: Final = 1e-6
 
 
 class Scorer(NamedTuple):
@@ -55,6 +57,8 @@ class Scorer(NamedTuple):
     scratch: Words
     table: Words
     prior: Floats
+    signatures: Signatures
+    gains: Floats
 
 
 _SCRATCH: Final = np.empty(ROOM, np.int32)
@@ -67,7 +71,8 @@ def scorer(program: Program, kept: Interned) -> Scorer:
     return Scorer(
         program.columns, program.measures, program.limits, program.weights, program.frequencies, program.reach,
         kept.table.arrays.records, kept.table.arrays.arena, kept.numbers, kept.rarity, words.starts, words.hashes,
-        words.weights, _SCRATCH, _TABLE, np.array([program.prior]),
+        words.weights, _SCRATCH, _TABLE, np.array([program.prior]), kept.signatures,
+        np.empty(program.columns.size),
     )  # fmt: skip
 
 
@@ -92,9 +97,8 @@ def cosine(starts: Int64s, words: UInt64s, weights: Floats, a: int, b: int) -> f
 @tight
 def level_of(use: Scorer, c: int, va: int, vb: int) -> int:
     """The level on which two different values stand in comparison c; the number of levels if none holds."""
-    (_, measures, limits, _, _, _, records, arena, numbers, _, word_starts, words, word_weights, scratch, table, _) = (
-        use
-    )
+    measures, limits, records, arena, numbers = use.measures, use.limits, use.key_records, use.arena, use.numbers
+    scratch = use.scratch
     start, other = records[va, 0], records[vb, 0]
     # Behind the letter that names the column.
     length, other_length = (records[va, 1] & _LOW) - 2, (records[vb, 1] & _LOW) - 2
@@ -102,8 +106,13 @@ def level_of(use: Scorer, c: int, va: int, vb: int) -> int:
     other += 1
     m, n = -1, -1
     similar, k = -1.0, 0
+    shared = shared_at_most(use.signatures, va, vb)
+    longer = max(length_of(use.signatures, va), length_of(use.signatures, vb))
     while k < measures.shape[1] and measures[c, k] >= 0:
         measure, limit = measures[c, k], limits[c, k]
+        if 2 <= measure <= 3 and shared >= 0 and longer - shared > limit:
+            k += 1
+            continue
         if 1 <= measure <= 3 and m < 0:
             m = code_points(arena, start, length, scratch, 0)
             n = code_points(arena, other, other_length, scratch, LONGEST)
@@ -113,7 +122,7 @@ def level_of(use: Scorer, c: int, va: int, vb: int) -> int:
             if similar >= limit:
                 return k
         elif 2 <= measure <= 3:
-            if edit_distance(scratch, m, n, table, int(limit), measure == 2) <= limit:
+            if edit_distance(scratch, m, n, use.table, int(limit), measure == 2) <= limit:
                 return k
         elif measure == 4:
             if abs(numbers[va, 0] - numbers[vb, 0]) <= limit:
@@ -128,7 +137,7 @@ def level_of(use: Scorer, c: int, va: int, vb: int) -> int:
         elif measure == 7:
             if jaccard(arena, start, length, other, other_length) >= limit:
                 return k
-        elif measure == 8 and cosine(word_starts, words, word_weights, va, vb) >= limit:
+        elif measure == 8 and cosine(use.word_starts, use.words, use.word_weights, va, vb) >= limit:
             return k
         k += 1
     return k
@@ -136,21 +145,62 @@ def level_of(use: Scorer, c: int, va: int, vb: int) -> int:
 
 @tight
 def pair_weight(use: Scorer, values: Values, a: int, b: int, least: float) -> float:
-    """The weight of two records in bits, prior included; HOPELESS if it cannot reach `least`."""
-    columns, weights, frequencies, reach = use.columns, use.weights, use.frequencies, use.reach
+    """The weight of two records in bits, prior included; HOPELESS if it cannot reach `least`.
+
+    What differs is first bounded from above without reading it, which settles most pairs of a block; then read, one
+    comparison after the other, as long as there is hope.
+    """
+    columns, weights, gains, signatures = use.columns, use.weights, use.gains, use.signatures
+    highest, unread = use.prior[0], 0
+    for c in range(columns.size):
+        va, vb = values[a, columns[c]], values[b, columns[c]]
+        if va < 0 or vb < 0:
+            continue
+        if va == vb:
+            highest += weights[c, 0] + (use.rarity[va] if use.frequencies[c] != 0 else 0.0)
+            continue
+        shared = shared_at_most(signatures, va, vb)
+        longer = max(length_of(signatures, va), length_of(signatures, vb))
+        k, best, alike, reads = 0, HOPELESS, -1.0, False
+        while k < use.measures.shape[1] and use.measures[c, k] >= 0:
+            measure = use.measures[c, k]
+            holds = measure != 0
+            if shared >= 0 and holds and measure <= 3:
+                if measure > 1:
+                    holds = longer - shared <= use.limits[c, k]
+                else:
+                    if alike < 0.0:
+                        alike = highest_jaro_winkler(signatures, va, vb, shared)
+                    holds = alike >= use.limits[c, k]
+            if holds:
+                best = max(best, weights[c, k])
+                reads = True
+            k += 1
+        best = max(best, weights[c, k])
+        gains[c] = best
+        highest += best
+        if reads:
+            unread |= 1 << c
+    # Sums of floats are rounded: only what is below by more than that is hopeless.
+    if highest < least - _ROUNDING:
+        return HOPELESS
     total = use.prior[0]
     for c in range(columns.size):
-        if total + reach[c] < least:
-            return HOPELESS
         va, vb = values[a, columns[c]], values[b, columns[c]]
         if va < 0 or vb < 0:
             continue
         if va == vb:
             total += weights[c, 0]
-            if frequencies[c] != 0:
+            if use.frequencies[c] != 0:
                 total += use.rarity[va]
-        else:
-            total += weights[c, level_of(use, c, va, vb)]
+            continue
+        gain = gains[c]
+        if unread & (1 << c) != 0:
+            gain = weights[c, level_of(use, c, va, vb)]
+            highest += gain - gains[c]
+            if highest < least - _ROUNDING:
+                return HOPELESS
+        total += gain
     return total if total >= least else HOPELESS
 
 

@@ -109,6 +109,15 @@ def edit_distance(words: Words, m: int, n: int, rows: Words, most: int, swaps: b
     """
     if abs(m - n) > most:
         return most + 1
+    # What both begin or end with costs nothing.
+    while m > 0 and n > 0 and words[m - 1] == words[LONGEST + n - 1]:
+        m -= 1
+        n -= 1
+    left, right = 0, LONGEST
+    while m > 0 and n > 0 and words[left] == words[right]:
+        left, right, m, n = left + 1, right + 1, m - 1, n - 1
+    if m == 0 or n == 0:
+        return m + n
     width = n + 1
     for j in range(n + 1):
         rows[j] = j
@@ -116,17 +125,17 @@ def edit_distance(words: Words, m: int, n: int, rows: Words, most: int, swaps: b
     for i in range(1, m + 1):
         row = i * width
         rows[row] = i
-        a = words[i - 1]
+        a = words[left + i - 1]
         least = i
         matched = 0  # the last column before j of this row where the letters agree
         for j in range(1, n + 1):
-            b = words[LONGEST + j - 1]
+            b = words[right + j - 1]
             cost = 0 if a == b else 1
             best = min(rows[row - width + j - 1] + cost, rows[row - width + j] + 1, rows[row + j - 1] + 1)
             if swaps and matched > 0:
                 # The last row before this one whose letter is b: found by looking back, since texts are short.
                 k = i - 1
-                while k > 0 and words[k - 1] != b:
+                while k > 0 and words[left + k - 1] != b:
                     k -= 1
                 if k > 0:
                     best = min(best, rows[(k - 1) * width + matched - 1] + (i - k - 1) + 1 + (j - matched - 1))
