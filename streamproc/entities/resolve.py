@@ -204,24 +204,26 @@ class Resolve:
 
     def _blocks(self, state: Tables, values: Values) -> Int64s:
         """The block of each row by each rule, -1 where it has none."""
-        n = values.shape[0]
-        out = np.full((n, self.program.entries), -1, np.int64)
+        n, entries = values.shape[0], self.program.entries
+        hashes, there = np.empty((entries, n), np.int64), np.empty((entries, n), np.bool_)
         at = 0
         for rule in range(len(self.model.blocks)):
             if self.program.rare[rule] >= 0:
                 words = values[:, self.program.rare[rule]].astype(np.int64)
-                hashes, there = rarest(state.kept.words, words, RARE_WORDS)
-                for k in range(RARE_WORDS):
-                    _intern_blocks(state, out[:, at + k], rule, hashes[:, k].view(np.int64), there[:, k] == 1)
+                rare, known = rarest(state.kept.words, words, RARE_WORDS)
+                hashes[at : at + RARE_WORDS], there[at : at + RARE_WORDS] = rare.view(np.int64).T, (known == 1).T
                 at += RARE_WORDS
                 continue
             parts = self.program.parts[rule][self.program.parts[rule] >= 0]
             columns = [values[:, part].astype(np.int64) for part in parts]
-            there = np.logical_and.reduce([column >= 0 for column in columns])
-            _intern_blocks(state, out[:, at], rule, mix64(*columns).view(np.int64), there)
+            there[at] = np.logical_and.reduce([column >= 0 for column in columns])
+            hashes[at] = mix64(*columns).view(np.int64)
             at += 1
+        out = np.full((entries, n), -1, np.int64)
+        rules = np.broadcast_to(self.program.entry_rule[:, None], (entries, n))
+        out[there] = state.block_table.intern(rules[there], hashes[there])
         state.fit_blocks()
-        return out
+        return np.ascontiguousarray(out.T)
 
     def _apply(self, state: Tables, todo: Operations) -> _Told:
         """Runs the kernel over the operations, as often as it asks for room."""
@@ -305,13 +307,6 @@ def _room_for(state: Tables, rows: int, wide: int, golden: int, step: Resolve) -
         np.empty(REVIEWED, np.int32), np.empty(REVIEWED), _scratch("votes", state.kept.counts.size),
         np.zeros(2, np.int64),
     )  # fmt: skip
-
-
-def _intern_blocks(
-    state: Tables, out: Int64s, rule: int, hashes: Int64s, there: np.ndarray[tuple[int], np.dtype[np.bool_]]
-) -> None:
-    mine = hashes if there.all() else hashes[there]
-    out[there] = state.block_table.intern(np.full(mine.size, rule, np.int64), mine)
 
 
 def _release_blocks(state: Tables, emptied: Int64s) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import polars as pl
@@ -158,12 +159,18 @@ def part_column(column: str, letters: int) -> StoredColumn:
 
 def texts_of(frame: pl.DataFrame, stored: tuple[StoredColumn, ...]) -> pl.Series:
     """The texts of all stored columns, one column after the other, each behind a letter that names its column."""
-    ready = with_bits(frame, stored)
-    columns = ready.select(
-        (pl.lit(chr(1 + number)) + one.text(frame.schema[one.column])).alias(f"{number}")
-        for number, one in enumerate(stored)
-    )
+    ready, schema = with_bits(frame, stored), frame.schema
+    columns = ready.select(_texts(stored, tuple(schema[one.column] for one in stored)))
     return pl.concat(columns.get_columns()) if columns.width else pl.Series([], dtype=pl.String)
+
+
+@lru_cache(maxsize=256)
+def _texts(stored: tuple[StoredColumn, ...], dtypes: tuple[pl.DataType, ...]) -> list[pl.Expr]:
+    """Made once: of a batch of one row, making them is most of the work."""
+    return [
+        (pl.lit(chr(1 + number)) + one.text(dtype)).alias(f"{number}")
+        for number, (one, dtype) in enumerate(zip(stored, dtypes, strict=True))
+    ]
 
 
 def places(stored: tuple[StoredColumn, ...], rows: int) -> Int64s:
