@@ -68,6 +68,25 @@ class Calls:
             self._todo.put(None)
 
 
+class Here:
+    """Runs the calls of a client that keeps its time by itself, on the caller's thread."""
+
+    stuck = False
+
+    def __call__(
+        self,
+        call: Callable[[float], Any],
+        timeout_s: float,
+        *,
+        meanwhile: Callable[[], object] | None = None,
+    ) -> None:
+        """Runs call(timeout_s); raises what it raises."""
+        call(timeout_s)
+
+    def close(self) -> None:
+        """There is nothing to end."""
+
+
 def _serve(todo: SimpleQueue[tuple[Callable[[float], Any], float, SimpleQueue[Any]] | None]) -> None:
     while (task := todo.get()) is not None:
         call, timeout_s, answers = task

@@ -71,7 +71,7 @@ def _type_copy(_typing: Any, to: Any, source: Any, size: Any) -> Any:
     return types.void(types.int64, types.int64, types.int64), generate
 
 
-_copy: Any = intrinsic(_type_copy)
+copy_bytes: Any = intrinsic(_type_copy)
 
 
 def _called(arity: int) -> Any:
@@ -160,12 +160,12 @@ def take(pointers: Int64s, begin: int, timestamp: int, headers: int, scratch: In
         columns[VALUE_START, rows] = columns[VALUE_END, rows] = -1
         columns[KEY_START, rows] = columns[KEY_END, rows] = -1
         if value != 0:
-            _copy(buffer_at + used, value, size)
+            copy_bytes(buffer_at + used, value, size)
             columns[VALUE_START, rows] = used
             used += size
             columns[VALUE_END, rows] = used
         if key != 0:
-            _copy(buffer_at + used, key, key_size)
+            copy_bytes(buffer_at + used, key, key_size)
             columns[KEY_START, rows] = used
             used += key_size
             columns[KEY_END, rows] = used
@@ -236,7 +236,7 @@ def copy_spans(sources: Int64s, sizes: Int64s, buffer_at: int, starts: Int64s) -
     at = 0
     for row in range(sources.size):
         starts[row] = at
-        _copy(buffer_at + at, sources[row], sizes[row])
+        copy_bytes(buffer_at + at, sources[row], sizes[row])
         at += sizes[row]
 
 

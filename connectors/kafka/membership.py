@@ -19,7 +19,7 @@ from confluent_kafka import TopicPartition as KafkaPlace
 
 from connectors.kafka.answers import Connection, error_of, refusal, stale
 from connectors.kafka.profile import Profile
-from streamproc.errors import Fenced
+from streamproc.errors import Fenced, LogError
 
 logger = logging.getLogger(__name__)
 
@@ -119,8 +119,7 @@ class KafkaMembership:
         """
         found: bytes = self._consumer.consumer_group_metadata()
         if found.startswith(_METADATA):
-            generation = int.from_bytes(found[len(_METADATA) :][:4], sys.byteorder, signed=True)
-            _group, member, *_ = found[len(_METADATA) + 4 :].split(b"\0")
+            _, generation, member = member_of(found)
             if generation < 0 or not member:
                 raise stale(self._member, self._group, "it is no member now")
         return found
@@ -157,3 +156,12 @@ class KafkaMembership:
     def _lose(self, consumer: Consumer, places: list[KafkaPlace]) -> None:
         self._lost = True
         self._revoke(consumer, places)
+
+
+def member_of(metadata: bytes) -> tuple[str, int, str]:
+    """Group, generation and member as a consumer's metadata have them: -1 and "" of one that never joined."""
+    rest = metadata.removeprefix(_METADATA)
+    if len(rest) == len(metadata):
+        raise LogError("a consumer's metadata are written in another way", hint="write direct = false under [kafka]")
+    group, member, *_ = rest[4:].split(b"\0")
+    return group.decode(), int.from_bytes(rest[:4], sys.byteorder, signed=True), member.decode()

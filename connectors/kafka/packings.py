@@ -1,4 +1,4 @@
-"""Packed record batches unfolded: what lies behind a batch's head may be packed with gzip, snappy, lz4 or zstd."""
+"""Record batches packed and unfolded: what lies behind a batch's head may be packed with gzip, snappy, lz4 or zstd."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 import zstandard
 
 from connectors.kafka.record_batches import HEAD
@@ -113,3 +114,51 @@ def _snappy_block(data: memoryview, most_bytes: int) -> bytes:
 
 
 _UNFOLD: Final[Mapping[int, Callable[[memoryview, int], bytes]]] = {1: _gzip, 2: _snappy, 3: _lz4, 4: _zstd}
+
+
+NUMBERS: Final[Mapping[str, int]] = {"gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
+"""What a batch's attributes say of each packing."""
+_LZ4_HEAD: Final = b"\x04\x22\x4d\x18"
+_LZ4_KIND: Final = b"\x60\x40"
+"""Version 1, blocks that need no other one, of at most 64 KiB: brokers read no others."""
+_LZ4_BLOCK: Final = 64 << 10
+_LZ4_PLAIN: Final = 1 << 31
+
+
+def folded(records: memoryview, packing: str) -> bytes:
+    """Records packed as brokers read them."""
+    return _FOLD[packing](records)
+
+
+def _gzipped(data: memoryview) -> bytes:
+    packer = zlib.compressobj(wbits=31)
+    return packer.compress(data) + packer.flush()
+
+
+def _lz4_framed(data: memoryview) -> bytes:
+    """A frame of blocks of our own: the library's frames have blocks that build on each other."""
+    codec = pa.Codec("lz4_raw")
+    parts = [_LZ4_HEAD, _LZ4_KIND, bytes([xxhash.xxh32_intdigest(_LZ4_KIND) >> 8 & 0xFF])]
+    for at in range(0, len(data), _LZ4_BLOCK):
+        plain = data[at : at + _LZ4_BLOCK]
+        packed: bytes = codec.compress(pa.py_buffer(plain), asbytes=True)
+        if len(packed) < len(plain):
+            parts += [struct.pack("<I", len(packed)), packed]
+        else:
+            parts += [struct.pack("<I", len(plain) | _LZ4_PLAIN), bytes(plain)]
+    parts.append(struct.pack("<I", 0))
+    return b"".join(parts)
+
+
+def _snapped(data: memoryview) -> bytes:
+    packed: bytes = pa.Codec("snappy").compress(pa.py_buffer(data), asbytes=True)
+    return packed
+
+
+def _zstandard(data: memoryview) -> bytes:
+    return zstandard.ZstdCompressor().compress(data)
+
+
+_FOLD: Final[Mapping[str, Callable[[memoryview], bytes]]] = {
+    "gzip": _gzipped, "snappy": _snapped, "lz4": _lz4_framed, "zstd": _zstandard,
+}  # fmt: skip

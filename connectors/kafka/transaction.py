@@ -17,7 +17,7 @@ from confluent_kafka import TopicPartition as KafkaPlace
 
 from connectors.kafka.admin import Admin
 from connectors.kafka.answers import Connection, error_of, fenced, is_fenced, is_stale, is_torn, refusal, stale, unknown
-from connectors.kafka.calls import Calls
+from connectors.kafka.calls import Calls, Here
 from connectors.kafka.membership import KafkaMembership
 from connectors.kafka.profile import TRANSACTION_TIMEOUT_S
 from streamproc.errors import LogError
@@ -36,11 +36,21 @@ class Sender(Protocol):
     ranges  the offsets of what the transaction sent to each partition and was reported, half-open
     failed  why a record of it did not arrive
     aborts_by_polling  whether an abort comes back only if the client is polled
+    ends_fence  whether each end brings a new epoch: then nothing of a transaction can come late
+    keeps_time  whether its calls come back in their time, and need no thread of their own
     """
 
-    ranges: dict[TopicPartition, tuple[int, int]]
-    failed: KafkaError | None
     aborts_by_polling: bool
+    ends_fence: bool
+    keeps_time: bool
+
+    @property
+    def ranges(self) -> dict[TopicPartition, tuple[int, int]]:
+        """See above."""
+
+    @property
+    def failed(self) -> KafkaError | None:
+        """See above."""
 
     def __len__(self) -> int:
         """Records that were not reported yet."""
@@ -81,7 +91,7 @@ class Owner(Protocol):
     admin: Admin
     connection: Connection
     client: Sender
-    calls: Calls
+    calls: Calls | Here
     broken: LogError | None
 
     def usable(self) -> None:
@@ -301,11 +311,13 @@ class KafkaTransaction:
             return
         self._begun, self._sent = False, 0
         producer = self._producer
-        producer.doubt()  # An abort is rare: what led to it may still be on its way.
+        if not producer.client.ends_fence:
+            producer.doubt()  # An abort is rare: what led to it may still be on its way.
         try:
             poll = partial(producer.client.poll, 0.0) if producer.client.aborts_by_polling else None
             producer.calls(producer.client.abort_transaction, _ABORT_S, meanwhile=poll)
         except KafkaException as problem:
+            producer.doubt()
             error = error_of(problem)
             if is_fenced(error):
                 producer.broken = fenced(producer.id)

@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, KafkaException
 
 from connectors.kafka.admin import Admin
 from connectors.kafka.answers import Connection, error_of, refusal
-from connectors.kafka.calls import Calls
+from connectors.kafka.calls import Calls, Here
 from connectors.kafka.profile import Profile
 from connectors.kafka.transaction import KafkaTransaction, Sender
 from streamproc.errors import LogError
@@ -23,7 +23,7 @@ from streamproc.ports import Membership, TopicPartition, block_of
 
 _INIT_S: Final = 30.0
 
-MakeSender = Callable[[Profile, str, Connection], Sender]
+MakeSender = Callable[[Profile, Admin, str, Connection], Sender]
 """Opens the client that sends, of a transactional id."""
 
 
@@ -90,6 +90,8 @@ class KafkaProducer:
 
         Where the brokers do not answer, the next transaction opens the client anew.
         """
+        if self.client.ends_fence:
+            return
         self._doubted = True  # Until somebody knows better.
         with contextlib.suppress(LogError, KafkaException):
             self._doubted = self.client.sent_again
@@ -119,13 +121,13 @@ class KafkaProducer:
             asker.close()
         return self._plain[group]
 
-    def _opened(self) -> tuple[Sender, Calls]:
+    def _opened(self) -> tuple[Sender, Calls | Here]:
         doing = f"opening producer '{self.id}'"
         try:
-            client = self._make_sender(self.profile, self.id, self.connection)
+            client = self._make_sender(self.profile, self.admin, self.id, self.connection)
         except KafkaException as problem:
             raise refusal(error_of(problem), doing, self.connection) from problem
-        calls = Calls(client)
+        calls = Here() if client.keeps_time else Calls(client)
         try:
             calls(client.init_transactions, _INIT_S)
         except KafkaException as problem:
@@ -137,7 +139,7 @@ class KafkaProducer:
         return client, calls
 
 
-def _let_go(client: Sender, calls: Calls, timeout_s: float) -> None:
+def _let_go(client: Sender, calls: Calls | Here, timeout_s: float) -> None:
     """Frees a client, unless a call is still inside it."""
     calls.close()
     if calls.stuck:

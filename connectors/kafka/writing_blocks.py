@@ -16,6 +16,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import TopicPartition as KafkaPlace
 
 from connectors.kafka import kernels
+from connectors.kafka.admin import Admin
 from connectors.kafka.answers import Connection
 from connectors.kafka.native import (
     EVENT_DELIVERIES,
@@ -49,6 +50,7 @@ class BlockSender:
     """librdkafka's transactional producer, given blocks."""
 
     aborts_by_polling = True
+    ends_fence = keeps_time = False
 
     def __init__(self, settings: Mapping[str, Any], connection: Connection, *, most_bytes: int) -> None:
         kernels.prepare()
@@ -64,7 +66,7 @@ class BlockSender:
         self.failed: KafkaError | None = None
 
     @classmethod
-    def opened(cls, profile: Profile, transactional_id: str, connection: Connection) -> Self:
+    def opened(cls, profile: Profile, _admin: Admin, transactional_id: str, connection: Connection) -> Self:
         """The client of a transactional id."""
         return cls(profile.writer(transactional_id), connection, most_bytes=profile.outstanding_bytes)
 

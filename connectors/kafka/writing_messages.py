@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import TopicPartition as KafkaPlace
 
+from connectors.kafka.admin import Admin
 from connectors.kafka.answers import Connection
 from connectors.kafka.losses import STATISTICS_MS, Losses
 from connectors.kafka.profile import Profile
@@ -31,6 +32,7 @@ class MessageSender:
     """confluent-kafka's transactional producer, given blocks."""
 
     aborts_by_polling = False
+    ends_fence = keeps_time = False
 
     def __init__(self, settings: Mapping[str, Any], connection: Connection) -> None:
         self._losses = Losses()
@@ -41,7 +43,7 @@ class MessageSender:
         self.failed: KafkaError | None = None
 
     @classmethod
-    def opened(cls, profile: Profile, transactional_id: str, connection: Connection) -> Self:
+    def opened(cls, profile: Profile, _admin: Admin, transactional_id: str, connection: Connection) -> Self:
         """The client of a transactional id."""
         return cls(profile.writer(transactional_id), connection)
 

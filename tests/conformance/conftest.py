@@ -98,13 +98,14 @@ ADAPTERS: Mapping[str, Callable[[Path], Adapter]] = {
     "embedded": lambda folder: EmbeddedAdapter(folder / "log.db"),
     "kafka": lambda _: KafkaAdapter(blocks=True),
     "kafka, through librdkafka": lambda _: KafkaAdapter(blocks=True, direct=False),
-    "kafka, message by message": lambda _: KafkaAdapter(blocks=False),
+    "kafka, message by message": lambda _: KafkaAdapter(blocks=False, direct=False),
+    "kafka, read message by message": lambda _: KafkaAdapter(blocks=False),
     "simulated": lambda _: SimulatedAdapter(),
     "simulated, one generation": lambda _: SimulatedAdapter(strict=True),
 }
 
 
-SLOW = ("kafka, through librdkafka", "kafka, message by message")
+SLOW = ("kafka, through librdkafka", "kafka, message by message", "kafka, read message by message")
 
 
 @pytest.fixture(

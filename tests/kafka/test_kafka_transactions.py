@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import count
+from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
@@ -29,10 +30,10 @@ def cluster() -> Iterator[KafkaCluster]:
         yield running
 
 
-@pytest.fixture(params=[True, False], ids=["blocks", "objects"])
+@pytest.fixture(params=["direct", "blocks", "objects"])
 def log(cluster: KafkaCluster, request: pytest.FixtureRequest) -> Iterator[KafkaLog]:
-    profile = Profile(kafka_settings({"brokers": cluster.bootstrap}))
-    with closing(KafkaLog(profile, blocks=request.param)) as log:
+    profile = Profile(kafka_settings({"brokers": cluster.bootstrap, "direct": request.param == "direct"}))
+    with closing(KafkaLog(profile, blocks=request.param != "objects")) as log:
         for name in {"inputs"} - log.topics().keys():
             log.create_topic(name, TopicSettings())
         yield log
@@ -92,9 +93,9 @@ def test_a_transaction_that_runs_again_has_all_its_records(log: KafkaLog, monkey
     producer, topic = opened(log)
 
     def moved(*_told: object) -> None:
+        monkeypatch.undo()
         raise KafkaException(KafkaError(KafkaError.ILLEGAL_GENERATION, "the generation moved on"))
 
-    # Of this client alone: behind an abort the producer has a new one.
     monkeypatch.setattr(producer.client, "send_offsets_to_transaction", moved)
     transaction = producer.begin()
     transaction.append(block_of(topic, 0, [b"second"]))
@@ -115,6 +116,7 @@ def test_a_commit_that_happened_is_told_though_its_producer_cannot_go_on(
 
     make = producer._make_sender
     monkeypatch.setattr(type(producer.client), "sent_again", True)
+    monkeypatch.setattr(type(producer.client), "ends_fence", False)
     monkeypatch.setattr(producer, "_make_sender", refused)
     transaction = producer.begin()
     committed(transaction, topic, b"second", 2)
@@ -133,9 +135,10 @@ def test_who_was_fenced_while_a_transaction_ran_again_does_not_fence_his_success
     log: KafkaLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     producer, topic = opened(log)
-    successors = []
+    successors, send = [], producer.client.send_offsets_to_transaction
 
-    def moved(*_told: object) -> None:
+    def moved(*told: Any) -> None:
+        send(*told)
         successors.append(log.producer(topic))
         raise KafkaException(KafkaError(KafkaError.ILLEGAL_GENERATION, "the generation moved on"))
 

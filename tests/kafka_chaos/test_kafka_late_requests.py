@@ -15,7 +15,9 @@ import pytest
 from kafka_chaos_proxy import END_TXN, TXN_OFFSET_COMMIT, EndTxnProxy
 
 from connectors.kafka import KafkaLog, Profile, kafka_settings
+from connectors.kafka.writing import KafkaProducer
 from connectors.kafka.writing_blocks import BlockSender
+from connectors.kafka.writing_direct import DirectSender
 from connectors.kafka.writing_messages import MessageSender
 from streamproc.errors import UnknownOutcome
 from streamproc.ports import TopicPartition, TopicSettings, block_of
@@ -25,7 +27,8 @@ from tests.services.kafka import KafkaCluster, kafka_cluster
 INPUT = TopicPartition("inputs", 0)
 _number = count()
 KINDS = pytest.mark.parametrize("kind", [END_TXN, TXN_OFFSET_COMMIT], ids=["end", "offsets"])
-PATHS = pytest.mark.parametrize("blocks", [True, False], ids=["blocks", "objects"])
+WAYS = ("direct", "blocks", "objects")
+PATHS = pytest.mark.parametrize("way", WAYS)
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +37,14 @@ def cluster() -> Iterator[KafkaCluster]:
         yield running
 
 
-def meet(cluster: KafkaCluster, *, kind: int, blocks: bool, rounds: int) -> tuple[list[str], list[str], list[int]]:
+def meet(cluster: KafkaCluster, *, kind: int, way: str, rounds: int) -> tuple[list[str], list[str], list[int]]:
     """What was committed, what a reader saw, and the offsets that were committed after each round."""
     topic = f"t{next(_number)}"
     committed, offsets = [], []
-    profile = Profile(kafka_settings({"brokers": cluster.proxied_bootstrap}))
+    profile = Profile(kafka_settings({"brokers": cluster.proxied_bootstrap, "direct": way == "direct"}))
     with (
         EndTxnProxy(cluster.proxy_targets, seed=0) as proxy,
-        closing(KafkaLog(profile, blocks=blocks)) as log,
+        closing(KafkaLog(profile, blocks=way != "objects")) as log,
     ):
         place = TopicPartition(topic, 0)
         for name in {"inputs", topic} - log.topics().keys():
@@ -83,9 +86,9 @@ def _is_settled(log: KafkaLog, place: TopicPartition) -> bool:
     return log.end_offset(place) == log.end_offset(place, isolation="read_uncommitted")
 
 
-def hold(cluster: KafkaCluster, *, kind: int, blocks: bool, rounds: int) -> None:
+def hold(cluster: KafkaCluster, *, kind: int, way: str, rounds: int) -> None:
     """Everything that was committed is there, once; nothing of what was aborted."""
-    committed, seen, offsets = meet(cluster, kind=kind, blocks=blocks, rounds=rounds)
+    committed, seen, offsets = meet(cluster, kind=kind, way=way, rounds=rounds)
     assert seen == committed
     assert offsets == [2 * number + 1 + number % 2 for number in range(rounds)]
 
@@ -93,24 +96,43 @@ def hold(cluster: KafkaCluster, *, kind: int, blocks: bool, rounds: int) -> None
 @KINDS
 @PATHS
 def test_a_request_that_comes_late_changes_nothing_of_the_next_transaction(
-    cluster: KafkaCluster, kind: int, blocks: bool
+    cluster: KafkaCluster, kind: int, way: str
 ) -> None:
-    hold(cluster, kind=kind, blocks=blocks, rounds=6)
+    hold(cluster, kind=kind, way=way, rounds=6)
 
 
 @pytest.mark.long
 @KINDS
 @PATHS
-def test_no_late_request_in_hundreds_changes_anything(cluster: KafkaCluster, kind: int, blocks: bool) -> None:
-    hold(cluster, kind=kind, blocks=blocks, rounds=int(os.environ.get("STREAMPROC_ROUNDS", "500")))
+def test_no_late_request_in_hundreds_changes_anything(cluster: KafkaCluster, kind: int, way: str) -> None:
+    hold(cluster, kind=kind, way=way, rounds=int(os.environ.get("STREAMPROC_ROUNDS", "500")))
 
 
-@PATHS
-def test_without_a_new_epoch_a_late_end_does_commit_what_was_to_be_aborted(
-    cluster: KafkaCluster, blocks: bool, monkeypatch: pytest.MonkeyPatch
+@KINDS
+def test_an_epoch_that_each_end_brings_is_enough(
+    cluster: KafkaCluster, kind: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(BlockSender if blocks else MessageSender, "sent_again", False)
-    committed, seen, _ = meet(cluster, kind=END_TXN, blocks=blocks, rounds=1)
+    """Brokers refuse what is late by themselves: no producer is opened anew for it, and none need be."""
+    opened = DirectSender.opened.__func__
+    producers: list[DirectSender] = []
+
+    def counted(kind: type[DirectSender], *given: object) -> tuple[DirectSender | None, str]:
+        found: tuple[DirectSender | None, str] = opened(kind, *given)
+        producers.extend([found[0]] if found[0] is not None else [])
+        return found
+
+    monkeypatch.setattr(DirectSender, "opened", classmethod(counted))
+    monkeypatch.setattr(KafkaProducer, "doubt", lambda _: None)
+    hold(cluster, kind=kind, way="direct", rounds=6)
+    assert len(producers) == 1
+
+
+@pytest.mark.parametrize("way", WAYS[1:])
+def test_without_a_new_epoch_a_late_end_does_commit_what_was_to_be_aborted(
+    cluster: KafkaCluster, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BlockSender if way == "blocks" else MessageSender, "sent_again", False)
+    committed, seen, _ = meet(cluster, kind=END_TXN, way=way, rounds=1)
     assert seen != committed
 
 
@@ -119,7 +141,7 @@ def test_without_a_new_epoch_late_offsets_do_take_the_next_ones_back(
 ) -> None:
     monkeypatch.setattr(BlockSender, "sent_again", False)
     try:
-        _, _, offsets = meet(cluster, kind=TXN_OFFSET_COMMIT, blocks=True, rounds=2)
+        _, _, offsets = meet(cluster, kind=TXN_OFFSET_COMMIT, way="blocks", rounds=2)
     except UnknownOutcome:
         return
     assert offsets != [1, 4]
