@@ -65,7 +65,7 @@ CONTENDERS = {
     "keep-20": "decode, filter (20 % stay), map, encode",
     "drop-20": "decode, filter (80 % stay), map, encode",
     "objects": "pass-through by the fallback adapter",
-    "pass-librdkafka": "pass-through, fetched by librdkafka",
+    "pass-librdkafka": "pass-through, all of it by librdkafka",
 }
 
 
@@ -142,7 +142,7 @@ def contend(name: str, brokers: str, topic: str, records: int) -> dict[str, floa
             log.delete_topic(f"{run}.out")
         return found
     shape = "pass" if name == "objects" else name.removesuffix("-librdkafka")
-    log = log_of(brokers, blocks=name != "objects", direct=shape == name)
+    log = log_of(brokers, blocks=name != "objects", direct=not name.endswith("-librdkafka"))
     with log, tempfile.TemporaryDirectory() as folder:
         binding = bind(topologies(topic, run)[shape], log, MemoryRegistry([BID]))
         checkpoints = DirectoryCheckpoints(Path(folder))

@@ -36,6 +36,12 @@ _TORN: Final = {
     KafkaError.INVALID_PRODUCER_ID_MAPPING,
     KafkaError.UNKNOWN,  # A broker that fell over its own state: seen at a commit while another producer took its id.
 }
+_GIVEN_UP: Final = {
+    KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER,
+    KafkaError.UNKNOWN_PRODUCER_ID,
+    getattr(KafkaError, "TRANSACTION_ABORTABLE", 120),
+}
+"""The brokers cannot go on with this transaction; nothing is wrong with the next one."""
 _AWAY: Final = {
     # The client's own words for it.
     KafkaError._NOENT,  # No leader is known for a partition.
@@ -142,6 +148,8 @@ def refusal(error: KafkaError, what: str, connection: Connection) -> LogError:
     code = error.code()
     if code in _AWAY:
         return connection.away(what)
+    if code in _GIVEN_UP:
+        return LogUnavailable(f"{what}: {error.str()} ({error.name()})", hint="what it was to write is done again")
     if is_unknown(error):
         return UnknownTopic(f"{what}: Kafka has no such topic or partition", hint="see 'streamproc topics'")
     if code in (
