@@ -78,7 +78,7 @@ class KafkaSettings:
 
     insecure        lets records and passwords travel in the clear to brokers on other machines
     group_protocol  "classic" works with every broker; "consumer" is that of Kafka 4 (KIP-848)
-    direct          batches are fetched without librdkafka while nothing is wrong, which takes a third less CPU
+    direct          batches are fetched and written without librdkafka where that is possible, which takes half the CPU
     """
 
     brokers: tuple[str, ...]

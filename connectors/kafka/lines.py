@@ -42,6 +42,8 @@ Answer = Callable[[Fields | None, float], None]
 MOST_ASKED: Final = 5
 """Requests on their way on a line: brokers know that many batches of a partition again."""
 _CONNECT_S: Final = 2.0
+_IDLE_S: Final = 1.0
+"""Behind a rest of so long it is looked whether the broker has ended a line: what is sent there is sent twice."""
 _AWAY_S: Final = 0.5
 """A broker that could not be reached is left alone for so long."""
 _SILENT_S: Final = 6.0
@@ -163,6 +165,13 @@ class Line:
         if self.asked and now - self.since > _SILENT_S / 8 and (queued := self._unsent()) != self._queued:
             self._queued, self.since = queued, now
 
+    @property
+    def ended(self) -> bool:
+        """Whether the broker has ended the connection, or says something that nobody asked for."""
+        ready = select.poll()
+        ready.register(self.socket, select.POLLIN)
+        return bool(ready.poll(0))
+
     def _unsent(self) -> int:
         """Bytes that this machine has taken and the other one has not confirmed."""
         if not _UNSENT:
@@ -190,7 +199,7 @@ class Lines:
     def to(self, address: Address, purpose: str) -> Line | None:
         """The line to a broker, opened where there is none; None where it cannot be reached now."""
         line, now = self._lines.get((address, purpose)), time.monotonic()
-        if line is not None and not line.asked and now >= line.until:
+        if line is not None and not line.asked and (now >= line.until or (now > line.since + _IDLE_S and line.ended)):
             self.close(line)  # A new connection brings a new proof of who we are.
             line = None
         if line is None and now >= self._away.get(address, (0.0, ""))[0]:

@@ -59,7 +59,7 @@ class _Directly:
     def __call__(self, profile: Profile, admin: Admin, transactional_id: str, connection: Connection) -> Sender:
         if not profile.settings.direct:
             return self._otherwise(profile, admin, transactional_id, connection)
-        sender, why = DirectSender.opened(profile, transactional_id, admin)
+        sender, why = DirectSender.opened(profile, admin, transactional_id, connection)
         if why != self._said:
             self._said = why
             if why:

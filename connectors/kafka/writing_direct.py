@@ -17,6 +17,7 @@ from confluent_kafka import TopicPartition as KafkaPlace
 
 from connectors.kafka import written_batches
 from connectors.kafka.admin import Admin
+from connectors.kafka.answers import Connection
 from connectors.kafka.coordinators import END, GROUP, INIT, OFFSETS, TRANSACTION, Coordinators, Question
 from connectors.kafka.deliveries import Deliveries
 from connectors.kafka.fields import NO_TAGS, Fields, listed, text
@@ -39,9 +40,9 @@ class DirectSender:
     aborts_by_polling = False
     ends_fence = keeps_time = True
 
-    def __init__(self, profile: Profile, transactional_id: str, admin: Admin) -> None:
+    def __init__(self, profile: Profile, admin: Admin, transactional_id: str, connection: Connection) -> None:
         written_batches.prepare()
-        self._id = transactional_id
+        self._id, self._connection = transactional_id, connection
         self._packing = profile.settings.compression
         self._lines = Lines(profile.settings)
         self._deliveries = Deliveries(
@@ -54,9 +55,11 @@ class DirectSender:
         self._has_offsets = False
 
     @classmethod
-    def opened(cls, profile: Profile, transactional_id: str, admin: Admin) -> tuple[Self | None, str]:
+    def opened(
+        cls, profile: Profile, admin: Admin, transactional_id: str, connection: Connection
+    ) -> tuple[Self | None, str]:
         """The producer, or None and why it cannot be: the brokers do not speak its transactions, or do not answer."""
-        sender = cls(profile, transactional_id, admin)
+        sender = cls(profile, admin, transactional_id, connection)
         try:
             why = sender._coordinators.why_not(_SPEAK_S)
         except KafkaException as problem:
@@ -123,6 +126,7 @@ class DirectSender:
     def commit_transaction(self, timeout_s: float) -> None:
         """Commits; raises what failed before that, where nothing was asked for yet."""
         if self.failed is not None:
+            self._connection(self.failed)
             raise KafkaException(self.failed)
         self._end(timeout_s, commit=True)
 

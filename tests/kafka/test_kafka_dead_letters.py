@@ -30,17 +30,17 @@ cards = sp.Topology("cards", version=1, owner="payments", sinks={"seen": sp.sour
 REPLAY = ["dlq", "replay", "cards.py", "--bind", "kafka.toml"]
 KILLED = """
 import os, signal, sys
-from connectors.kafka.writing_blocks import BlockSender
+from connectors.kafka.writing_direct import DirectSender
 from streamproc.cli.app import run
 
-commit = BlockSender.commit_transaction
+commit = DirectSender.commit_transaction
 
 def killed(self, timeout_s):
     if sys.argv[1] == "after":
         commit(self, timeout_s)
     os.kill(os.getpid(), signal.SIGKILL)
 
-BlockSender.commit_transaction = killed
+DirectSender.commit_transaction = killed
 run(sys.argv[2:])
 """
 """The command, which dies at its commit: just before it, when all is written, or as soon as it holds."""

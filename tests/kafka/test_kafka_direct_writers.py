@@ -193,6 +193,19 @@ def test_a_broker_that_holds_us_back_gets_nothing_meanwhile_and_is_not_dead(monk
             assert all(first < second for first, second in pairwise(moments))
 
 
+def test_a_line_that_the_broker_ended_while_nobody_wrote_is_opened_anew_before_anything_is_sent() -> None:
+    """Else the end of a transaction would be sent twice, and a refusal of it mean nothing."""
+    with kafka_cluster(settings={"connections.max.idle.ms": 2_000}) as cluster, staged(cluster) as stage:
+        for number in range(2):
+            before = len(stage.meddler.seen)
+            time.sleep(5.0)
+            stage.written(b"%d" % number, offset=2)
+            kinds = [one.kind for one in stage.meddler.seen[before:]]
+            assert [kinds.count(kind) for kind in (PRODUCE, OFFSETS, END_TXN)] == [1, 1, 1]
+            assert not stage.producer.client.sent_again
+        assert stage.values() == [b"first", b"0", b"1"]
+
+
 # ── who writes how ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 

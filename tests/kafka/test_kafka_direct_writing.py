@@ -213,7 +213,7 @@ def test_records_that_nobody_takes_are_surely_not_committed(stage: Stage, short:
     stage.meddler.fates[PRODUCE] = ["keep"]
     stage.meddler.stays.add(PRODUCE)
     began = time.monotonic()
-    with pytest.raises(LogUnavailable):
+    with pytest.raises(LogUnavailable, match="were taken by nobody within"):
         stage.written(b"never", offset=2)
     assert 2.0 < time.monotonic() - began < 4.5, "as long as patience lasts, and no longer"
     stage.meddler.fates.clear()

@@ -55,7 +55,8 @@ class SmallQueues(Profile):
 
 
 def test_records_keep_their_order_however_often_the_client_is_full(cluster: KafkaCluster) -> None:
-    with contextlib.closing(KafkaLog(SmallQueues(kafka_settings({"brokers": cluster.bootstrap})), blocks=False)) as log:
+    profile = SmallQueues(kafka_settings({"brokers": cluster.bootstrap, "direct": False}))
+    with contextlib.closing(KafkaLog(profile, blocks=False)) as log:
         log.create_topic("full", TopicSettings())
         values = [b"%d" % n if n % 7 else None for n in range(30_000)]
         producer = log.producer("full-writer")

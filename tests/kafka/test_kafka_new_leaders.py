@@ -13,12 +13,12 @@ from tests.deploy.deployed import within
 from tests.services.kafka import kafka_cluster
 
 
-@pytest.mark.parametrize("blocks", [True, False], ids=["in blocks", "as objects"])
-def test_a_handle_goes_on_after_a_restart_of_the_broker(blocks: bool) -> None:
+@pytest.mark.parametrize("way", ["directly", "in blocks", "as objects"])
+def test_a_handle_goes_on_after_a_restart_of_the_broker(way: str) -> None:
     places = [TopicPartition("t", number) for number in range(3)]
     with kafka_cluster() as cluster:
-        profile = Profile(kafka_settings({"brokers": cluster.bootstrap}))
-        with contextlib.closing(KafkaLog(profile, blocks=blocks)) as log:
+        profile = Profile(kafka_settings({"brokers": cluster.bootstrap, "direct": way == "directly"}))
+        with contextlib.closing(KafkaLog(profile, blocks=way != "as objects")) as log:
             log.create_topic("t", TopicSettings(len(places)))
             producer = log.producer("w")
             for value in (b"before", b"after"):

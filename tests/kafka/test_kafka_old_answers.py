@@ -38,8 +38,9 @@ def cluster() -> Iterator[KafkaCluster]:
         yield running
 
 
-def opened(cluster: KafkaCluster, *, blocks: bool = True) -> KafkaLog:
-    return KafkaLog(Profile(kafka_settings({"brokers": cluster.bootstrap}), session_s=1.5), blocks=blocks)
+def opened(cluster: KafkaCluster, way: str = "directly") -> KafkaLog:
+    settings = kafka_settings({"brokers": cluster.bootstrap, "direct": way == "directly"})
+    return KafkaLog(Profile(settings, session_s=1.5), blocks=way != "as objects")
 
 
 def owner(log: KafkaLog, group: str, topic: str) -> Membership:
@@ -49,13 +50,13 @@ def owner(log: KafkaLog, group: str, topic: str) -> Membership:
     return member
 
 
-@pytest.mark.parametrize("blocks", [True, False], ids=["in blocks", "as objects"])
+@pytest.mark.parametrize("way", ["directly", "in blocks", "as objects"])
 def test_a_mark_moves_the_end_and_the_groups_offset_and_gives_no_reader_anything(
-    cluster: KafkaCluster, blocks: bool
+    cluster: KafkaCluster, way: str
 ) -> None:
-    topic, group = f"marked{blocks}", f"group{blocks}"
+    topic, group = f"marked-{way[:2]}", f"group-{way[:2]}"
     place = TopicPartition(topic, 0)
-    with contextlib.closing(opened(cluster, blocks=blocks)) as log:
+    with contextlib.closing(opened(cluster, way)) as log:
         log.create_topic(topic, TopicSettings())
         member = owner(log, group, topic)
         producer = log.producer("w")
