@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from streamproc.contracts.approvals import FILE, Approval, parse_approvals
 from streamproc.contracts.avro_schema import parse_contract
 from streamproc.contracts.derive import avsc_text
 from streamproc.contracts.evolution import check_evolution
@@ -45,8 +46,8 @@ class FolderRegistry:
     """Contracts in folders; see `streamproc.contracts.registry.Registry`.
 
     Files are read once, at construction. One that cannot be used stops only who asks for it; `check_all` names all.
-    A folder that is missing or read-only serves what it has. Raises InputError for an unreadable `ids.json`,
-    ContractError if two schemas have one id.
+    A folder that is missing or read-only serves what it has. Raises InputError for an unreadable `ids.json` or
+    `approvals.toml`, ContractError if two schemas have one id.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
@@ -63,7 +64,9 @@ class FolderRegistry:
         for folder in self._folders:
             for path in sorted(folder.glob("*.avsc")):
                 self._load_file(path, contracts)
-        self._memory = MemoryRegistry(contracts.values(), ids, first_id=_OWN if len(self._folders) > 1 else 1)
+        approvals = [approval for folder in self._folders for approval in read_approvals(folder / FILE)]
+        first_id = _OWN if len(self._folders) > 1 else 1
+        self._memory = MemoryRegistry(contracts.values(), ids, first_id=first_id, approvals=approvals)
 
     def _load_file(self, path: Path, contracts: dict[str, Contract]) -> None:
         name = path.name.removesuffix(".avsc")
@@ -114,6 +117,10 @@ class FolderRegistry:
         except UnknownContract as error:
             places = ", ".join(str(folder) for folder in self._folders)
             raise UnknownContract(f"{error.message} in {places}", hint=error.hint) from None
+
+    def approvals(self) -> Sequence[Approval]:
+        """What owners have let others do: `approvals.toml` of each folder."""
+        return self._memory.approvals()
 
     def adopt(self, contract: Contract) -> int:
         """The contract's id; one derived from its schema if nobody registered it, remembered by this object."""
@@ -201,6 +208,16 @@ def read_contract(path: Path) -> Contract:
             f"{path} declares {contract}", hint=f"rename it to {contract}.avsc, or mend name and sp:version"
         )
     return contract
+
+
+def read_approvals(path: Path) -> tuple[Approval, ...]:
+    """The approvals of a folder, none without a file; raises InputError."""
+    try:
+        return parse_approvals(path.read_text("utf-8"), str(path))
+    except FileNotFoundError:
+        return ()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"'{path}' cannot be read: {error}", hint="it is a TOML file in UTF-8") from None
 
 
 def read_ids(path: Path) -> dict[str, int]:

@@ -5,7 +5,8 @@
     │  ├─ UnknownColumn         a step reads a column that its input does not have
     │  ├─ TypeMismatch          a column has another type, unit or key than the step needs
     │  ├─ DuplicateName         two steps, columns or sinks share a name
-    │  └─ NotElementWise        an expression looks at other rows than its own
+    │  ├─ NotElementWise        an expression looks at other rows than its own
+    │  └─ NotOwned              a topic or field with no owner, two, or another one than who writes it
     ├─ ContractError            a schema
     │  ├─ UnknownContract       no such contract in the registry
     │  ├─ InvalidSchema         not Avro, or refused by the lint
@@ -67,6 +68,10 @@ class DuplicateName(DefinitionError):
 
 class NotElementWise(DefinitionError):
     """An expression whose value for a row depends on other rows."""
+
+
+class NotOwned(DefinitionError):
+    """A topic or field that has no owner, or two, or is written by somebody else than its owner."""
 
 
 class StepFailed(StreamprocError):

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar, cast
 
 from connectors.confluent_registry.cache import SchemaCache
 from connectors.confluent_registry.client import RegisteredSchema, RegistryClient, not_here
 from connectors.registry import FolderRegistry
+from streamproc.contracts.approvals import Approval
 from streamproc.contracts.avro_json import load_schema
 from streamproc.contracts.avro_schema import contract_of_avro
 from streamproc.contracts.model import Contract
@@ -109,6 +110,10 @@ class ConfluentRegistry:
             f"no usable schema has the id {schema_id} at '{self._client.access.url}': {why}",
             hint="register the writer's schema, then 'streamproc dlq replay'",
         )
+
+    def approvals(self) -> Sequence[Approval]:
+        """What owners have let others do: the folder's, as no registry has a place for it."""
+        return self._folder.approvals()
 
     def adopt(self, contract: Contract) -> int:
         """The registry's id; for what a plan derived, and for the engine's own records, one derived from the schema.

@@ -2,7 +2,7 @@
 
     record   sp:subject sp:version sp:owner sp:steward sp:scope sp:retention sp:sla sp:doc
              sp:key_encoding sp:partitioner sp:compatibility
-    field    sp:role ("event_time", "key" or "deleted") sp:unit sp:pii
+    field    sp:role ("event_time", "key" or "deleted") sp:unit sp:pii sp:owner
 
 An unknown `sp:` attribute is refused: a promise with a typing error would be no promise.
 """
@@ -37,7 +37,7 @@ _RECORD: Final = (
     "sp:partitioner",
     "sp:compatibility",
 )
-_FIELD: Final = ("sp:role", "sp:unit", "sp:pii")
+_FIELD: Final = ("sp:role", "sp:unit", "sp:pii", "sp:owner")
 _ROLES: Final = ("event_time", "key", "deleted")
 _ENCODINGS: Final = ("utf8", "int64", "composite")
 _PARTITIONERS: Final = ("murmur2", "crc32", "fnv1a", "unknown")
@@ -109,6 +109,7 @@ def _column(contract: str, item: Mapping[str, object]) -> Field:
         doc=_text(item, "doc", name),
         origins=frozenset((f"{contract}.{name}",)),
         deletes=item.get("sp:role") == "deleted",
+        owner=_text(item, "sp:owner", name),
     )  # fmt: skip
 
 
@@ -136,6 +137,8 @@ def _check_attributes(record: Mapping[str, object], path: str) -> None:
             _text(field, "sp:pii", below)
             if "sp:role" in field:
                 raise refuse(below, "a role on a field inside another one", "roles belong to fields of the top record")
+            if "sp:owner" in field:
+                raise refuse(below, "an owner of a field inside another one", "a column as a whole has one owner")
 
 
 def _known(node: Mapping[str, object], names: tuple[str, ...], path: str) -> None:

@@ -19,6 +19,7 @@ class Field:
     pii        sensitivity tag ("" = none), for example "pseudonym" or "direct"
     origins    source fields ("contract.field") from which the values derive
     deletes    true stands on a row that deletes its key: the rows are changes of a table
+    owner      in a contract: who owns the field, "" where that is the contract's owner
     """
 
     name: str
@@ -29,6 +30,7 @@ class Field:
     doc: str = ""
     origins: frozenset[str] = frozenset()
     deletes: bool = False
+    owner: str = field(default="", metadata={"fingerprint": False})
 
     def renamed(self, name: str) -> Field:
         """The same column under another name."""
@@ -119,6 +121,10 @@ class Contract:
     key_encoding: str = ""
     partitioner: str = "unknown"
     compatibility: str = "BACKWARD_TRANSITIVE"
+
+    def owner_of(self, name: str) -> str:
+        """Who owns a field: the one that it names, else the contract's owner.  Raises UnknownColumn."""
+        return self.schema[name].owner or self.owner
 
     def __str__(self) -> str:
         return f"{self.name}.v{self.version}"

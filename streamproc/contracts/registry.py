@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
+from streamproc.contracts.approvals import Approval
 from streamproc.contracts.avro_json import resolution_form
 from streamproc.contracts.evolution import require_evolution
 from streamproc.contracts.model import Contract
@@ -43,6 +44,10 @@ class Registry(Protocol):
 
     def schema_of(self, schema_id: int) -> Mapping[str, object]:
         """The schema, as JSON value, that wrote records with this id; raises UnknownContract."""
+        ...
+
+    def approvals(self) -> Sequence[Approval]:
+        """What owners have let others do with their contracts."""
         ...
 
     def adopt(self, contract: Contract) -> int:
@@ -88,6 +93,7 @@ class MemoryRegistry:
     contracts   known from the start, without a check of their evolution
     ids         fingerprint to id, as `ids.json` holds them
     first_id    the smallest id to allocate
+    approvals   what owners have let others do
 
     >>> from streamproc.contracts.avro_schema import parse_contract
     >>> registry = MemoryRegistry()
@@ -99,8 +105,14 @@ class MemoryRegistry:
     """
 
     def __init__(
-        self, contracts: Iterable[Contract] = (), ids: Mapping[str, int] | None = None, *, first_id: int = 1
+        self,
+        contracts: Iterable[Contract] = (),
+        ids: Mapping[str, int] | None = None,
+        *,
+        first_id: int = 1,
+        approvals: Sequence[Approval] = (),
     ) -> None:
+        self._approvals = tuple(approvals)
         self._contracts: dict[str, dict[int, Contract]] = {}
         self._ids = dict(ids or {})
         self._first_id = first_id
@@ -149,6 +161,10 @@ class MemoryRegistry:
                 hint="its .avsc was removed: bring it back" if gone else "bring the writer's .avsc and ids.json here",
             )
         return self._by_id[schema_id]
+
+    def approvals(self) -> Sequence[Approval]:
+        """What owners have let others do with their contracts."""
+        return self._approvals
 
     def adopt(self, contract: Contract) -> int:
         """The contract's id; one derived from its schema if nobody registered it, remembered by this object."""
@@ -236,3 +252,17 @@ def check_ids(ids: Mapping[str, int]) -> None:
                 hint="two branches allocated it: remove the line of the one that wrote no data yet, register it again",
             )
         owners[schema_id] = print_
+
+
+def version_before(registry: Registry, contract: Contract) -> Contract | None:
+    """The newest version of a contract that is older than this one; None where the registry has none.
+
+    Raises what the registry raises for a version that it has and cannot give.
+    """
+    if contract.version == 1:
+        return None
+    try:
+        older = [version for version in registry.versions(contract.name) if version < contract.version]
+    except UnknownContract:
+        return None
+    return registry.contract(f"{contract.name}.v{older[-1]}") if older else None

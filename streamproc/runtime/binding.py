@@ -8,12 +8,13 @@ from typing import Final
 
 from streamproc.contracts.derive import contract_of
 from streamproc.contracts.model import Contract, Schema
-from streamproc.contracts.registry import Registry
+from streamproc.contracts.registry import Registry, version_before
 from streamproc.engine.compiled import CompiledStage, Names, compile_stage
 from streamproc.engine.rejects import REJECTED
 from streamproc.errors import ForeignFingerprint, UnknownContract, UnknownTopic, did_you_mean
 from streamproc.graph import Source
 from streamproc.planning.build import build_plan
+from streamproc.planning.ownership import check_owners
 from streamproc.planning.plan import Plan
 from streamproc.planning.topology import Topology
 from streamproc.ports import Log, TopicSettings
@@ -55,12 +56,17 @@ class Binding:
 
 
 def plan_topology(topology: Topology, registry: Registry) -> Plan:
-    """The plan of a topology; sinks without a contract get one derived from their columns, owned by the topology."""
+    """The plan of a topology; sinks without a contract get one derived from their columns, owned by the topology.
+
+    Raises what `build_plan` raises, and NotOwned where it writes what is another's, see `planning.ownership`.
+    """
 
     def derive(name: str, schema: Schema) -> Contract:
         return contract_of(name, schema, owner=topology.owner, scope=(topology.scope,) if topology.scope else ())
 
-    return build_plan(topology, registry.contract, derive)
+    plan = build_plan(topology, registry.contract, derive)
+    check_owners(plan, registry.approvals(), lambda contract: version_before(registry, contract))
+    return plan
 
 
 def bind(
