@@ -6,6 +6,7 @@
     │  ├─ TypeMismatch          a column has another type, unit or key than the step needs
     │  ├─ DuplicateName         two steps, columns or sinks share a name
     │  ├─ NotElementWise        an expression looks at other rows than its own
+    │  ├─ UndeclaredRead        a person's own step reads a column that it does not say it reads
     │  └─ NotOwned              a topic or field with no owner, two, or another one than who writes it
     ├─ ContractError            a schema
     │  ├─ UnknownContract       no such contract in the registry
@@ -68,6 +69,10 @@ class DuplicateName(DefinitionError):
 
 class NotElementWise(DefinitionError):
     """An expression whose value for a row depends on other rows."""
+
+
+class UndeclaredRead(DefinitionError):
+    """A step of a person's own reads a column that it does not say it reads."""
 
 
 class NotOwned(DefinitionError):

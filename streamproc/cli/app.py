@@ -37,6 +37,7 @@ _VERBS: Final = {
     "resume": ("streamproc.cli.control:resume", "Let the workers of a topology go on."),
     "review": ("streamproc.cli.review:review", "Show, claim and answer cases that wait for a person."),
     "run": ("streamproc.cli.run:run", "Run a topology as a worker."),
+    "scope": ("streamproc.cli.scope:scope", "Hold what a topology reads, writes and does against what was locked."),
     "simulate": ("streamproc.cli.simulate:simulate", "Run a topology under random faults; results must be exact."),
     "subscribe": ("streamproc.cli.subscribe:subscribe", "Print a topic's rows as JSON lines."),
     "topics": ("streamproc.cli.topics:topics", "List the topics of the log."),

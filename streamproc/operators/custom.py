@@ -32,11 +32,12 @@ from streamproc.batch import (
     first_reaching,
 )
 from streamproc.contracts.model import Schema
-from streamproc.errors import DefinitionError, TypeMismatch
+from streamproc.errors import DefinitionError, TypeMismatch, UnknownColumn, did_you_mean
 from streamproc.event_time import MAX_TIME, MIN_TIME
 from streamproc.graph import Step
 from streamproc.keys import key_kinds, keys_of
 from streamproc.operator import Output, StepTime, StreamType
+from streamproc.operators.declared_reads import declared_reads
 from streamproc.operators.explode import child_meta
 from streamproc.operators.lateness import split_late
 from streamproc.ports import Int64s
@@ -82,10 +83,14 @@ class CustomState:
 
 @dataclass(frozen=True, slots=True)
 class Custom:
-    """Drives a user's operator."""
+    """Drives a user's operator.
+
+    read  the columns that it gets, or None: all
+    """
 
     by_user: UserOperator
     key: tuple[str, ...] | None = None
+    read: tuple[str, ...] | None = None
     verb: str = "custom"
 
     @property
@@ -101,7 +106,10 @@ class Custom:
                 raise DefinitionError(
                     f"step '{self.verb}' cannot take a column named '{reserved}'", hint="rename it before"
                 )
-        made = self.by_user.schema(stream.schema)
+        for name in self.read or ():
+            if name not in stream.schema:
+                raise UnknownColumn(f"step '{self.verb}' reads '{name}'", hint=did_you_mean(name, stream.schema.names))
+        made = self._promised(stream.schema)
         if not isinstance(made, Schema) or not made.fields:
             raise TypeMismatch(
                 f"step '{self.verb}': {_named(self.by_user)}.schema gives {type(made).__name__}, not columns",
@@ -118,12 +126,18 @@ class Custom:
         return StreamType(made, self.key)
 
     def reads(self, needed: frozenset[str], *inputs: Schema) -> tuple[frozenset[str], ...]:
-        """All columns: what the operator reads is its own affair."""
-        return (frozenset(inputs[0].names),)
+        """The columns that it says it reads; without a word of it all, for then what it reads is its own affair."""
+        return (frozenset(inputs[0].names if self.read is None else self.read),)
 
     def open(self, *inputs: StreamType) -> CustomState:
         """The user's empty state."""
-        return CustomState(self.by_user.open(), self.by_user.schema(inputs[0].schema).empty())
+        return CustomState(self.by_user.open(), self._promised(inputs[0].schema).empty())
+
+    def _promised(self, schema: Schema) -> Schema:
+        """What the operator gives, asked of the columns that it gets: it cannot pass on what it does not read."""
+        read = schema if self.read is None else Schema(tuple(schema[name] for name in self.read))
+        with declared_reads(self.read, f"step '{self.verb}': {_named(self.by_user)}.schema"):
+            return self.by_user.schema(read)
 
     def process(self, state: CustomState, inputs: tuple[Batch, ...], time: StepTime) -> tuple[CustomState, Output]:
         """Calls the operator for runs of rows within which nothing can fall due, and at each moment between them."""
@@ -190,10 +204,11 @@ class _Run:
         """Gives rows start..stop to the operator."""
         meta = rows.meta[start:stop]
         times = pl.Series(EVENT_TIME_COLUMN, np.ascontiguousarray(meta[:, EVENT_TIME]))
-        part = rows.frame[start:stop].with_columns(times)
-        self.state.of_user, frame = _pair(
-            self.step.by_user.process(self.state.of_user, part), self.step.by_user, "process"
-        )
+        given = rows.frame if self.step.read is None else rows.frame.select(self.step.read)
+        part = given[start:stop].with_columns(times)
+        with declared_reads(self.step.read, f"step '{self.step.verb}': {_named(self.step.by_user)}.process"):
+            made = self.step.by_user.process(self.state.of_user, part)
+        self.state.of_user, frame = _pair(made, self.step.by_user, "process")
         self.state.last = int(reached[stop - 1])
         if frame is None or (not frame.height and ROW_COLUMN not in frame.columns):
             return
@@ -261,7 +276,13 @@ class _Run:
         return DefinitionError(f"step '{self.step.verb}': {_named(self.step.by_user)}.{method} {what}")
 
 
-def custom(operator: UserOperator, *, key: tuple[str, ...] | None = None, name: str = "") -> Step:
+def custom(
+    operator: UserOperator,
+    *,
+    key: tuple[str, ...] | None = None,
+    reads: tuple[str, ...] | list[str] | None = None,
+    name: str = "",
+) -> Step:
     """A step of your own: an object with plain methods over Polars frames.
 
     schema(rows: Schema) -> Schema           the columns that it gives
@@ -277,7 +298,9 @@ def custom(operator: UserOperator, *, key: tuple[str, ...] | None = None, name: 
     rows are cut into frames. With it, rows come in runs within which nothing can fall due: one by one if
     `shortest_wait_us` is 0. Late rows then go to `.late`.
 
-    key  the columns of the output that hold the input's key, if they do; else the stream has no key any more
+    key    the columns of the output that hold the input's key, if they do; else the stream has no key any more
+    reads  the columns that it gets, and no others: one that it reads without a word of it stops the step. Without, it
+           gets all columns; then all are said to be read, and a scope cannot be locked (`streamproc scope`)
 
     >>> class Silence:  # says which machine has been silent for a minute
     ...     shortest_wait_us = 60_000_000
@@ -306,7 +329,9 @@ def custom(operator: UserOperator, *, key: tuple[str, ...] | None = None, name: 
             f"step 'custom': {_named(operator)} has only one of 'next_due' and 'advance'",
             hint="next_due(state) says when advance(state, moment) is called",
         )
-    return Step(Custom(operator, key), (), name)
+    if reads is not None and not reads:
+        raise DefinitionError("step 'custom' reads no column", hint="name some, or leave `reads` out to read all")
+    return Step(Custom(operator, key, None if reads is None else tuple(reads)), (), name)
 
 
 def _reached(meta: Meta, watermarks: Int64s, passed: int) -> Int64s:

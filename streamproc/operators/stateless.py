@@ -14,6 +14,7 @@ from streamproc.contracts.sensitivity import strictest
 from streamproc.errors import DefinitionError, NotElementWise, TypeMismatch, UnknownColumn, did_you_mean
 from streamproc.graph import Step
 from streamproc.operator import Output, StepTime, StreamType
+from streamproc.operators.declared_reads import declared_reads
 from streamproc.operators.evaluation import in_columns
 from streamproc.operators.probe import differs_when_cut, probe_frame
 
@@ -80,7 +81,8 @@ class Stateless:
         part = batch.frame if self.read is None else batch.frame.select(self.read)
         types = _types(self.function, tuple(part.schema.items()))
         if len(batch):
-            made = in_columns(lambda rows: _checked(self.function(rows), types, rows.height), part)
+            with declared_reads(self.read, f"step '{self.verb}': {_named(self.function)}"):
+                made = in_columns(lambda rows: _checked(self.function(rows), types, rows.height), part)
         else:
             made = pl.DataFrame(schema=dict(types))
         return None, Output(batch.with_frame(made if self.read is None else batch.frame.with_columns(made)))
@@ -90,7 +92,8 @@ class Stateless:
 
     def _given(self, read: Schema) -> tuple[Field, ...]:
         try:
-            types = dict(_types(self.function, tuple(read.polars().items())))
+            with declared_reads(self.read, f"step '{self.verb}': {_named(self.function)}"):
+                types = dict(_types(self.function, tuple(read.polars().items())))
         except DefinitionError:
             raise
         except Exception as error:
@@ -118,7 +121,8 @@ class Stateless:
             return in_columns(lambda rows: _checked(self.function(rows), types, rows.height), part)
 
         try:
-            differs = differs_when_cut(compute, frame)
+            with declared_reads(self.read, f"step '{self.verb}': {_named(self.function)}"):
+                differs = differs_when_cut(compute, frame)
         except DefinitionError:
             raise
         except Exception as error:
