@@ -25,6 +25,7 @@ _VERBS: Final = {
     "drain": ("streamproc.cli.control:drain", "End a version of a topology at one place, with nothing half done."),
     "explain": ("streamproc.cli.explain:explain", "Make a decision again from its log, and say why it is so."),
     "explain-match": ("streamproc.cli.linkage:explain_match", "Say why two records match, weight by weight."),
+    "freshness": ("streamproc.cli.freshness:freshness", "Say how late rows came, against what contracts promise."),
     "lineage": ("streamproc.cli.lineage:lineage", "Say which source columns each written column is made of."),
     "manifest": ("streamproc.cli.manifest:manifest", "Write a compose file and Kubernetes manifests."),
     "model": ("streamproc.cli.model:model", "Keep, compare, rebuild, export and retrain models."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -14,9 +14,13 @@ from streamproc.contracts.sensitivity import LINKING
 from streamproc.graph import Source
 from streamproc.planning.plan import Node, Plan
 from streamproc.runtime.binding import plan_topology
+from streamproc.runtime.freshness import freshness_findings
 from streamproc.runtime.placement import source_findings
 from streamproc.runtime.trim import declared_audit_us, retention_findings
 from streamproc.runtime.workspace import Workspace
+
+_NEWEST: Final = 500
+"""Offsets of each partition whose lag `--live` looks at."""
 
 
 @click.command()
@@ -25,7 +29,7 @@ from streamproc.runtime.workspace import Workspace
     "--live",
     is_flag=True,
     help="Also read some hundred of the newest records of each source: can they be read, and do they lie in the "
-    "partition of their key, as the contract declares?  [default: look at settings only]",
+    "partition of their key, and are they as fresh, as the contract declares?  [default: look at settings only]",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.  [default: text]")
 @workspace_options
@@ -75,7 +79,9 @@ def _on_log(plan: Plan, workspace: Workspace, registry: Registry, *, live: bool)
         return []
     with workspace.log() as log:
         found = retention_findings(plan, log.topics())
-        return found + source_findings(plan, log, registry) if live else found
+        if live:
+            found += source_findings(plan, log, registry) + freshness_findings(plan, log, registry, newest=_NEWEST)
+        return found
 
 
 @click.command()

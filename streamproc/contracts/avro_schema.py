@@ -248,4 +248,12 @@ def _sla(record: Mapping[str, object]) -> Mapping[str, object]:
     sla = record.get("sp:sla", {})
     if not isinstance(sla, Mapping):
         raise refuse("", f"sp:sla is {sla!r}", 'write an object, for example {"freshness": "5m"}')
+    spans: dict[str, int] = {}
+    for name in ("freshness", "freshness_warn"):
+        try:
+            spans |= {name: span_us(str(sla[name]))} if name in sla else {}
+        except InputError as error:
+            raise InvalidSchema(f"sp:sla: {name}: {error}") from None
+    if spans.get("freshness_warn", 0) > spans.get("freshness", -1) and "freshness_warn" in spans:
+        raise refuse("", "sp:sla warns later than freshness is broken", "freshness_warn is below freshness")
     return sla
