@@ -38,6 +38,7 @@ _HOMES: Final = {
     "ServedFeatures": "streamproc.runtime.served_features",
     "Sink": "streamproc.planning.topology",
     "Sla": "streamproc.planning.topology",
+    "Stream": "streamproc.graph",
     "StreamprocError": "streamproc.errors",
     "Topology": "streamproc.planning.topology",
     "TryLater": "streamproc.reaction",

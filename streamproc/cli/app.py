@@ -18,7 +18,7 @@ _VERBS: Final = {
     "audit-features": ("streamproc.cli.audit_features:audit_features_command", "Try whether features look ahead."),
     "check": ("streamproc.cli.check:check", "Plan a topology and say what is wrong with it; runs nothing."),
     "contracts": ("streamproc.cli.contracts:contracts", "List, register and check contracts."),
-    "demo": ("streamproc.cli.demo:demo", "Run the retail topology on real events, replay it, and prove both equal."),
+    "demo": ("streamproc.cli.demo:demo", "Run the retail story, score it by the truth, replay it, prove both equal."),
     "describe": ("streamproc.cli.check:describe", "Show stages, steps, schemas and topics of a topology."),
     "diff": ("streamproc.cli.diff:diff", "Compare two topics or files, row by row."),
     "dlq": ("streamproc.cli.dlq:dlq", "List, show and replay dead letters."),

@@ -1,4 +1,4 @@
-"""`demo`: real retail events through the shipped topology, and the proof that a replay gives the same."""
+"""`demo`: the retail story through the shipped topology, scored by the truth, and the proof that replays agree."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+import polars as pl
 
 from connectors.embedded import EmbeddedLog
 from connectors.files.produce import produce_frame
 from connectors.registry import FolderRegistry
+from streamproc.cli.demo_facts import story_facts
+from streamproc.cli.demo_text import tell_facts
 from streamproc.cli.fates import Counts, fates_in, of_sources, put_fates, rows_read, source_names
 from streamproc.cli.kernels import compiling
 from streamproc.cli.render import counted, progress_bar, put_json, put_table, seconds_text
@@ -20,7 +23,6 @@ from streamproc.contracts.registry import Registry
 from streamproc.errors import InputError
 from streamproc.ports import Log, TopicPartition, TopicSettings
 from streamproc.runtime.binding import Binding, bind
-from streamproc.runtime.reading import read_topic
 from streamproc.runtime.replay import recorded_sums, replay_as_recorded, replay_by_event_time, source_ends
 from streamproc.runtime.worker import Progress, Worker
 from streamproc.runtime.workspace import shipped_contracts
@@ -41,21 +43,22 @@ _MARK: Final = ".streamproc-demo"
 @click.option("--partitions", type=click.IntRange(1, 64), default=4, show_default=True, help="Of each source topic.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.  [default: text]")
 def demo(folder: Path, partitions: int, as_json: bool) -> None:
-    """Run the retail topology on 337,000 real events of a web shop, replay it twice, and compare all digests."""
+    """Run the retail story, 156,000 events of five processes that share no key: who is who, what they are worth, what
+    to do with each order. Replays it twice, and compares all digests."""
     _make_room(folder)
     topology = load_topology(TOPOLOGY)
     registry = FolderRegistry((shipped_contracts(),))
     with EmbeddedLog(folder / "log.db") as log, compiling() as compiled:
-        _say("loading real events of a web shop (UCI Online Retail, CC BY 4.0)")
-        loaded = load_events(log, registry, partitions)
+        _say("loading a web shop's events (UCI Online Retail, Febrl 4, ECB; see topologies/retail/data/README.md)")
+        loaded, truth = load_story(log, registry, partitions)
         binding = bind(topology, log, registry)
         _say(f"running topology '{topology.name}' on {counted(sum(loaded.values()), 'event')} of {len(loaded)} topics")
         before = compiled.seconds
         progress = _run(binding, log, sum(loaded.values()))
         # Compiling is work of the first run only; a rate with it says nothing.
         seconds = progress.seconds - (compiled.seconds - before)
-        alerts = read_topic(log, registry, f"{topology.name}.alerts").sort("returned_at", "invoice_no")
         fates = fates_in(binding, log)
+        facts = story_facts(log, registry, truth)
         _say("replaying it as recorded: same steps, every digest must agree")
         recorded = _replay_recorded(binding, log)
         _say("replaying it by event time: from the sources alone, every topic must hold the same rows")
@@ -70,8 +73,7 @@ def demo(folder: Path, partitions: int, as_json: bool) -> None:
         "seconds": round(seconds, 3),
         "compile_seconds": round(compiled.seconds, 3),
         "topics": {topic: {"rows": value.rows, "digest": value.sum} for topic, value in sorted(live.items())},
-        "alerts": alerts.height,
-        "last_alerts": alerts.tail(5).drop("_partition", "_offset").to_dicts(),
+        **facts,
         "replay_equal": equal,
         "log": str(folder / "log.db"),
     }
@@ -83,15 +85,16 @@ def demo(folder: Path, partitions: int, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-def load_events(log: Log, registry: Registry, partitions: int) -> dict[str, int]:
-    """Writes the shipped events to their topics; gives the number of rows of each."""
+def load_story(log: Log, registry: Registry, partitions: int) -> tuple[dict[str, int], pl.DataFrame]:
+    """Writes the shipped events to their topics; gives the number of rows of each, and the truth, which stays here."""
     load: Any = import_module("topologies.retail.load")
+    story = load.shipped_story()
     loaded = {}
-    for topic, frame in load.events(load.read_slice()).items():
+    for topic, frame in story.topics.items():
         contract = registry.contract(load.CONTRACTS[topic])
         log.create_topic(topic, TopicSettings(partitions))
         loaded[topic] = produce_frame(log, frame, topic, contract=contract, schema_id=registry.adopt(contract)).rows
-    return loaded
+    return loaded, story.truth
 
 
 def _run(binding: Binding, log: Log, rows: int) -> Progress:
@@ -149,22 +152,7 @@ def _tell(answer: dict[str, Any], steps: int, fates: dict[str, Counts], folder: 
         ("topic", "rows", "digest of all rows"),
         [(topic, value["rows"], value["digest"][:16]) for topic, value in answer["topics"].items()],
     )
-    put_table(
-        f"the last five of {answer['alerts']} alerts (amounts in GBP, times in UTC)",
-        ("customer", "return", "at", "refund", "bought in 30 days", "severity", "why"),
-        [
-            (
-                a["customer_id"],
-                a["invoice_no"],
-                f"{a['returned_at']:%Y-%m-%d %H:%M}",
-                f"{a['refund']:,.2f}",
-                "-" if a["spend_30d"] is None else f"{a['spend_30d']:,.2f}",
-                a["severity"],
-                a["reason"],
-            )
-            for a in answer["last_alerts"]
-        ],
-    )
+    tell_facts(answer)
     if answer["replay_equal"]:
         click.echo("replayed as recorded:    every digest of every step agrees")
         click.echo("replayed by event time:  every topic holds the same rows")
@@ -173,7 +161,8 @@ def _tell(answer: dict[str, Any], steps: int, fates: dict[str, Counts], folder: 
     log = folder / "log.db"
     click.echo("\ntry next:")
     for command, what in (
-        (f"streamproc subscribe retail.alerts --log {log} --limit 3", "alerts as JSON lines"),
+        (f"streamproc subscribe retail.decisions --log {log} --limit 3", "decisions as JSON lines"),
+        (f"streamproc explain {TOPOLOGY} --log {log}", "every decision made again, to the byte"),
         (f"streamproc dlq list {TOPOLOGY} --log {log}", "what was refused, and why"),
         (f"streamproc verify {TOPOLOGY} --log {log}", "the log against its journal"),
         (f"streamproc replay {TOPOLOGY} --by-event-time --out out --log {log}", "the results as Parquet files"),

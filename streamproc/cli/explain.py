@@ -11,7 +11,7 @@ from streamproc.cli.render import put_json, put_table
 from streamproc.cli.workspace import Workspace, load_topology, workspace_options
 from streamproc.decisions.decide import Decide
 from streamproc.decisions.decision_log import strays
-from streamproc.decisions.explain import Explanation, explain_line
+from streamproc.decisions.explain import Explanation, explain_line, made_again
 from streamproc.errors import InputError, VerificationError
 from streamproc.planning.plan import Node, Plan, PlannedSink, type_of
 from streamproc.ports import Log
@@ -68,9 +68,7 @@ def _check_all(plan: Plan, found: list[tuple[PlannedSink, Node, pl.DataFrame]], 
     for sink, node, lines in found:
         step: Any = node.operator
         schema = type_of(plan.nodes, node.inputs[0]).schema
-        for start in range(lines.height):
-            explain_line(step, schema, lines[start : start + 1])
-            checked += 1
+        checked += made_again(step, schema, lines)
         broken = strays(step.form(schema), lines)
         if broken:
             line = lines.row(broken[0], named=True)

@@ -69,6 +69,23 @@ def explain_line(step: Decide, schema: Schema, line: pl.DataFrame) -> Explanatio
     )  # fmt: skip
 
 
+def made_again(step: Decide, schema: Schema, lines: pl.DataFrame) -> int:
+    """Makes every decision of a log again, all at once, and says how many that were.
+
+    schema  the columns of the rows that the step gets
+    Raises ReplayDiverged, as `explain_line` does, for the first line that is not what was logged.
+    """
+    form = step.form(schema)
+    decided, rule, _ = step.table.decide(lines.select(step.logged))
+    again = lines.with_columns(decided.alias(step.made[1]), rule.alias(step.made[2]), pl.lit(step.logic).alias("logic"))
+    encoder = form.encoder()
+    both = zip(form.bodies(again.drop(CHAIN), encoder), form.bodies(lines.drop(CHAIN), encoder), strict=True)
+    for at, (made, logged) in enumerate(both):
+        if made != logged:
+            explain_line(step, schema, lines[at : at + 1])
+    return lines.height
+
+
 def nearest(step: Decide, inputs: pl.DataFrame, decided: Any) -> tuple[str, float, Any] | None:
     """The smallest change of one number, against its size, that decides otherwise, and what; found by trial.
 

@@ -116,7 +116,8 @@ class Walk:
 
     def literal(self, node: Node, value: Node) -> Seen:
         if isinstance(value, dict) and not {"Series", "Range"} & value.keys():
-            return Seen(nullable=value == {"Scalar": {"Null": "Null"}}, constant=True)
+            scalar = value.get("Scalar")  # {"Null": type} is a null of that type: pl.lit(None, pl.String)
+            return Seen(nullable=isinstance(scalar, dict) and "Null" in scalar, constant=True)
         raise self.refused(node, "a whole column as a literal has its own length", "use pl.lit of one value")
 
     def cast(self, node: Node, body: Node, cell: bool) -> Seen:

@@ -35,3 +35,5 @@ def test_a_decision_is_made_again_with_reason_and_nearest_other_one(project: Pat
     (project / "decisions.py").write_text(TOPOLOGY.replace("> 500", "> 600"))
     other = command("explain", "decisions.py", large["decision_id"])
     assert other.code == 1 and "version" in other.err
+    every = command("explain", "decisions.py")
+    assert every.code == 1 and "version" in every.err

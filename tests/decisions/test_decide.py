@@ -13,7 +13,7 @@ import streamproc as sp
 from streamproc.contracts.avro_schema import parse_contract
 from streamproc.contracts.model import Field, Schema
 from streamproc.decisions.decision_log import first_broken, strays
-from streamproc.decisions.explain import explain_line
+from streamproc.decisions.explain import explain_line, made_again
 from streamproc.errors import DefinitionError, DuplicateName, ReplayDiverged, UnknownColumn
 from streamproc.graph import Step
 from streamproc.operator import StreamType
@@ -124,6 +124,10 @@ def test_another_rule_or_another_outcome_diverges() -> None:
     told = line.with_columns(pl.lit("block" if line["decision"][0] != "block" else "allow").alias("decision"))
     with pytest.raises(ReplayDiverged, match="logged is"):
         explain_line(step, schema, told)  # type: ignore[arg-type]
+    log: Any = done["log"]
+    assert made_again(step, schema, log) == 20  # type: ignore[arg-type]
+    with pytest.raises(ReplayDiverged, match=f"decision {told['decision_id'][0]}: logged is"):
+        made_again(step, schema, pl.concat([log[1:9], told, log[9:]]))  # type: ignore[arg-type]
     other = sp.decide(*RULES[:2], otherwise="allow", log=("id",)).operator
     with pytest.raises(ReplayDiverged, match="version"):
         explain_line(other, schema, line)  # type: ignore[arg-type]

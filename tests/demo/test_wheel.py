@@ -49,7 +49,9 @@ def streamproc(installed: Path, folder: Path, *args: str) -> subprocess.Complete
 def test_the_wheel_brings_contracts_data_and_command(installed: Path) -> None:
     there = {str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file()}
     wanted = {f"schemas_avro/{path.name}" for path in (ROOT / "schemas_avro").iterdir() if path.is_file()}
-    wanted |= {f"topologies/retail/data/{name}" for name in ("online_retail_slice.parquet", "README.md")}
+    wanted |= {f"topologies/refunds/data/{name}" for name in ("online_retail_slice.parquet", "README.md")}
+    story = ("febrl4.parquet", "ecb_rates.parquet", "linkage.json", "README.md", "LICENSE")
+    wanted |= {f"topologies/retail/data/{name}" for name in story}
     assert wanted | {"streamproc/py.typed"} <= there
     assert not any(name.startswith(("tests/", "benchmarks/", ".ci/", "docs/")) for name in there)
     entry = next(installed.glob("*.dist-info/entry_points.txt")).read_text()

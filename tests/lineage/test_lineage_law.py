@@ -19,8 +19,8 @@ from topologies.customer_value.load import events, read_slice
 from topologies.people.load import RECORDS, read_records, truth
 from topologies.people.topology import people as resolved
 from topologies.people.topology import topology as people
-from topologies.retail.load import events as retail_events
-from topologies.retail.topology import retail
+from topologies.refunds.load import events as refund_events
+from topologies.refunds.topology import refunds
 
 SHIPPED = FolderRegistry((Path(__file__).parents[2] / "schemas_avro",))
 
@@ -101,12 +101,12 @@ def shipped(name: str) -> Subject:
     lines = read_slice()
     customers = lines["CustomerID"].drop_nulls().unique(maintain_order=True)[:25]
     lines = lines.filter(pl.col("CustomerID").is_in(customers.implode()))
-    if name == "retail":
-        return Subject(retail, retail_events(lines), SHIPPED)
+    if name == "refunds":
+        return Subject(refunds, refund_events(lines), SHIPPED)
     return Subject(customer_value, events(lines), SHIPPED)
 
 
-@pytest.mark.parametrize("name", ["retail", "customer_value", pytest.param("people", marks=pytest.mark.long)])
+@pytest.mark.parametrize("name", ["refunds", "customer_value", pytest.param("people", marks=pytest.mark.long)])
 def test_in_the_shipped_topologies_what_is_not_named_changes_nothing(name: str) -> None:
     one = shipped(name)
     found = effects(one, range(1))

@@ -20,7 +20,7 @@ from streamproc.runtime.binding import plan_topology
 from streamproc.runtime.openlineage import Names, job_event
 from topologies.customer_value import customer_value
 from topologies.people.topology import topology as people
-from topologies.retail.topology import retail
+from topologies.refunds.topology import refunds
 
 SPEC = {
     schema["$id"]: schema
@@ -57,7 +57,7 @@ def event_of(topology: sp.Topology, registry: Any, names: Names = KAFKA) -> dict
     return json.loads(json.dumps(job_event(plan, plan_lineage(plan), names, at_us=AT_US)))
 
 
-@pytest.mark.parametrize("topology", [retail, customer_value, people], ids=lambda topology: topology.name)
+@pytest.mark.parametrize("topology", [refunds, customer_value, people], ids=lambda topology: topology.name)
 def test_the_event_of_a_shipped_topology_is_valid(topology: sp.Topology) -> None:
     assert require_valid(event_of(topology, SHIPPED)) > 10
 
@@ -69,11 +69,11 @@ def test_the_event_of_any_operator_is_valid(name: str) -> None:
 
 
 def test_it_says_what_the_lineage_says() -> None:
-    plan = plan_topology(retail, SHIPPED)
+    plan = plan_topology(refunds, SHIPPED)
     lineage = plan_lineage(plan)
-    event = event_of(retail, SHIPPED)
+    event = event_of(refunds, SHIPPED)
     assert event["eventTime"] == datetime.fromtimestamp(AT_US / 1e6, UTC).isoformat().replace("+00:00", "Z")
-    assert (event["job"]["namespace"], event["job"]["name"]) == ("streamproc", "retail")
+    assert (event["job"]["namespace"], event["job"]["name"]) == ("streamproc", "refunds")
     assert [one["name"] for one in event["inputs"]] == [node.name for node in plan.sources]
     assert {one["namespace"] for one in (*event["inputs"], *event["outputs"])} == {"kafka://a.example:9093"}
     assert [one["name"] for one in event["outputs"]] == [told.sink.topic for told in lineage.values()]
@@ -100,8 +100,8 @@ def test_it_says_what_the_lineage_says() -> None:
 
 
 def test_the_spend_of_a_window_in_words() -> None:
-    (window,) = (one for one in event_of(retail, SHIPPED, Names("file", "/var/log.db"))["outputs"]
-                 if one["name"] == "/var/log.db/retail.customer_1d")  # fmt: skip
+    (window,) = (one for one in event_of(refunds, SHIPPED, Names("file", "/var/log.db"))["outputs"]
+                 if one["name"] == "/var/log.db/refunds.customer_1d")  # fmt: skip
     spend = window["facets"]["columnLineage"]["fields"]["spend"]["inputFields"]
     assert spend[1:3] == [
         {
@@ -123,13 +123,13 @@ def test_the_spend_of_a_window_in_words() -> None:
     ],
 )  # fmt: skip
 def test_the_schemas_refuse_an_event_that_is_none(spoiled: dict[str, Any]) -> None:
-    event = event_of(retail, SHIPPED)
+    event = event_of(refunds, SHIPPED)
     with pytest.raises(ValidationError):
         require_valid({**event, **spoiled})
 
 
 def test_the_schemas_refuse_a_facet_without_its_fields() -> None:
-    event = event_of(retail, SHIPPED)
+    event = event_of(refunds, SHIPPED)
     del event["outputs"][0]["facets"]["columnLineage"]["fields"]["severity"]["inputFields"]
     with pytest.raises(ValidationError):
         require_valid(event)

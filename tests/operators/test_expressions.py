@@ -251,7 +251,8 @@ def test_tags_and_origins_are_those_of_all_that_is_read() -> None:
 
 def test_null_comes_only_where_it_can() -> None:
     never = [pl.col("a") + 1, pl.col("b").is_null(), pl.col("b").fill_null(0.0), pl.coalesce("b", 0.0), pl.struct("b")]
-    perhaps = [pl.col("b") + 1, pl.col("a") // pl.col("a"), pl.col("s").cast(pl.Int64, strict=False), pl.lit(None)]
+    perhaps = [pl.col("b") + 1, pl.col("a") // pl.col("a"), pl.col("s").cast(pl.Int64, strict=False), pl.lit(None),
+               pl.lit(None, pl.String)]  # fmt: skip
     assert not any(check_elementwise(expr, ROWS, "where").nullable for expr in never)
     assert all(check_elementwise(expr, ROWS, "where").nullable for expr in perhaps)
 

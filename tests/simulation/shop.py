@@ -64,7 +64,7 @@ def idle(rows: int = 30) -> Case:
     return Case(quiet(), MemoryRegistry([SALE]), partitions=2, rows=rows)
 
 
-SHIPPED = {"customer_value": "customer_value", "people": "topology", "retail": "retail"}
+SHIPPED = {"customer_value": "customer_value", "people": "topology", "refunds": "refunds"}
 """The shipped topologies: the package, and the name in its module."""
 
 

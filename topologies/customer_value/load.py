@@ -1,6 +1,6 @@
-"""The events of four processes, made of the retail slice.
+"""The events of four processes, made of the refunds slice.
 
-    sales.orders, service.returns, inventory.movements   as in `topologies.retail.load`: real
+    sales.orders, service.returns, inventory.movements   as in `topologies.refunds.load`: real
     support.cases                                        one case a cancellation, `support_case.v1`
 
 The shop's support desk left no records, so cases are modelled on real cancellations: one case each, closed a day after
@@ -14,9 +14,9 @@ from typing import Final
 
 import polars as pl
 
-from topologies.retail.load import CONTRACTS as RETAIL
-from topologies.retail.load import events as retail_events
-from topologies.retail.load import read_slice, returns
+from topologies.refunds.load import CONTRACTS as RETAIL
+from topologies.refunds.load import events as refund_events
+from topologies.refunds.load import read_slice, returns
 
 __all__ = ["CASES", "CONTRACTS", "cases", "events", "read_slice"]
 
@@ -27,7 +27,7 @@ CONTRACTS: Final = {**RETAIL, CASES: "support_case.v1"}
 
 def events(lines: pl.DataFrame) -> dict[str, pl.DataFrame]:
     """The rows of each topic, by topic name, each sorted by event time."""
-    return {**retail_events(lines), CASES: cases(lines)}
+    return {**refund_events(lines), CASES: cases(lines)}
 
 
 def cases(lines: pl.DataFrame) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""A gift shop on the web: orders, returns and stock movements of real customers."""
+"""A gift shop on the web: one business, five processes that share no key, and one topology over all of them."""
 
 from topologies.retail.topology import retail
 

@@ -12,10 +12,10 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from connectors.registry import FolderRegistry
-from topologies.retail.load import CONTRACTS, MOVEMENTS, ORDERS, RETURNS, events, read_slice
+from topologies.refunds.load import CONTRACTS, MOVEMENTS, ORDERS, RETURNS, events, read_slice
 
 ROOT = Path(__file__).parents[2]
-DATA = ROOT / "topologies" / "retail" / "data"
+DATA = ROOT / "topologies" / "refunds" / "data"
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The retail topology's results against a brute force: plain Python over the events, no engine, nothing incremental."""
+"""The refunds topology against a brute force: plain Python over the events, no engine, nothing incremental."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import pytest
-from demo_run import DemoRun
 
-from topologies.retail.load import MOVEMENTS, ORDERS, RETURNS, events, read_slice
+from connectors.registry import FolderRegistry
+from streamproc.runtime.workspace import shipped_contracts
+from streamproc.testing import drive
+from streamproc.testing.drive import Driven
+from topologies.refunds import refunds
+from topologies.refunds.load import MOVEMENTS, ORDERS, RETURNS, events, read_slice
 
 Row = dict[str, Any]
 DAY = timedelta(days=1)
@@ -23,6 +27,11 @@ class Judged(NamedTuple):
 
     good: list[Row]
     refused: dict[str, int]
+
+
+@pytest.fixture(scope="module")
+def ran() -> Driven:
+    return drive(refunds, events(read_slice()), registry=FolderRegistry((shipped_contracts(),)), partitions=2)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +62,7 @@ def returns(topics: dict[str, list[Row]]) -> Judged:
 
 @pytest.mark.parametrize(("sink", "days"), [("customer_1d", 1), ("customer_7d", 7), ("customer_30d", 30)])
 def test_windows_are_exactly_the_brute_force(
-    demo: DemoRun, orders: Judged, returns: Judged, sink: str, days: int
+    ran: Driven, orders: Judged, returns: Judged, sink: str, days: int
 ) -> None:
     cells: dict[tuple[str, datetime], tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
     for rows, time, amount, side in (
@@ -68,14 +77,14 @@ def test_windows_are_exactly_the_brute_force(
         (customer, start, start + days * DAY, len(spent), math.fsum(spent), len(back), math.fsum(back))
         for (customer, start), (spent, back) in cells.items()
     }
-    found = demo.rows(f"retail.{sink}")
+    found = ran[sink].drop("_partition", "_offset")
     columns = ("customer_id", "window_start", "window_end", "orders", "spend", "returns", "refunds")
     assert found.columns == list(columns)
     assert found.height == len(expected)
     assert set(found.rows()) == expected
 
 
-def test_alerts_are_exactly_the_brute_force(demo: DemoRun, orders: Judged, returns: Judged) -> None:
+def test_alerts_are_exactly_the_brute_force(ran: Driven, orders: Judged, returns: Judged) -> None:
     bought, back = _by_customer(orders.good, "ordered_at"), _by_customer(returns.good, "returned_at")
     expected = [
         alert
@@ -83,13 +92,13 @@ def test_alerts_are_exactly_the_brute_force(demo: DemoRun, orders: Judged, retur
         for number, row in enumerate(rows)
         if (alert := _alert(row, rows[: number + 1], bought.get(customer, []))) is not None
     ]
-    found = demo.rows("retail.alerts")
+    found = ran["alerts"].drop("_partition", "_offset")
     assert found.columns[:5] == ["customer_id", "invoice_no", "returned_at", "refund", "spend_30d"]
     assert sorted(found.rows(), key=lambda row: row[1]) == sorted(expected, key=lambda row: row[1])
 
 
 def test_each_dead_letter_names_the_first_rule_that_its_row_breaks(
-    demo: DemoRun, topics: dict[str, list[Row]], orders: Judged, returns: Judged
+    ran: Driven, topics: dict[str, list[Row]], orders: Judged, returns: Judged
 ) -> None:
     movements: dict[str, int] = defaultdict(int)
     for row in topics[MOVEMENTS]:
@@ -99,7 +108,7 @@ def test_each_dead_letter_names_the_first_rule_that_its_row_breaks(
             movements["price_above_zero"] += 1
         elif not (row["quantity"] > 0 or row["invoice_no"].startswith("C")):
             movements["came_back_by_cancellation"] += 1
-    letters = demo.rows("retail.dlq").group_by("topic", "reason").len().rows()
+    letters = ran.dead_letters.group_by("topic", "reason").len().rows()
     assert {(topic, reason): count for topic, reason, count in letters} == {
         (topic, reason): count
         for topic, refused in ((ORDERS, orders.refused), (RETURNS, returns.refused), (MOVEMENTS, movements))
