@@ -176,9 +176,11 @@ def _drift(facts: Facts) -> str:
                ("threshold", "threshold", ",.0f"), ("promise", "promise", "text")]  # fmt: skip
     if not facts.value("drift"):
         return "<p>No column was found to be distributed otherwise than before.</p>"
+    rows = numbered(facts, "drift")
+    pictures = "".join(f"<pre>{facts.shown(f'{path}/picture')}</pre>" for path in rows.values())
     return (
-        "<p>Columns that are distributed otherwise than before.</p>"
-        f"{table(facts, columns, numbered(facts, 'drift'))}"
+        "<p>Columns that are distributed otherwise than before: how the first of each alarm was distributed before, "
+        f"and how it is since.</p>{table(facts, columns, rows)}{pictures}"
     )
 
 

@@ -13,6 +13,10 @@ from streamproc.planning.plan import Plan, Stage
 _WIDE, _HIGH, _GAP, _SIDE = 190, 34, 10, 60
 _FILL: Final = {"source": "#e7eef7", "stage": "#f3efe2", "sink": "#e6f2ea"}
 _STEPS_NAMED: Final = 12
+_QUIET: Final = frozenset(
+    {"select", "where", "with_columns", "rename", "drop", "union", "key_by", "explode", "ordered"}
+)
+"""Steps that a stage is not named after, if it has others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +73,9 @@ def _boxes(plan: Plan, rows: Mapping[str, int]) -> tuple[dict[str, _Box], list[_
         key = f"stage {stage.index}"
         steps = [node.name for node in stage.nodes if node.inputs]
         shown = ", ".join(steps[:_STEPS_NAMED]) + (", ..." if len(steps) > _STEPS_NAMED else "")
-        remembers = [node.name for node in stage.nodes if node.inputs and node.state]
+        telling = [node.name for node in stage.nodes if node.inputs and node.operator.verb not in _QUIET]
         boxes[key] = _Box(
-            "stage", f"stage {stage.index}" + (f": {remembers[-1]}" if remembers else ""), f"{len(steps)} steps",
+            "stage", f"stage {stage.index}" + (f": {telling[0]}" if telling else ""), f"{len(steps)} steps",
             f"stage {stage.index}: {shown}",
         )  # fmt: skip
         columns[1 + depth[stage.index]].append(key)
