@@ -13,7 +13,9 @@ import polars as pl
 from connectors.embedded import EmbeddedLog
 from connectors.files.produce import produce_frame
 from connectors.registry import FolderRegistry
-from streamproc.cli.demo_facts import story_facts
+from streamproc.cli.demo_facts import story_facts, story_topics
+from streamproc.cli.demo_page import demo_page
+from streamproc.cli.demo_pictures import demo_pictures
 from streamproc.cli.demo_text import tell_facts
 from streamproc.cli.fates import Counts, fates_in, of_sources, put_fates, rows_read, source_names
 from streamproc.cli.kernels import compiling
@@ -58,7 +60,8 @@ def demo(folder: Path, partitions: int, as_json: bool) -> None:
         # Compiling is work of the first run only; a rate with it says nothing.
         seconds = progress.seconds - (compiled.seconds - before)
         fates = fates_in(binding, log)
-        facts = story_facts(log, registry, truth)
+        topics = story_topics(log, registry)
+        facts = story_facts(topics, truth)
         _say("replaying it as recorded: same steps, every digest must agree")
         recorded = _replay_recorded(binding, log)
         _say("replaying it by event time: from the sources alone, every topic must hold the same rows")
@@ -76,7 +79,10 @@ def demo(folder: Path, partitions: int, as_json: bool) -> None:
         **facts,
         "replay_equal": equal,
         "log": str(folder / "log.db"),
+        "report": str(folder / "report.html"),
     }
+    pictures = demo_pictures(binding.plan, answer, topics, truth)
+    (folder / "report.html").write_text(demo_page(answer, pictures), encoding="utf-8")
     if as_json:
         put_json(answer)
     else:
@@ -159,7 +165,7 @@ def _tell(answer: dict[str, Any], steps: int, fates: dict[str, Counts], folder: 
     else:
         click.echo("the replay by event time does NOT hold the same rows")
     log = folder / "log.db"
-    click.echo("\ntry next:")
+    click.echo(f"\nall of it with pictures: {answer['report']}\n\ntry next:")
     for command, what in (
         (f"streamproc subscribe retail.decisions --log {log} --limit 3", "decisions as JSON lines"),
         (f"streamproc explain {TOPOLOGY} --log {log}", "every decision made again, to the byte"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -16,12 +17,17 @@ LAST: Final = 5
 _OWN: Final = ("_partition", "_offset")
 
 
-def story_facts(log: Log, registry: Registry, truth: pl.DataFrame, name: str = "retail") -> dict[str, Any]:
+def story_topics(log: Log, registry: Registry, name: str = "retail") -> dict[str, pl.DataFrame]:
+    """The rows of a finished run that facts and pictures are made of, by sink."""
+    return {sink: read_topic(log, registry, f"{name}.{sink}") for sink in _READ}
+
+
+def story_facts(topics: Mapping[str, pl.DataFrame], truth: pl.DataFrame) -> dict[str, Any]:
     """Persons, model, drift, decisions, alerts and worth of a finished run, in values that JSON knows, but for times.
 
-    truth  of `topologies.retail.make_story`: topic, id, person, customer_id
+    topics  of `story_topics`
+    truth   of `topologies.retail.make_story`: topic, id, person, customer_id
     """
-    topics = {sink: read_topic(log, registry, f"{name}.{sink}") for sink in _READ}
     judged = judged_events(topics["events"], topics["links"], truth)
     return {
         "persons": {
@@ -39,8 +45,8 @@ def story_facts(log: Log, registry: Registry, truth: pl.DataFrame, name: str = "
 
 
 _READ: Final = (
-    "links", "doubts", "events", "customers", "metrics", "decisions", "refund_alerts", "stock_alerts", "drift",
-    "label_drift", "quality",
+    "links", "doubts", "events", "customers", "metrics", "calibration", "decisions", "refund_alerts",
+    "stock_alerts", "drift", "label_drift", "quality",
 )  # fmt: skip
 _DRIFT: Final = ("columns", "evidence", "threshold", "rows", "promise", "picture")
 
