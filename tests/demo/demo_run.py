@@ -9,6 +9,7 @@ import polars as pl
 
 from connectors.embedded import EmbeddedLog
 from connectors.registry import FolderRegistry
+from streamproc.ports import TopicPartition
 from streamproc.runtime.reading import read_topic
 from streamproc.runtime.workspace import shipped_contracts
 
@@ -24,3 +25,8 @@ class DemoRun:
     def rows(self, topic: str) -> pl.DataFrame:
         """A topic's rows."""
         return read_topic(self.log, FolderRegistry((shipped_contracts(),)), topic).drop("_partition", "_offset")
+
+    def log_records(self, topic: str) -> int:
+        """How many records a topic has."""
+        places = (TopicPartition(topic, number) for number in range(self.log.topics()[topic].partitions))
+        return sum(self.log.end_offset(place) for place in places)
