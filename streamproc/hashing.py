@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import numba as nb
 import numpy as np
@@ -35,9 +35,7 @@ _types: Any = types
 
 def kernel(function: F) -> F:
     """The function compiled by Numba at its first call, cached on disk, with its type kept for the checker."""
-    compile_it: Any = nb.njit(cache=True, error_model="numpy")
-    compiled: F = compile_it(function)
-    return compiled
+    return _compiled(function)
 
 
 def tight(function: F) -> F:
@@ -45,9 +43,7 @@ def tight(function: F) -> F:
 
     Numba counts references of arrays around each call, atomically, which doubles the time of a loop of small calls.
     """
-    njit: Any = nb.njit  # `_nrt` is missing in Numba's stubs
-    compiled: F = njit(cache=True, error_model="numpy", _nrt=False)(function)
-    return compiled
+    return _compiled(function, _nrt=False)
 
 
 def inlined(function: F) -> F:
@@ -55,9 +51,25 @@ def inlined(function: F) -> F:
 
     A call passes seven words for each array, so that the processor sees too few rows ahead to wait for them at once.
     """
-    njit: Any = nb.njit
-    compiled: F = njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)(function)
-    return compiled
+    return _compiled(function, _nrt=False, forceinline=True)
+
+
+def _compiled(function: F, **options: bool) -> F:
+    """One compilation for each type of argument: a constant is an int64 as any other.
+
+    Numba would compile a callee again for each constant that a caller gives it, and all that it calls. What a constant
+    makes simpler LLVM finds itself where it inlines. Nor do we hand kernels to C, so there is no entry for it.
+    """
+    njit: Any = nb.njit  # `_nrt` is missing in Numba's stubs
+    compiled: Any = njit(cache=True, error_model="numpy", no_cfunc_wrapper=True, **options)(function)
+    template = compiled.get_call_template
+
+    def of_types(args: tuple[Any, ...], kws: dict[str, Any]) -> Any:
+        plain: Any = _types.unliteral
+        return template(tuple(map(plain, args)), {name: plain(kind) for name, kind in kws.items()})
+
+    compiled.get_call_template = of_types
+    return cast(F, compiled)
 
 
 def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

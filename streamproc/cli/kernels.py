@@ -26,7 +26,7 @@ class Compiling(event.Listener):
         """A kernel begins to compile, perhaps as a part of another one."""
         if not self._depth:
             if not self.seconds:
-                click.echo("compiling kernels, first run only: this may take a minute or two", err=True)
+                click.echo("compiling kernels, first run only: this may take a minute", err=True)
             self._began = time.perf_counter()
         self._depth += 1
 

@@ -17,6 +17,7 @@ import numpy as np
 from streamproc import batch
 from streamproc.event_time import MAX_TIME, MIN_TIME
 from streamproc.ports import Int64s
+from streamproc.row_loops import copy_rows
 
 ROW = 1
 BAD = 0
@@ -81,7 +82,7 @@ def choose_runs(advance: Int64s, starts: Int64s, ends: Int64s, watermark: Int64s
                 break
         if count == capacity:
             grown = np.empty((capacity * 2, 2), np.int64)
-            grown[:capacity] = runs
+            copy_rows(runs, grown, capacity)
             runs = grown
             capacity *= 2
         runs[count, 0] = best

@@ -27,6 +27,7 @@ from streamproc.operators.ordered import ordered
 from streamproc.operators.released import released_meta, released_up_to
 from streamproc.operators.union import union
 from streamproc.ports import Int64s
+from streamproc.row_loops import copy_rows
 
 SIGNAL: Final = "signal"
 LABEL_CAME: Final = 0
@@ -227,7 +228,7 @@ def _advance(
         else:
             if n == made.shape[0]:
                 more = np.empty((2 * n, _MADE), np.int64)
-                more[:n] = made
+                copy_rows(made, more, n)
                 made = more
             made[n, 0], made[n, 1], made[n, 2] = cut, numbers[_ASKED], numbers[_REASONS]
             made[n, 3], made[n, 4] = numbers[_LABELS], numbers[_ALARMS]

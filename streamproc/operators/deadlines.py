@@ -14,6 +14,7 @@ import numpy as np
 
 from streamproc.hashing import kernel
 from streamproc.ports import Int64s
+from streamproc.row_loops import copy
 
 NEVER: Final = 2**63 - 1
 """The deadline of a free slot, and of what is never due."""
@@ -49,7 +50,7 @@ def take_due(deadlines: Int64s, minima: Int64s, used: int, moment: int) -> Int64
             if deadlines[slot] < moment:
                 if found == due.size:
                     more = np.empty(2 * found, np.int64)
-                    more[:found] = due
+                    copy(due, more, found)
                     due = more
                 due[found] = slot
                 found += 1

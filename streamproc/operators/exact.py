@@ -26,6 +26,7 @@ from streamproc.columns import grow, next_rows
 from streamproc.hashing import inlined, kernel, tight
 from streamproc.operators.wide_sums import LIMBS, LOWEST_BIT, add_wide, add_wide_square, carry, integer, round_half_even
 from streamproc.ports import Int64s
+from streamproc.row_loops import fill
 from streamproc.slot_index import prefetch_ahead
 
 PARTS: Final = 3
@@ -222,17 +223,18 @@ def spill_row(sums: SumArrays, i: int) -> int:
 @tight
 def _spill(sums: SumArrays, i: int) -> bool:
     """Gives the slot a row of the pool and moves its parts there."""
-    if sums.free_count[0] == 0:
+    parts, limbs, special, free_count = sums.parts, sums.limbs, sums.special, sums.free_count
+    if free_count[0] == 0:
         return False
-    sums.free_count[0] -= 1
-    row = sums.free[sums.free_count[0]]
-    sums.limbs[row, :] = 0
-    sums.special[row, :] = 0
-    sums.parts[i, ROW] = row + 1
+    free_count[0] -= 1
+    row = sums.free[free_count[0]]
+    fill(limbs[row], 0)
+    fill(special[row], 0)
+    parts[i, ROW] = row + 1
     for k in range(PARTS):
-        add_wide(sums.limbs[row], sums.parts[i, k], 1)
-        sums.parts[i, k] = 0.0
-    sums.special[row, _PENDING] = PARTS
+        add_wide(limbs[row], parts[i, k], 1)
+        parts[i, k] = 0.0
+    special[row, _PENDING] = PARTS
     return True
 
 
@@ -246,43 +248,45 @@ def _pending(limbs: Wide, special: Wide, row: int, additions: int) -> None:
 
 @tight
 def _add_spilled(sums: SumArrays, i: int, x: float, sign: int) -> bool:
-    if sums.parts[i, ROW] == 0.0 and not _spill(sums, i):
+    parts, limbs, special = sums.parts, sums.limbs, sums.special
+    if parts[i, ROW] == 0.0 and not _spill(sums, i):
         return False
     row = spill_row(sums, i)
     if np.isfinite(x):
-        add_wide(sums.limbs[row], x, sign)
-        _pending(sums.limbs, sums.special, row, 1)
+        add_wide(limbs[row], x, sign)
+        _pending(limbs, special, row, 1)
     elif np.isnan(x):
-        sums.special[row, NANS] += sign
+        special[row, NANS] += sign
     elif x > 0:
-        sums.special[row, PLUS] += sign
+        special[row, PLUS] += sign
     else:
-        sums.special[row, MINUS] += sign
+        special[row, MINUS] += sign
     return True
 
 
 @inlined
 def add_exact(sums: SumArrays, i: int, x: float, sign: int) -> bool:
     """Adds sign * x to slot i (sign -1 takes out what was added)."""
-    if sums.parts[i, ROW] == 0.0 and abs(x) < _BIG:
+    parts = sums.parts
+    if parts[i, ROW] == 0.0 and abs(x) < _BIG:
         y = x if sign > 0 else -x
-        q, h0 = two_sum(y, sums.parts[i, 0])
-        q, h1 = two_sum(q, sums.parts[i, 1])
-        q, h2 = two_sum(q, sums.parts[i, 2])
+        q, h0 = two_sum(y, parts[i, 0])
+        q, h1 = two_sum(q, parts[i, 1])
+        q, h2 = two_sum(q, parts[i, 2])
         if abs(q) < _BIG:
             if h0 == 0.0:
-                sums.parts[i, 0], sums.parts[i, 1], sums.parts[i, 2] = h1, h2, q
+                parts[i, 0], parts[i, 1], parts[i, 2] = h1, h2, q
                 return True
             if h1 == 0.0:
-                sums.parts[i, 0], sums.parts[i, 1], sums.parts[i, 2] = h0, h2, q
+                parts[i, 0], parts[i, 1], parts[i, 2] = h0, h2, q
                 return True
             if h2 == 0.0:
-                sums.parts[i, 0], sums.parts[i, 1], sums.parts[i, 2] = h0, h1, q
+                parts[i, 0], parts[i, 1], parts[i, 2] = h0, h1, q
                 return True
             if q == 0.0:
-                sums.parts[i, 0], sums.parts[i, 1], sums.parts[i, 2] = h0, h1, h2
+                parts[i, 0], parts[i, 1], parts[i, 2] = h0, h1, h2
                 return True
-            if _compressed(h0, h1, h2, q, sums.parts, i):
+            if _compressed(h0, h1, h2, q, parts, i):
                 return True
     return _add_spilled(sums, i, x, sign)
 
@@ -290,22 +294,23 @@ def add_exact(sums: SumArrays, i: int, x: float, sign: int) -> bool:
 @tight
 def add_exact_square(sums: SumArrays, i: int, x: float, sign: int) -> bool:
     """Adds sign * x * x, exactly, to slot i."""
+    parts = sums.parts
     if x == 0.0:
         return True
-    if sums.parts[i, ROW] == 0.0 and _SQUARE_SMALL < abs(x) < _SQUARE_BIG:
+    if parts[i, ROW] == 0.0 and _SQUARE_SMALL < abs(x) < _SQUARE_BIG:
         square, error = product(x, x)
         # Two additions that must both happen or neither. Where the smaller finds no room, to take the larger out again
         # may find none either; but then the slot has no row of the pool, and its parts are all that has changed.
-        p0, p1, p2 = sums.parts[i, 0], sums.parts[i, 1], sums.parts[i, 2]
+        p0, p1, p2 = parts[i, 0], parts[i, 1], parts[i, 2]
         if not add_exact(sums, i, square, sign):
             return False
         if error == 0.0 or add_exact(sums, i, error, sign):
             return True
-        sums.parts[i, 0], sums.parts[i, 1], sums.parts[i, 2] = p0, p1, p2
+        parts[i, 0], parts[i, 1], parts[i, 2] = p0, p1, p2
         return False
     if not np.isfinite(x):
         return _add_spilled(sums, i, x * x, sign)
-    if sums.parts[i, ROW] == 0.0 and not _spill(sums, i):
+    if parts[i, ROW] == 0.0 and not _spill(sums, i):
         return False
     add_wide_square(sums.limbs[spill_row(sums, i)], x, sign)
     _pending(sums.limbs, sums.special, spill_row(sums, i), 3)
@@ -358,54 +363,57 @@ def rounded_sum(sums: SumArrays, i: int) -> float:
 
     NaN if a NaN or both infinities are in it, else the infinity that is; +0.0 for zero; infinite if out of range.
     """
+    parts, limbs, special = sums.parts, sums.limbs, sums.special
     row = spill_row(sums, i)
     if row >= 0:
-        if sums.special[row, NANS] > 0 or (sums.special[row, PLUS] > 0 and sums.special[row, MINUS] > 0):
+        if special[row, NANS] > 0 or (special[row, PLUS] > 0 and special[row, MINUS] > 0):
             return np.nan
-        if sums.special[row, PLUS] > 0:
+        if special[row, PLUS] > 0:
             return np.inf
-        if sums.special[row, MINUS] > 0:
+        if special[row, MINUS] > 0:
             return -np.inf
-        value = round_half_even(sums.limbs[row], LOWEST_BIT)
-        sums.special[row, _PENDING] = 1
+        value = round_half_even(limbs[row], LOWEST_BIT)
+        special[row, _PENDING] = 1
         return value
-    return round_three(sums.parts[i, 0], sums.parts[i, 1], sums.parts[i, 2])
+    return round_three(parts[i, 0], parts[i, 1], parts[i, 2])
 
 
 @tight
 def merge_exact(sums: SumArrays, into: int, source: int) -> bool:
     """Adds the sum of slot `source` to slot `into`."""
+    parts, limbs, special = sums.parts, sums.limbs, sums.special
     row = spill_row(sums, source)
     if row < 0:
         # At most three additions, of which any may need the pool: make sure of a row before the first.
-        if sums.parts[into, ROW] == 0.0 and sums.free_count[0] == 0:
+        if parts[into, ROW] == 0.0 and sums.free_count[0] == 0:
             return False
         for k in range(PARTS):
-            if sums.parts[source, k] != 0.0:
-                add_exact(sums, into, sums.parts[source, k], 1)
+            if parts[source, k] != 0.0:
+                add_exact(sums, into, parts[source, k], 1)
         return True
-    if sums.parts[into, ROW] == 0.0 and not _spill(sums, into):
+    if parts[into, ROW] == 0.0 and not _spill(sums, into):
         return False
     to = spill_row(sums, into)
     for k in range(_PENDING):
-        sums.special[to, k] += sums.special[row, k]
-    carry(sums.limbs[row])
-    sums.special[row, _PENDING] = 1
+        special[to, k] += special[row, k]
+    carry(limbs[row])
+    special[row, _PENDING] = 1
     for k in range(LIMBS):
-        sums.limbs[to, k] += sums.limbs[row, k]
-    _pending(sums.limbs, sums.special, to, 1)
+        limbs[to, k] += limbs[row, k]
+    _pending(limbs, special, to, 1)
     return True
 
 
 @tight
 def clear_exact(sums: SumArrays, i: int) -> None:
     """Sets slot i to zero; its row of the pool is free again."""
-    sums.parts[i, 0] = sums.parts[i, 1] = sums.parts[i, 2] = 0.0
+    parts = sums.parts
+    parts[i, 0] = parts[i, 1] = parts[i, 2] = 0.0
     row = spill_row(sums, i)
     if row >= 0:
-        sums.parts[i, ROW] = 0.0
-        sums.limbs[row, :] = 0
-        sums.special[row, :] = 0
+        parts[i, ROW] = 0.0
+        fill(sums.limbs[row], 0)
+        fill(sums.special[row], 0)
         sums.free[sums.free_count[0]] = row
         sums.free_count[0] += 1
 

@@ -48,6 +48,7 @@ from streamproc.operators.lateness import split_late
 from streamproc.operators.row_store import RowStore, row_store
 from streamproc.operators.value_table import ValueTable, value_keys
 from streamproc.ports import Int64s
+from streamproc.row_loops import copy_rows
 from streamproc.state import KeyTable
 
 ENTITY: Final = "entity"
@@ -330,7 +331,7 @@ def _more(told: Int64s, need: int) -> Int64s:
     if need <= told.shape[0]:
         return told
     more = np.empty((max(need, 2 * told.shape[0] + 16), 6), np.int64)
-    more[: told.shape[0]] = told
+    copy_rows(told, more, told.shape[0])
     return more
 
 

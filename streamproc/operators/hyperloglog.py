@@ -14,6 +14,7 @@ import numpy as np
 
 from streamproc.hashing import inlined, kernel, tight
 from streamproc.ports import Int64s
+from streamproc.row_loops import fill
 
 _PRECISION: Final = 12
 REGISTERS: Final = 1 << _PRECISION
@@ -67,7 +68,7 @@ def estimate(entries: Int64s, start: int, size: int, counts: Int64s) -> float:
     >>> round(estimate(np.array([7 << VALUE_BITS | 1]), 0, 1, np.zeros(54, np.int64)))
     1
     """
-    counts[:] = 0
+    fill(counts, 0)
     counts[0] = REGISTERS - size
     for i in range(start, start + size):
         counts[entries[i] & ((1 << VALUE_BITS) - 1)] += 1

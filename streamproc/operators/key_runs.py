@@ -19,6 +19,7 @@ import numpy as np
 from streamproc.columns import grow, next_rows
 from streamproc.hashing import kernel, tight
 from streamproc.ports import Int64s
+from streamproc.row_loops import copy_rows
 
 BASE: Final = 0
 """Where the run's region starts in the arena."""
@@ -98,7 +99,7 @@ def _bigger(runs: Int64s, arena: Int64s, free: Int64s, used: Int64s, slot: int) 
         used[0] += 1 << (size + 1)
         if used[0] > arena.shape[0]:
             more = np.zeros((max(used[0], arena.shape[0] + min(arena.shape[0], 1 << 20)), 2), np.int64)
-            more[: arena.shape[0]] = arena
+            copy_rows(arena, more, arena.shape[0])
             arena = more
     if size > 0:
         start = runs[slot, BASE] + runs[slot, FIRST]

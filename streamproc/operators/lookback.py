@@ -122,7 +122,8 @@ def take_in(
         room_for_walks(wants.spans.size),
     )  # fmt: skip
     texts = state.texts.keys.arrays
-    room = Room(
+    heavy = wants.scans.size or wants.variances.size
+    room = None if not heavy else Room(
         np.empty(state.events.shape[0] if wants.scans.size else 0, np.int64), scan_sums(), frozen(texts.arena),
         frozen(texts.records),
     )  # fmt: skip

@@ -33,6 +33,7 @@ from streamproc.operators.exact import (
 from streamproc.operators.values import Flags, Float64s
 from streamproc.operators.wide_sums import LIMBS, PRODUCT_LIMBS, add_wide, wide_variance_numerator
 from streamproc.ports import Int64s
+from streamproc.row_loops import fill
 
 _ROOM: Final = 4 * PARTS * PARTS
 """More than the products of one numerator, each of which lengthens the expansion by one part at most."""
@@ -61,7 +62,7 @@ def _grow(parts: Float64s, used: int, x: float) -> int:
 @tight
 def _spilled_numerator(totals: SumArrays, squares: SumArrays, i: int, j: int, n: int, limbs: Int64s) -> float:
     """The numerator where a sum has spilled: by wide sums."""
-    limbs[:] = 0
+    fill(limbs, 0)
     total, square = limbs[:LIMBS], limbs[LIMBS : 2 * LIMBS]
     for sums, into, slot in ((totals, total, i), (squares, square, j)):
         row = spill_row(sums, slot)

@@ -29,13 +29,8 @@ from streamproc.operators.event_records import (
 from streamproc.operators.exact import PARTS, SumArrays, add_exact_square, clear_exact, spill_row
 from streamproc.operators.runs_of_floats import add_run
 from streamproc.ports import Int64s
+from streamproc.row_loops import copy, fill
 from streamproc.slot_index import prefetch
-
-
-@inlined
-def _copy(source: Int64s, into: Int64s) -> None:
-    for k in range(into.size):
-        into[k] = source[k]
 
 
 @inlined
@@ -49,15 +44,15 @@ def fetch_around(wants: Wants, store: Store, rows: Rows, first: int, walks: Tabl
 
     A walk waits for memory at each event. The walks of several rows, a step of each in turn, wait together.
     """
-    events, active = store.events, 0
-    for i in range(first, min(first + TOGETHER, rows.keys.size)):
-        of_key, t = store.keys[rows.keys[i]], rows.times[i]
+    events, keys, of_rows, times, lengths, active = store.events, store.keys, rows.keys, rows.times, wants.spans, 0
+    for i in range(first, min(first + TOGETHER, of_rows.size)):
+        of_key, t = keys[of_rows[i]], times[i]
         newest = of_key[NEWEST]
         if newest < 0 or events[newest, TIME] <= t:
             continue
         until = t
-        for span in range(wants.spans.size):
-            length = wants.spans[span]
+        for span in range(lengths.size):
+            length = lengths[span]
             if _far_back(events[newest, TIME], t, length):
                 until = min(until, t - length)
             elif of_key[SPANS + span] >= 0:
@@ -84,54 +79,57 @@ def fetch_around(wants: Wants, store: Store, rows: Rows, first: int, walks: Tabl
 @tight
 def save(wants: Wants, store: Store, sums: SumArrays, key: int, saved: Saved) -> None:
     """Copies what the key's windows hold, for kernels."""
-    number = wants.sums.shape[0]
-    _copy(store.keys[key], saved.words)
+    number, parts, limbs, special = wants.sums.shape[0], sums.parts, sums.limbs, sums.special
+    saved_parts, saved_limbs, saved_special = saved.parts, saved.limbs, saved.special
+    copy(store.keys[key], saved.words, saved.words.size)
     for f in range(number):
         at = key * number + f
         for k in range(PARTS + 1):
-            saved.parts[f, k] = sums.parts[at, k]
+            saved_parts[f, k] = parts[at, k]
         row = spill_row(sums, at)
         if row >= 0:
-            _copy(sums.limbs[row], saved.limbs[f])
-            _copy(sums.special[row], saved.special[f])
+            copy(limbs[row], saved_limbs[f], limbs.shape[1])
+            copy(special[row], saved_special[f], special.shape[1])
 
 
 @tight
 def restore(wants: Wants, store: Store, sums: SumArrays, key: int, saved: Saved) -> None:
     """Puts back what `save` copied, for kernels; rows of the pool that were taken since are free again."""
-    number = wants.sums.shape[0]
-    _copy(saved.words, store.keys[key])
+    number, parts, limbs, special = wants.sums.shape[0], sums.parts, sums.limbs, sums.special
+    saved_parts, saved_limbs, saved_special = saved.parts, saved.limbs, saved.special
+    copy(saved.words, store.keys[key], saved.words.size)
     for f in range(number):
         at = key * number + f
         row = spill_row(sums, at)
-        if saved.parts[f, PARTS] != 0.0:
-            _copy(saved.limbs[f], sums.limbs[row])
-            _copy(saved.special[f], sums.special[row])
+        if saved_parts[f, PARTS] != 0.0:
+            copy(saved_limbs[f], limbs[row], limbs.shape[1])
+            copy(saved_special[f], special[row], special.shape[1])
             continue
         if row >= 0:
             clear_exact(sums, at)
         for k in range(PARTS):
-            sums.parts[at, k] = saved.parts[f, k]
+            parts[at, k] = saved_parts[f, k]
 
 
 @tight
 def _empty(wants: Wants, sums: SumArrays, of_key: Int64s, key: int, span: int) -> None:
     """Sets the accumulators of one window to nothing; a sum keeps its row of the pool."""
-    number = wants.sums.shape[0]
-    for c in range(wants.counts.shape[0]):
-        if wants.counts[c, 0] == span:
-            of_key[wants.words[3] + c] = 0
-    for w in range(wants.wides.shape[0]):
-        if wants.wides[w, 0] == span:
-            of_key[wants.words[4] + 2 * w] = of_key[wants.words[4] + 2 * w + 1] = 0
+    words, counted, widened, summed = wants.words, wants.counts, wants.wides, wants.sums
+    parts, limbs, special, number = sums.parts, sums.limbs, sums.special, summed.shape[0]
+    for c in range(counted.shape[0]):
+        if counted[c, 0] == span:
+            of_key[words[3] + c] = 0
+    for w in range(widened.shape[0]):
+        if widened[w, 0] == span:
+            of_key[words[4] + 2 * w] = of_key[words[4] + 2 * w + 1] = 0
     for f in range(number):
-        if wants.sums[f, 0] == span:
+        if summed[f, 0] == span:
             row = spill_row(sums, key * number + f)
             for k in range(PARTS):
-                sums.parts[key * number + f, k] = 0.0
+                parts[key * number + f, k] = 0.0
             if row >= 0:
-                sums.limbs[row, :] = 0
-                sums.special[row, :] = 0
+                fill(limbs[row], 0)
+                fill(special[row], 0)
 
 
 @inlined
@@ -173,22 +171,23 @@ def _wide_sum(
 def _walk(wants: Wants, store: Store, sums: SumArrays, key: int, event: int, since: int, span: int, sign: int) -> bool:
     """Adds the events from one back to, but without, a moment to a window, or takes them out."""
     events, of_key = store.events, store.keys[key]
-    number, values = wants.sums.shape[0], wants.words[0]
+    of_words, counted, widened, summed = wants.words, wants.counts, wants.wides, wants.sums
+    number, values = summed.shape[0], of_words[0]
     fine = True
-    for c in range(wants.counts.shape[0]):
-        if wants.counts[c, 0] == span:
-            of_key[wants.words[3] + c] += sign * _counted(events, event, since, wants.counts[c, 1])
+    for c in range(counted.shape[0]):
+        if counted[c, 0] == span:
+            of_key[of_words[3] + c] += sign * _counted(events, event, since, counted[c, 1])
     for f in range(number):
-        if wants.sums[f, 0] == span:
-            value, at = wants.sums[f, 1], key * number + f
-            if wants.sums[f, 2]:
+        if summed[f, 0] == span:
+            value, at = summed[f, 1], key * number + f
+            if summed[f, 2]:
                 _add_squares(events, event, since, value, values + value, sums, at, sign)
             else:
                 add_run(events, event, since, value, values + value, sums, at, sign)
-    for w in range(wants.wides.shape[0]):
-        if wants.wides[w, 0] == span:
-            value, at = wants.wides[w, 1], wants.words[4] + 2 * w
-            words = (values + value, values + wants.wides[w, 2])
+    for w in range(widened.shape[0]):
+        if widened[w, 0] == span:
+            value, at = widened[w, 1], of_words[4] + 2 * w
+            words = (values + value, values + widened[w, 2])
             fine = _wide_sum(events, event, since, value, words, of_key[at : at + 2], sign) and fine
     return fine
 

@@ -32,6 +32,7 @@ from streamproc.event_time import MIN_TIME
 from streamproc.hashing import inlined, tight
 from streamproc.operators.event_records import EVER
 from streamproc.ports import Int64s
+from streamproc.row_loops import fill
 
 AT: Final = 0
 BEFORE: Final = 1
@@ -387,6 +388,6 @@ def drop_tiles(tiles: Tiles, script: Script, keys: Int64s, start: int) -> int:
         for word in (BACK, WITH_WAITING):
             if of_key[word] >= 0:
                 _bury(script, of_key[word])
-        of_key[:LINKS] = -1
-        of_key[LINKS:] = 0
+        fill(of_key, 0)
+        fill(of_key[:LINKS], -1)
     return keys.size

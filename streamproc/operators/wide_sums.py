@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from streamproc.hashing import tight
 from streamproc.ports import Int64s
+from streamproc.row_loops import fill
 
 LIMBS: Final = 140
 PRODUCT_LIMBS: Final = 2 * LIMBS + 2
@@ -154,7 +155,7 @@ def wide_variance_numerator(root: Int64s, squares: Int64s, n: int, out: Int64s) 
     if root[LIMBS - 1] < 0:
         _negate(root)
     carry(squares)
-    out[:] = 0
+    fill(out, 0)
     used = LIMBS
     while used > 0 and root[used - 1] == 0:
         used -= 1

@@ -90,12 +90,13 @@ def later_than_memory(events: Table, event: int, of_key: Int64s, base: int) -> b
 @tight
 def _read_edge(wants: Wants, store: Store, key: int, event: int, e: int, out: Results, i: int) -> None:
     """Writes the result of one edge of row i."""
-    events, of_key = store.events, store.keys[key]
-    span, value, mode = wants.edges[e, 0], int(wants.edges[e, 1]), wants.edges[e, 2]
+    events, of_key, edges, words, length = store.events, store.keys[key], wants.edges, wants.words, wants.spans
+    flags, results = out.has, out.edges
+    span, value, mode = edges[e, 0], int(edges[e, 1]), edges[e, 2]
     t = events[event, TIME]
-    since, ever = t - wants.spans[span], wants.spans[span] >= EVER
-    word, has = wants.words[0] + value, wants.extremes.shape[0] + e
-    base = wants.words[6] + EDGE_BASE * e
+    since, ever = t - length[span], length[span] >= EVER
+    word, has = words[0] + value, wants.extremes.shape[0] + e
+    base = words[6] + EDGE_BASE * e
     if mode == FIRST:
         first = of_key[OLDEST] if ever else of_key[SPANS + span]
         while first >= 0 and events[first, BEFORE] >= 0 and events[events[first, BEFORE], TIME] > since:
@@ -111,11 +112,11 @@ def _read_edge(wants: Wants, store: Store, key: int, event: int, e: int, out: Re
         start = int(events[event, BEFORE]) if mode == BEFORE_ROW else event
         best = _newest_with(events, start, value, int(since))
     if best >= 0:
-        out.has[i, has], out.edges[i, e] = 1, events[best, word] if mode <= LAST else t - events[best, TIME]
+        flags[i, has], results[i, e] = 1, events[best, word] if mode <= LAST else t - events[best, TIME]
     elif ever and of_key[base]:
-        out.has[i, has], out.edges[i, e] = 1, of_key[base + EDGE_BASE - 1] if mode <= LAST else t - of_key[base + 1]
+        flags[i, has], results[i, e] = 1, of_key[base + EDGE_BASE - 1] if mode <= LAST else t - of_key[base + 1]
     else:
-        out.has[i, has], out.edges[i, e] = 0, 0
+        flags[i, has], results[i, e] = 0, 0
 
 
 @tight
@@ -123,12 +124,12 @@ def _read_extreme(
     wants: Wants, store: Store, key: int, event: int, m: int, in_order: bool, out: Results, i: int
 ) -> None:
     """Writes the result of one extreme of row i."""
-    events, of_key = store.events, store.keys[key]
-    span, value, flip = wants.extremes[m, 0], wants.extremes[m, 1], wants.extremes[m, 2]
-    since, word = events[event, TIME] - wants.spans[span], wants.words[0] + value
+    events, of_key, extremes, words = store.events, store.keys[key], wants.extremes, wants.words
+    span, value, flip = extremes[m, 0], extremes[m, 1], extremes[m, 2]
+    since, word = events[event, TIME] - wants.spans[span], words[0] + value
     best = -1
     if in_order:
-        best = int(of_key[wants.words[2] + 2 * m])
+        best = int(of_key[words[2] + 2 * m])
     else:
         at = int(event)
         while at >= 0 and events[at, TIME] > since:
@@ -137,7 +138,7 @@ def _read_extreme(
             ):
                 best = at
             at = int(events[at, BEFORE])
-    base = wants.words[5] + EXTREME_BASE * m
+    base = words[5] + EXTREME_BASE * m
     has, code = best >= 0, (events[best, word] ^ flip) if best >= 0 else np.int64(0)
     if of_key[base] and (not has or of_key[base + 1] > code):
         has, code = True, of_key[base + 1]
@@ -148,36 +149,43 @@ def _read_extreme(
 @tight
 def read_window(
     wants: Wants, store: Store, sums: SumArrays, key: int, event: int, span: int, in_order: bool, out: Results, i: int,
-    room: Room,
+    room: Room | None,
 ) -> None:  # fmt: skip
-    """Writes the results of one window of row i, whose event is the window's newest."""
+    """Writes the results of one window of row i, whose event is the window's newest.
+
+    Without `room` there are neither variances nor scans: Numba then leaves out all that computes them.
+    """
     events, of_key = store.events, store.keys[key]
     since = events[event, TIME] - wants.spans[span]
-    for c in range(wants.counts.shape[0]):
-        if wants.counts[c, 0] == span:
-            out.counts[i, c] = of_key[wants.words[3] + c]
-    number = wants.sums.shape[0]
+    words, counted, summed, widened = wants.words, wants.counts, wants.sums, wants.wides
+    extremes, edges, counts, wides = wants.extremes, wants.edges, out.counts, out.wides
+    for c in range(counted.shape[0]):
+        if counted[c, 0] == span:
+            counts[i, c] = of_key[words[3] + c]
+    number = summed.shape[0]
     for f in range(number):
-        if wants.sums[f, 0] == span:
+        if summed[f, 0] == span:
             out.sums[i, f] = rounded_sum(sums, key * number + f)
-    for w in range(wants.wides.shape[0]):
-        if wants.wides[w, 0] == span:
-            out.wides[i, 2 * w] = of_key[wants.words[4] + 2 * w]
-            out.wides[i, 2 * w + 1] = of_key[wants.words[4] + 2 * w + 1]
-    for v in range(wants.variances.shape[0]):
-        total, square, count = wants.variances[v, 0], wants.variances[v, 1], wants.variances[v, 2]
-        if wants.sums[total, 0] == span:
-            n = of_key[wants.words[3] + count]
-            out.variances[i, v] = 0.0
-            if n > 1:
-                at, of_square = key * number + total, key * number + square
-                out.variances[i, v] = sample_variance(sums, sums, at, of_square, n, out.parts, out.limbs)
-    for m in range(wants.extremes.shape[0]):
-        if wants.extremes[m, 0] == span:
+    for w in range(widened.shape[0]):
+        if widened[w, 0] == span:
+            wides[i, 2 * w] = of_key[words[4] + 2 * w]
+            wides[i, 2 * w + 1] = of_key[words[4] + 2 * w + 1]
+    for m in range(extremes.shape[0]):
+        if extremes[m, 0] == span:
             _read_extreme(wants, store, key, event, m, in_order, out, i)
-    for e in range(wants.edges.shape[0]):
-        if wants.edges[e, 0] == span:
+    for e in range(edges.shape[0]):
+        if edges[e, 0] == span:
             _read_edge(wants, store, key, event, e, out, i)
-    for s in range(wants.scans.shape[0]):
-        if wants.scans[s, 0] == span:
-            scan(wants, events, event, since, s, room, out.scans[i])
+    if room is not None:
+        spread, variances, scans = wants.variances, out.variances, wants.scans
+        for v in range(spread.shape[0]):
+            total, square, count = spread[v, 0], spread[v, 1], spread[v, 2]
+            if summed[total, 0] == span:
+                n = of_key[words[3] + count]
+                variances[i, v] = 0.0
+                if n > 1:
+                    at, of_square = key * number + total, key * number + square
+                    variances[i, v] = sample_variance(sums, sums, at, of_square, n, out.parts, out.limbs)
+        for s in range(scans.shape[0]):
+            if scans[s, 0] == span:
+                scan(wants, events, event, since, s, room, out.scans[i])

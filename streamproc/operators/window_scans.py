@@ -219,12 +219,12 @@ def _better(room: Room, code: int, count: int, other: int, other_count: int, tex
 
 @tight
 def _most_frequent(room: Room, n: int, k: int, text: bool, out: Int64s) -> None:
-    found, i = 0, 0
+    codes, found, i = room.codes, 0, 0
     while i < n:
         j = i
-        while j < n and room.codes[j] == room.codes[i]:
+        while j < n and codes[j] == codes[i]:
             j += 1
-        code, count = room.codes[i], j - i
+        code, count = codes[i], j - i
         if found < k or _better(room, code, count, out[2 * found - 1], out[2 * found], text):
             at = found if found < k else k - 1
             while at > 0 and _better(room, code, count, out[2 * at - 1], out[2 * at], text):
@@ -239,7 +239,8 @@ def _most_frequent(room: Room, n: int, k: int, text: bool, out: Int64s) -> None:
 @tight
 def scan(wants: Wants, events: Table, event: int, since: int, s: int, room: Room, out: Int64s) -> None:
     """Writes the words of scan s for the window (since, t] that ends with `event`, for kernels."""
-    value, kind, at, k = int(wants.scans[s, 1]), wants.scans[s, 2], wants.scans[s, 3], int(wants.scans[s, 4])
+    scans = wants.scans
+    value, kind, at, k = int(scans[s, 1]), scans[s, 2], scans[s, 3], int(scans[s, 4])
     word, amount, words = int(wants.words[0]) + value, wants.amounts[s], out[at:]
     if kind == EWMA:
         _average(events, event, since, value, word, amount, room.sums, words)

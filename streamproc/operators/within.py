@@ -56,6 +56,7 @@ from streamproc.operators.key_runs import (
 from streamproc.operators.lateness import split_late
 from streamproc.operators.row_store import RowStore, row_store
 from streamproc.ports import Bytes, Int64s
+from streamproc.row_loops import copy, copy_rows
 from streamproc.state import KeyTable
 
 
@@ -304,7 +305,7 @@ def _match(
             insert(right_runs, right_arena, slot, moment, number)
         while n + stop - place > pairs.shape[0]:
             more = np.empty((2 * pairs.shape[0] + 16, 3), np.int64)
-            more[:n] = pairs[:n]
+            copy_rows(pairs, more, n)
             pairs = more
         for other in range(place, stop):
             pairs[n, 0] = i
@@ -330,7 +331,7 @@ def _with(values: Int64s, at: int, value: int) -> Int64s:
     """The array with `value` at `at`, grown if needed."""
     if at == values.size:
         more = np.empty(2 * at + 16, np.int64)
-        more[:at] = values
+        copy(values, more, at)
         values = more
     values[at] = value
     return values
