@@ -8,7 +8,7 @@ the topic has gone past it: no row that comes later can fall into it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,10 +16,12 @@ import numpy as np
 
 from streamproc.contracts.registry import Registry
 from streamproc.engine.intake import event_times
+from streamproc.engine.timeline import ROW
+from streamproc.engine.units import KIND, STAMP, TIME, Units
 from streamproc.errors import UnknownContract
 from streamproc.event_time import MIN_TIME
 from streamproc.graph import Source
-from streamproc.planning.freshness import LATE, UNPROMISED, Bound, JoinSides, joins, promises
+from streamproc.planning.freshness import LATE, OK, UNPROMISED, WARN, Bound, JoinSides, joins, promised, promises
 from streamproc.planning.plan import Node, Plan
 from streamproc.ports import Log, TopicPartition
 from streamproc.runtime.lags import Lags
@@ -137,6 +139,27 @@ def measured(
                 partitions=topics[origin.topic].partitions,
             )  # fmt: skip
     return list(found.values())
+
+
+def rows_by_verdict(sources: Sequence[Node | None], units: Sequence[Units]) -> dict[str, dict[str, int]]:
+    """Of what a step took in, by topic with a promise, how many rows were `ok`, `warn` and `late`, each by itself.
+
+    sources  the source that each of `units` comes from, None for rows of another stage
+    """
+    found: dict[str, dict[str, int]] = {}
+    for node, part in zip(sources, units, strict=True):
+        if node is None or node.contract is None or not isinstance(node.origin, Source) or not len(part):
+            continue
+        bound = promised(node.contract)
+        if bound.warn_us is None or bound.late_us is None:
+            continue
+        rows = part.units[part.units[:, KIND] == ROW]
+        lag = rows[:, STAMP] - rows[:, TIME]
+        warned, late = int((lag > bound.warn_us).sum()), int((lag > bound.late_us).sum())
+        counts = found.setdefault(node.origin.topic, dict.fromkeys((OK, WARN, LATE), 0))
+        for verdict, number in ((OK, lag.size - warned), (WARN, warned - late), (LATE, late)):
+            counts[verdict] += number
+    return found
 
 
 def join_lags(plan: Plan, topics: list[TopicLags]) -> list[JoinLag]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +23,7 @@ from streamproc.ports import Int64s, Log, TopicPartition
 from streamproc.runtime.binding import Binding
 from streamproc.runtime.feed import MOST_BYTES, Feed, Judge, ranges_of, within
 from streamproc.runtime.fingerprints import environment_id
+from streamproc.runtime.freshness import rows_by_verdict
 from streamproc.runtime.journal import ConsumedRange, Entry
 from streamproc.runtime.reach import out_of_reach
 
@@ -34,12 +35,14 @@ class TakenStep:
     """A step that ran, and its journal entry (still without the ranges that its outputs will get).
 
     unreadable  how many records it met that the log holds and cannot hand out; one may stand for a batch
+    fresh       by source, how many of its rows were ok, warned of or late by what its contract promises
     """
 
     output: StepOutput
     entry: Entry
     units: int
     unreadable: int = 0
+    fresh: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 class Task:
@@ -226,7 +229,8 @@ class Task:
         )
         self.note = {}
         unreadable = sum(reason.startswith("unreadable:") for part in units for reason in part.reasons)
-        return TakenStep(output, entry, int(runs[:, 1].sum()) if runs.shape[0] else 0, unreadable)
+        fresh = rows_by_verdict([self.stage.stage.inputs[channel.inlet].source for channel in self.channels], units)
+        return TakenStep(output, entry, int(runs[:, 1].sum()) if runs.shape[0] else 0, unreadable, fresh)
 
     def close_marks(self) -> tuple[tuple[int, int], ...]:
         """Marks that end the task's source channels; internal channels are ended by their senders."""

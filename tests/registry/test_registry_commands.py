@@ -33,7 +33,7 @@ import polars as pl
 import streamproc as sp
 
 rows = sp.source("payments", contract="{name}", lateness="1m")
-doubles = sp.Topology("doubles", version=1, owner="me", sinks={{"doubled": rows | sp.with_columns(y=pl.col("x") * 2)}})
+doubles = sp.Topology("doubles", version=1, sinks={{"doubled": rows | sp.with_columns(y=pl.col("x") * 2)}})
 """
 
 

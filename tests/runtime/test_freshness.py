@@ -28,8 +28,12 @@ from streamproc.runtime.freshness import TopicLags, freshness_findings, join_lag
 from streamproc.runtime.lags import Lags
 from streamproc.runtime.reading import read_topic
 from streamproc.runtime.replay import source_ends
+from streamproc.runtime.telemetry.metrics import WorkerMetrics
+from streamproc.runtime.telemetry.vital import Vital
+from streamproc.runtime.telemetry.worker_telemetry import WorkerTelemetry
 from streamproc.runtime.worker import Worker
 from streamproc.testing import MemoryLog, append_frame
+from streamproc.wire import Reader
 
 SECOND, MINUTE = 1_000_000, 60_000_000
 BEGUN = 1_700_000_000 * SECOND // MINUTE * MINUTE
@@ -161,6 +165,24 @@ def test_late_rows_are_those_that_the_engine_finds_late() -> None:
     letters = read_topic(log, REGISTRY, binding.names.late, REJECTED.schema.polars())
     assert min(found.values()) > 100
     assert dict(letters["topic"].value_counts().iter_rows()) == found
+
+
+def test_metrics_count_each_row_by_what_its_contract_promises() -> None:
+    log, metrics = two_partitions(), WorkerMetrics()
+    binding = bind(JOINED, log, REGISTRY)
+    telemetry = WorkerTelemetry(binding, log, None, Vital(stall_after_s=60), metrics)
+    Worker(binding, log, until_end=source_ends(binding, log), close=True, observer=telemetry).run()
+    for one in measured(binding.plan, log, REGISTRY):
+        labels = [{"topology": "joined", "source": one.topic, "verdict": word} for word in ("ok", "warn", "late")]
+        name = "streamproc_rows_by_freshness_total"
+        told = {each["verdict"]: metrics.registry.get_sample_value(name, each) for each in labels}
+        blocks = [log.read(TopicPartition(one.topic, p), 0, max_records=10_000) for p in range(2)]
+        reader = Reader((ORDERS if one.topic == "orders" else RATES).avro, REGISTRY.schema_of)
+        frames = [reader.decode(b.buffer, b.value_starts, b.value_ends).frame for b in blocks]
+        times = [frame["at"].to_physical().to_numpy() for frame in frames]
+        lags = np.concatenate([block.timestamps - at for block, at in zip(blocks, times, strict=True)])
+        verdicts = [one.bound.verdict(lag) for lag in lags.tolist()]
+        assert told == {verdict: verdicts.count(verdict) for verdict in told} and min(map(verdicts.count, told)) > 20
 
 
 def test_a_joins_bound_is_its_slower_side_plus_lateness() -> None:

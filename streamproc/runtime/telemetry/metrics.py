@@ -54,6 +54,11 @@ class WorkerMetrics:
             "Records that the log holds and cannot hand out, too large or damaged; one may stand for a batch",
             "stage",
         )
+        self.fresh = counter(
+            "rows_by_freshness_total",
+            "Rows by how old they were when they came, against what the source's contract promises",
+            "source", "verdict",
+        )  # fmt: skip
         self.written = counter("rows_written_total", "Rows written to a topic", "topic")
         self.lag = Gauge(
             "streamproc_lag_rows", "Records of a source that are in the log and not committed", inlet, registry=registry

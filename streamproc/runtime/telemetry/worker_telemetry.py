@@ -115,6 +115,9 @@ class WorkerTelemetry(Observer):
             stage = self._stage(task.stage)
             metrics.steps.labels(name, stage).inc()
             metrics.unreadable.labels(name, stage).inc(taken.unreadable)
+            for source, counts in taken.fresh.items():
+                for verdict, rows in counts.items():
+                    metrics.fresh.labels(name, source, verdict).inc(rows)
             for topic, (rows, _) in taken.output.digests.items():
                 if rows:
                     metrics.written.labels(name, topic).inc(rows)
