@@ -28,6 +28,7 @@ SUITES = {
     "nexmark": ([], ["--events", "50000"]),
     "learning": ([], ["--rows", "40000"]),
     "harmonise": ([], ["--rows", "200000"]),
+    "retail": ([], ["--until", "2010-12", "--rounds", "1", "--live", "5"]),
 }
 """Arguments of a whole run and of a quick one."""
 

@@ -60,7 +60,7 @@ def run(folder: Path, topics: dict[str, pl.DataFrame], dirt: dict[str, Block] | 
             contract = registry.contract(CONTRACTS[topic])
             log.create_topic(topic, TopicSettings(1))
             produce_frame(log, frame, topic, contract=contract, schema_id=registry.adopt(contract))
-        for topic, block in (dirt or {}).items():
+        for block in (dirt or {}).values():
             transaction = log.producer("dirt").begin()
             transaction.append(block)
             transaction.commit()

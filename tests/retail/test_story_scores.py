@@ -20,7 +20,8 @@ with happened as (
     union all select 'returns', return_id, returned_at, -amount, currency from returns where amount > 0
 ), priced as (
     select h.source, h.event, h."at",
-        case when h."at" - r.published_at <= interval 7 days then round_even(h.amount * 100 / r.rate, 0)::bigint end as worth
+        case when h."at" - r.published_at <= interval 7 days
+            then round_even(h.amount * 100 / r.rate, 0)::bigint end as worth
     from happened h asof left join rates r on h.currency = r.currency and h."at" >= r.published_at
     union all select 'contacts', contact_id, sent_at, -{MAIL_CENTS} from contacts
 )
@@ -80,7 +81,8 @@ def test_what_persons_are_worth_is_sql_with_the_truth_within_the_linking_error(
     true = dict(priced.group_by("person").agg(pl.col("worth").sum()).rows())
     main = told.judged.group_by("found", "person").len().sort("len", descending=True).unique("found", keep="first")
     person = dict(main.select("found", "person").rows())
-    worth = priced.join(told.judged.select("source", "event", "found").cast({"source": pl.String}), on=("source", "event"))
+    found = told.judged.select("source", "event", "found").cast({"source": pl.String})
+    worth = priced.join(found, on=("source", "event"))
     of_events = dict(worth.group_by("found").agg(pl.col("worth").sum()).rows())
     wrong = 0
     for row in values.iter_rows(named=True):
