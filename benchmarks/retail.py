@@ -36,7 +36,7 @@ from rich.table import Table
 from connectors.embedded import EmbeddedLog
 from connectors.files.produce import produce_frame
 from connectors.registry import FolderRegistry
-from streamproc.cli.demo_facts import story_facts
+from streamproc.cli.demo_facts import story_facts, story_topics
 from streamproc.engine import step as engine_step
 from streamproc.graph import Source
 from streamproc.ports import Log, TopicSettings
@@ -80,7 +80,7 @@ def whole_run(story: Story) -> dict[str, Any]:
         wall, cpu = time.perf_counter(), time.process_time()
         progress = Worker(binding, log, until_end=source_ends(binding, log), close=True).run()
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        facts = story_facts(log, binding.registry, story.truth)
+        facts = story_facts(story_topics(binding, log), story.truth)
     return {
         "rows": rows, "rows_per_second": rows / wall, "cpu_us_per_row": cpu / rows * 1e6, "seconds": wall,
         "steps": progress.steps, "persons": facts["persons"], "worth": facts["worth"], "model": facts["model"],

@@ -60,7 +60,7 @@ def demo(folder: Path, partitions: int, as_json: bool) -> None:
         # Compiling is work of the first run only; a rate with it says nothing.
         seconds = progress.seconds - (compiled.seconds - before)
         fates = fates_in(binding, log)
-        topics = story_topics(log, registry)
+        topics = story_topics(binding, log)
         facts = story_facts(topics, truth)
         _say("replaying it as recorded: same steps, every digest must agree")
         recorded = _replay_recorded(binding, log)

@@ -9,17 +9,20 @@ from typing import Any, Final
 import polars as pl
 
 from streamproc.cli.demo_score import judged_events, lifetime_values, person_quality, quarters
-from streamproc.contracts.registry import Registry
 from streamproc.ports import Log
+from streamproc.runtime.binding import Binding
 from streamproc.runtime.reading import read_topic
 
 LAST: Final = 5
-_OWN: Final = ("_partition", "_offset")
 
 
-def story_topics(log: Log, registry: Registry, name: str = "retail") -> dict[str, pl.DataFrame]:
-    """The rows of a finished run that facts and pictures are made of, by sink."""
-    return {sink: read_topic(log, registry, f"{name}.{sink}") for sink in _READ}
+def story_topics(binding: Binding, log: Log) -> dict[str, pl.DataFrame]:
+    """The rows of a finished run that facts and pictures are made of, by sink; also of a sink that got none."""
+    return {
+        sink.name: read_topic(log, binding.registry, sink.topic, sink.contract.schema.polars())
+        for sink in binding.plan.sinks
+        if sink.name in _READ
+    }
 
 
 def story_facts(topics: Mapping[str, pl.DataFrame], truth: pl.DataFrame) -> dict[str, Any]:
