@@ -31,6 +31,8 @@ def survive(
     ):
         for number in range(WORKERS):
             stage.crew.start(f"worker-{number}")
+        # On a new machine the first workers compile the kernels, and one that is killed meanwhile keeps none.
+        stage.wait_for_progress(300, everywhere=True)
         names = stage.binding.names
         faults = Faults(
             cluster,
