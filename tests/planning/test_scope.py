@@ -223,8 +223,8 @@ def test_a_custom_step_that_declares_an_unknown_column_is_refused() -> None:
         sp.custom(Peeping(len), reads=())
 
 
-SHIPPED = {"retail": "topologies.retail", "customer_value": "topologies.customer_value",
-           "people": "topologies.people.topology:topology"}  # fmt: skip
+SHIPPED = {"retail": "topologies.retail", "refunds": "topologies.refunds",
+           "customer_value": "topologies.customer_value", "people": "topologies.people.topology:topology"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SHIPPED)

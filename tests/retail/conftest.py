@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import polars as pl
 import pytest
+from told_story import Told
 
 from connectors.registry import FolderRegistry
 from streamproc.cli.demo_score import judged_events
 from streamproc.runtime.workspace import shipped_contracts
 from streamproc.testing import drive
-from streamproc.testing.drive import Driven
 from topologies.retail import retail
 from topologies.retail.load import shipped_story
-from topologies.retail.make_story import MOVEMENTS, Story
+from topologies.retail.make_story import MOVEMENTS
 
 STORIES = {"spring, seed 11": ("2011-03", "2011-05", 11), "nine months, seed 5": ("2010-12", "2011-08", 5)}
-
-
-@dataclass(frozen=True)
-class Told:
-    """A story and what the topology made of it; `judged` has the truth beside."""
-
-    story: Story
-    ran: Driven
-    judged: pl.DataFrame
 
 
 @pytest.fixture(scope="session", params=STORIES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from click.testing import CliRunner
-from conftest import Told
+from told_story import Told
 
 from connectors.registry import FolderRegistry
 from streamproc.cli.demo_facts import story_facts, story_topics

@@ -5,7 +5,7 @@ from __future__ import annotations
 import duckdb
 import polars as pl
 import pytest
-from conftest import Told
+from told_story import Told
 
 from streamproc.cli.demo_facts import model_facts
 from streamproc.cli.demo_score import lifetime_values, person_quality, quarters
