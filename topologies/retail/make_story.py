@@ -28,6 +28,7 @@ from typing import Final
 import click
 import polars as pl
 
+from topologies.retail.processes import PERSON
 from topologies.retail.sources import SourceError, invoice_lines, persons, reference_rates
 
 ORDERS: Final = "sales.orders"
@@ -40,10 +41,6 @@ CONTRACTS: Final = {
     CONTACTS: "campaign_contact.v1", RATES: "reference_rate.v1",
 }  # fmt: skip
 """The contract of each topic."""
-PERSON: Final = (
-    "given_name", "surname", "street_number", "address_1", "address_2", "suburb", "postcode", "state", "date_of_birth",
-)  # fmt: skip
-"""What a process writes of a person. Febrl's number of the social insurance is not among it: it would be a key."""
 SHOP: Final = "Europe/London"
 BANK: Final = "Europe/Berlin"
 _SHIFT: Final = 8

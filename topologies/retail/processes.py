@@ -21,6 +21,7 @@ IDLE: Final = "5s"
 PERSON: Final = (
     "given_name", "surname", "street_number", "address_1", "address_2", "suburb", "postcode", "state", "date_of_birth",
 )  # fmt: skip
+"""What a process writes of a person. Febrl's number of the social insurance is not among it: it would be a key."""
 
 
 def writings(rows: pl.DataFrame) -> pl.DataFrame:
