@@ -21,7 +21,7 @@ retail = sp.Topology(
     version=1,
     owner="retail-analytics",
     scope="fraud-prevention",
-    sla=sp.Sla(p99="1s", staleness="1h"),
+    sla=sp.Sla(p99="10s", staleness="1h"),
     sinks={
         "links": sp.sink(people | sp.entity_rows("links", name="told_links"), contract="person_link"),
         "people": sp.sink(people | sp.entity_rows("golden", name="golden_records"), contract="golden_person",
