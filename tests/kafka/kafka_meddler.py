@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from typing import NamedTuple
 
+from confluent_kafka import KafkaError
+
 PRODUCE, FIND, VERSIONS, INIT, END_TXN, OFFSETS = 0, 10, 18, 22, 26, 28
 
 Fate = str | float | Callable[[bytearray], None]
@@ -142,12 +144,20 @@ def _exactly(one: socket.socket, size: int, rate: int) -> bytearray:
     return found
 
 
+def called(fate: Fate | list[Fate]) -> str:
+    """The name of a test's fate, the same in every process."""
+    if isinstance(fate, list):
+        return "-".join(map(called, fate))
+    return fate.__name__ if callable(fate) else str(fate)
+
+
 def end_says(code: int) -> Fate:
     """Makes the answer to InitProducerId or EndTxn an error."""
 
     def change(data: bytearray) -> None:
         struct.pack_into(">h", data, 4 + 1 + 4, code)
 
+    change.__name__ = KafkaError(code).name()
     return change
 
 
@@ -165,6 +175,7 @@ def records_say(code: int, offset: int | None = None) -> Fate:
         if offset is not None:
             struct.pack_into(">q", data, at + 2, offset)
 
+    change.__name__ = KafkaError(code).name()
     return change
 
 
@@ -174,4 +185,5 @@ def offsets_say(code: int) -> Fate:
     def change(data: bytearray) -> None:
         struct.pack_into(">h", data, _first_partition(data, 4 + 1 + 4) + 4, code)
 
+    change.__name__ = KafkaError(code).name()
     return change

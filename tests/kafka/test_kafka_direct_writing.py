@@ -14,7 +14,7 @@ from itertools import count
 
 import pytest
 from confluent_kafka import KafkaError
-from kafka_meddler import END_TXN, OFFSETS, PRODUCE, Fate, end_says, offsets_say, records_say
+from kafka_meddler import END_TXN, OFFSETS, PRODUCE, Fate, called, end_says, offsets_say, records_say
 from kafka_writing_stage import INPUT, Stage, impatient, staged
 
 from connectors.kafka import deliveries, kafka_settings
@@ -59,7 +59,7 @@ def goes_on(stage: Stage, *before: bytes, offset: int) -> None:
 
 
 @pytest.mark.parametrize("fates", [["lose"], ["cut"], ["lose", "cut", "lose"], [end_says(AWAY)], [end_says(MOVED)],
-                                   [end_says(BUSY)] * 3], ids=str)  # fmt: skip
+                                   [end_says(BUSY)] * 3], ids=called)  # fmt: skip
 def test_an_end_whose_answer_is_lost_is_asked_for_again_and_happens_once(stage: Stage, fates: list[Fate]) -> None:
     stage.meddler.fates[END_TXN] = fates
     stage.written(b"second", offset=2)
@@ -85,7 +85,7 @@ def test_an_end_without_any_answer_is_unknown_and_only_the_log_is_believed(
 
 
 @pytest.mark.parametrize("code", FENCING, ids=lambda code: KafkaError(code).name())
-@pytest.mark.parametrize("before", ["lose", end_says(AWAY), end_says(MOVED), end_says(BUSY)], ids=str)
+@pytest.mark.parametrize("before", ["lose", end_says(AWAY), end_says(MOVED), end_says(BUSY)], ids=called)
 def test_an_end_that_was_asked_for_twice_and_then_refused_is_unknown_not_fenced(
     stage: Stage, code: int, before: Fate
 ) -> None:
@@ -133,7 +133,7 @@ def test_offsets_without_any_answer_are_unknown(stage: Stage, short: None) -> No
 
 
 @pytest.mark.parametrize("fate", ["lose", "cut", offsets_say(AWAY), offsets_say(MOVED), offsets_say(BUSY),
-                                  offsets_say(KafkaError.REQUEST_TIMED_OUT)], ids=str)  # fmt: skip
+                                  offsets_say(KafkaError.REQUEST_TIMED_OUT)], ids=called)  # fmt: skip
 def test_offsets_are_asked_for_again_where_their_answer_is_none(stage: Stage, fate: Fate) -> None:
     stage.meddler.fates[OFFSETS] = [fate]
     stage.written(b"second", offset=2)
@@ -170,7 +170,7 @@ def test_a_request_of_an_epoch_that_ended_is_refused(stage: Stage) -> None:
     ["lose", "cut", *map(records_say, (
         KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.REQUEST_TIMED_OUT, KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
         BUSY, KafkaError.INVALID_MSG, KafkaError.UNKNOWN_TOPIC_OR_PART))],
-    ids=str,
+    ids=called,
 )  # fmt: skip
 def test_a_batch_without_a_good_answer_is_sent_again_as_it_was(stage: Stage, fate: Fate) -> None:
     """It lies in the log already, and the broker knows it again."""
