@@ -1,0 +1,131 @@
+"""Kernels compiled before a first run, in several processes: Numba compiles one at a time in each.
+
+Each process puts one row of a plan's own types through its share of the steps, and throws away what comes out: kernels
+are then on disk for the run. Nothing depends on it: a step that cannot take such a row compiles when it is met.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import click
+import numpy as np
+import polars as pl
+
+from connectors.registry import FolderRegistry
+from streamproc.batch import ACCOUNT, C1, EVENT_TIME, ROW, WIDTH, Batch
+from streamproc.cli.workspace import load_topology
+from streamproc.contracts.model import Schema
+from streamproc.entities.applying import apply
+from streamproc.graph import Source
+from streamproc.keys import keys_of
+from streamproc.operator import StepTime, StreamType
+from streamproc.operators.custom import Custom
+from streamproc.operators.event_lists import look_back
+from streamproc.planning.plan import Node, Plan
+from streamproc.runtime.binding import plan_topology
+from streamproc.runtime.workspace import shipped_contracts
+
+_COSTS: Final = {"resolve": 34, "features": 22, "drift": 4, "learn": 4, "as_of": 4}
+"""Seconds, of the steps whose kernels take longest."""
+_SLOWEST: Final[dict[str, Any]] = {"resolve": apply, "features": look_back}
+_FEW: Final = 2
+"""Processes, at most: more would wait for the slowest kernel all the same."""
+
+
+def compile_ahead(reference: str, plan: Plan) -> Callable[[], None]:
+    """Begins to compile what a shipped topology's steps need, on all cores; gives what waits until that is done.
+
+    Where it was done before, nothing is begun.
+
+    reference  `module:name` of the topology, which each process loads anew
+    """
+    there = {node.operator.verb for node in plan.nodes if node.inputs}
+    count = min(_FEW, os.cpu_count() or 1)
+    if count == 1 or all(_is_cached(kernel) for verb, kernel in _SLOWEST.items() if verb in there):
+        return lambda: None
+    click.echo(f"compiling kernels in {count} processes, first run only: this may take a minute", err=True)
+    # Anew, not forked: Polars' threads do not survive that.
+    context = multiprocessing.get_context("spawn")
+    children = [context.Process(target=_compile_share, args=(reference, n, count), daemon=True) for n in range(count)]
+    for child in children:
+        child.start()
+
+    def wait() -> None:
+        for child in children:
+            child.join()
+
+    return wait
+
+
+def shares(nodes: Sequence[Node], count: int) -> list[list[Node]]:
+    """Steps shared out so that each process has about as much to compile; steps of one kind stay together."""
+    kinds: dict[str, list[Node]] = {}
+    for node in nodes:
+        kinds.setdefault(node.operator.verb, []).append(node)
+    out: list[list[Node]] = [[] for _ in range(count)]
+    loads = [0] * count
+    for verb in sorted(kinds, key=lambda verb: (-_COSTS.get(verb, 1), verb)):
+        least = loads.index(min(loads))
+        out[least] += kinds[verb]
+        loads[least] += _COSTS.get(verb, 1)
+    return out
+
+
+def exercise(plan: Plan, nodes: Sequence[Node]) -> list[str]:
+    """Puts one row through each of these steps, alone; gives the names of those that did not take it."""
+    types = {(node.rank, "rows"): node.type for node in plan.nodes}
+    types |= {(node.rank, side): kind for node in plan.nodes for side, kind in node.sides.items()}
+    types |= {(node.rank, "late"): node.type for node in plan.nodes}
+    failed = []
+    for node in nodes:
+        kinds = tuple(types[port] for port in node.inputs)
+        try:
+            batches = tuple(_one_row(kind) for kind in kinds)
+            time = StepTime(np.zeros(1, np.int64), node.rank)
+            node.operator.process(node.operator.open(*kinds), batches, time)
+        except Exception:  # Whatever a made-up row breaks: the run will say what is wrong, if anything is.
+            failed.append(node.name)
+    return failed
+
+
+def _compile_share(reference: str, number: int, count: int) -> None:
+    with contextlib.suppress(Exception):
+        plan = plan_topology(load_topology(reference), FolderRegistry((shipped_contracts(),)))
+        steps = [
+            node for node in plan.nodes if not isinstance(node.origin, Source) and not isinstance(node.origin, Custom)
+        ]
+        exercise(plan, shares(steps, count)[number])
+
+
+def _one_row(kind: StreamType) -> Batch:
+    frame = pl.DataFrame([_one_value(kind.schema, name) for name in kind.schema.names])
+    meta = np.zeros((1, WIDTH), np.int64)
+    meta[:, ROW] = 1
+    meta[:, [ACCOUNT, C1, EVENT_TIME]] = 0
+    batch = Batch(frame, meta)
+    return batch if kind.keyed_by is None else batch.with_keys(keys_of(frame, kind.keyed_by))
+
+
+def _one_value(schema: Schema, name: str) -> pl.Series:
+    dtype = schema[name].dtype
+    value: Any = [] if isinstance(dtype, pl.List) else "a" if isinstance(dtype, pl.String) else 1
+    if isinstance(dtype, pl.Enum):
+        value = dtype.categories[0]
+    try:
+        return pl.Series(name, [value], dtype=dtype)
+    except Exception:  # A nested or binary column: null will do.
+        return pl.Series(name, [None], dtype=dtype)
+
+
+def _is_cached(kernel: Any) -> bool:
+    """Whether Numba's cache has machine code of this kernel, made from this very file."""
+    index = getattr(getattr(kernel, "_cache", None), "_cache_file", None)
+    try:
+        return index is not None and bool(index._load_index())
+    except (OSError, ValueError):
+        return False
