@@ -64,10 +64,10 @@ def within(seconds: float, what: str, look: Callable[[], Any]) -> Any:
 class Deployed:
     """A running `streamproc run`; what it prints on stderr is kept."""
 
-    def __init__(self, *words: str) -> None:
+    def __init__(self, *words: str, topology: str = "card_risk.py") -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "streamproc", "run", "card_risk.py", *words],
+            [sys.executable, "-m", "streamproc", "run", topology, *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment,
@@ -149,9 +149,9 @@ class Deployed:
 
 
 @contextlib.contextmanager
-def deployed(*words: str) -> Iterator[Deployed]:
-    """`streamproc run card_risk.py` with these words; nothing of it is left at the end."""
-    there = Deployed(*words)
+def deployed(*words: str, topology: str = "card_risk.py") -> Iterator[Deployed]:
+    """`streamproc run` of a topology with these words; nothing of it is left at the end."""
+    there = Deployed(*words, topology=topology)
     try:
         yield there
     finally:
