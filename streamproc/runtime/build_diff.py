@@ -24,6 +24,7 @@ from streamproc.drifting.drift import drift
 from streamproc.engine.leaving import HEADER
 from streamproc.errors import InputError, UnknownColumn, did_you_mean
 from streamproc.operators.key_by import key_by
+from streamproc.operators.ordered import ordered
 from streamproc.planning.column_versions import column_versions
 from streamproc.planning.plan import PlannedSink
 from streamproc.planning.topology import Sink, Topology
@@ -164,7 +165,10 @@ def _alone(
     leaf = topology.sink(sink.name)
     leaves: dict[str, Any] = {sink.name: replace(leaf, identified=True, latest=False, topic="")}
     if watched:
-        leaves[_ALARMS] = Sink(leaf.stream | key_by() | drift(*watched, run_length=run_length, serial="thin"))
+        together = leaf.stream | key_by()
+        # Said here, for the columns that ordered the rows so far need not be among those of the sink.
+        together = together | ordered() if sink.type.ordered else together
+        leaves[_ALARMS] = Sink(together | drift(*watched, run_length=run_length, serial="thin"))
     return replace(topology, sinks=leaves, late="count")
 
 

@@ -77,6 +77,17 @@ def test_rows_of_one_build_alone_are_missing_or_extra_and_the_first_of_them_is_n
     assert part["rows_a"] == part["rows_b"] == 0
 
 
+def test_a_sink_that_leaves_out_what_orders_its_rows_is_compared_and_watched_too(
+    filled: Path, topology: Write, command: CommandLine
+) -> None:
+    chosen = 'per_card | sp.select("card_id", "n", "spend", name="short")'
+    short = build().replace('"scored": per_card', f'"scored": {chosen}')
+    a, b = topology("a.py", short), topology("b.py", short.replace('over("1h"), spend', 'over("2h"), spend'))
+    assert command.fine("diff", a, a, "--topic", "scored", "--json").json["same"] == 200
+    told = command("diff", a, b, "--topic", "scored", "--json").json
+    assert {name for name, one in told["columns"].items() if one["differs"]} == {"n"}
+
+
 def test_a_step_with_another_name_makes_other_rows_unless_columns_say_which_are_one(
     filled: Path, topology: Write, command: CommandLine
 ) -> None:
