@@ -43,7 +43,8 @@ def sign(buffer: Bytes, starts: Int64s, ends: Int64s, slots: Int64s, points: Wor
     counts = np.zeros(32, np.int64)
     for i in range(slots.size):
         n = code_points(buffer, starts[i], ends[i] - starts[i], points, 0)
-        counts[:] = 0
+        for one in range(32):
+            counts[one] = 0
         most = 0
         for k in range(n):
             one = points[k] & 31
