@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +117,19 @@ def killed_on_the_way(binding: str, there: Deployed, capture: pytest.CaptureFixt
         return sum(log.end_offset(place) for place in sinks)
 
 
+def require_all_read(there: Deployed, fates: dict[str, Any]) -> None:
+    """Waits until the workers have read all rows of the sources."""
+    rows = sum(counts["in"] for counts in fates.values())
+
+    def all_read() -> bool:
+        assert there.process.poll() is None, there.said
+        with contextlib.suppress(OSError):
+            return rows == sum(there.total("streamproc_ledger_rows", source=name, fate="in") for name in fates)
+        return False
+
+    within(PATIENCE_S, "all rows", all_read)
+
+
 def test_two_workers_of_which_one_is_killed_write_the_rows_of_the_embedded_run(
     on_kafka: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,13 +140,11 @@ def test_two_workers_of_which_one_is_killed_write_the_rows_of_the_embedded_run(
     with place.log() as log:
         bind(retail, log, place.registry())
     assert run(["pause", STORY, "--reason", "both at once", "--wait", "0s", "--bind", on_kafka]) == 0
-    rows = sum(counts["in"] for counts in expected.fates.values())
     with deployed("--workers", "2", "--http", "0", "--bind", on_kafka, topology=STORY) as there:
         seen = killed_on_the_way(on_kafka, there, capsys)
         assert seen < sum(frame.height for frame in expected.rows.values()) / 2
         within(120, "the crash", lambda: "killed by signal 9, starts again in" in there.said)
-        within(PATIENCE_S, "all rows", lambda: rows == sum(
-            there.total("streamproc_ledger_rows", source=name, fate="in") for name in expected.fates))  # fmt: skip
+        require_all_read(there, expected.fates)
         assert there.stop() == 0, there.said
     found = told(on_kafka, capsys)
     assert found.fates == expected.fates
