@@ -138,7 +138,7 @@ def test_offsets_are_asked_for_again_where_their_answer_is_none(stage: Stage, fa
     stage.meddler.fates[OFFSETS] = [fate]
     stage.written(b"second", offset=2)
     assert stage.values() == [b"first", b"second"] and stage.eyes.committed(stage.topic) == {INPUT: 2}
-    assert len(stage.meddler.of(OFFSETS)) == 3
+    assert len(stage.meddler.of(OFFSETS)) >= 3
 
 
 def test_a_request_of_an_epoch_that_ended_is_refused(stage: Stage) -> None:

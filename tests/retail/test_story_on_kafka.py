@@ -130,6 +130,7 @@ def require_all_read(there: Deployed, fates: dict[str, Any]) -> None:
     within(PATIENCE_S, "all rows", all_read)
 
 
+@pytest.mark.long
 def test_two_workers_of_which_one_is_killed_write_the_rows_of_the_embedded_run(
     on_kafka: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
