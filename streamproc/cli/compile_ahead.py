@@ -6,9 +6,9 @@ are then on disk for the run. Nothing depends on it: a step that cannot take suc
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -21,7 +21,6 @@ from streamproc.batch import ACCOUNT, C1, EVENT_TIME, ROW, WIDTH, Batch
 from streamproc.cli.workspace import load_topology
 from streamproc.contracts.model import Schema
 from streamproc.entities.applying import apply
-from streamproc.graph import Source
 from streamproc.keys import keys_of
 from streamproc.operator import StepTime, StreamType
 from streamproc.operators.custom import Custom
@@ -49,15 +48,13 @@ def compile_ahead(reference: str, plan: Plan) -> Callable[[], None]:
     if count == 1 or all(_is_cached(kernel) for verb, kernel in _SLOWEST.items() if verb in there):
         return lambda: None
     click.echo(f"compiling kernels in {count} processes, first run only: this may take a minute", err=True)
-    # Anew, not forked: Polars' threads do not survive that.
-    context = multiprocessing.get_context("spawn")
-    children = [context.Process(target=_compile_share, args=(reference, n, count), daemon=True) for n in range(count)]
-    for child in children:
-        child.start()
+    module = [sys.executable, "-m", "streamproc.cli.compile_ahead", reference]
+    quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    children = [subprocess.Popen([*module, str(number), str(count)], **quiet) for number in range(count)]
 
     def wait() -> None:
         for child in children:
-            child.join()
+            child.wait()
 
     return wait
 
@@ -94,12 +91,9 @@ def exercise(plan: Plan, nodes: Sequence[Node]) -> list[str]:
 
 
 def _compile_share(reference: str, number: int, count: int) -> None:
-    with contextlib.suppress(Exception):
-        plan = plan_topology(load_topology(reference), FolderRegistry((shipped_contracts(),)))
-        steps = [
-            node for node in plan.nodes if not isinstance(node.origin, Source) and not isinstance(node.origin, Custom)
-        ]
-        exercise(plan, shares(steps, count)[number])
+    plan = plan_topology(load_topology(reference), FolderRegistry((shipped_contracts(),)))
+    steps = [node for node in plan.nodes if node.inputs and not isinstance(node.origin, Custom)]
+    exercise(plan, shares(steps, count)[number])
 
 
 def _one_row(kind: StreamType) -> Batch:
@@ -129,3 +123,7 @@ def _is_cached(kernel: Any) -> bool:
         return index is not None and bool(index._load_index())
     except (OSError, ValueError):
         return False
+
+
+if __name__ == "__main__":
+    _compile_share(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
