@@ -102,7 +102,8 @@ def _record(
                 return _MORE, 0, 0, 0, 0
             return GOOD, cell, done, stop, inner
         else:
-            return AFTER_QUOTE, cell, at, 0, 0
+            # Behind a carriage return it is the next byte that tells.
+            return AFTER_QUOTE, cell, at + 1 if c == _CR else at, 0, 0
 
 
 @kernel

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from connectors.files.cells import GOOD, Cells
@@ -67,6 +67,7 @@ def test_csv_is_split_as_pythons_csv_module_does(table: list[list[str]], ends: s
 
 @settings(deadline=None, max_examples=150)
 @given(text=MESSY, rows=st.integers(1, 3), chunk=st.integers(1, 9), limit=st.integers(2, 30))
+@example(text='""\ra', rows=1, chunk=1, limit=2)
 def test_where_a_chunk_ends_changes_no_record_of_csv(text: str, rows: int, chunk: int, limit: int) -> None:
     whole = split_csv_text(b"x,y\n" + text.encode(), limit=limit)
     cut = split_csv_text(b"x,y\n" + text.encode(), rows=rows, limit=limit, chunk=chunk)
