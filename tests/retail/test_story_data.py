@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from pathlib import Path
 
 import polars as pl
@@ -136,10 +137,11 @@ def test_rates_come_at_four_in_frankfurt_on_bank_days(story: Story) -> None:
     assert at.min() < first  # type: ignore[operator]
 
 
+@pytest.mark.long
 def test_the_shipped_files_are_what_the_originals_give() -> None:
-    febrl, ecb = Path("/work/shared/data/febrl"), Path("/work/shared/data/ecb/eurofxref-hist.zip")
-    if not (febrl.exists() and ecb.exists()):
-        pytest.skip("the originals are not on this machine")
+    """STREAMPROC_ORIGINALS names the folder that holds the originals, `febrl/` and `ecb/`."""
+    originals = Path(os.environ["STREAMPROC_ORIGINALS"])
+    febrl, ecb = originals / "febrl", originals / "ecb" / "eurofxref-hist.zip"
     assert_frame_equal(persons(febrl), persons())
     rates = reference_rates(ecb).filter(pl.col("date") < pl.date(2012, 1, 1))
     assert_frame_equal(rates, reference_rates())
