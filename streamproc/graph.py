@@ -127,6 +127,8 @@ def source(
     """A stream of the records of a topic.
 
     A row is late if its event time is less than the running maximum of event time in its partition minus `lateness`.
+    A partition that gave nothing for `idle_after` holds back no longer what is read beside it. What a step keeps back
+    for order goes on, and holds back nobody below, once the silence has taken as long as `lateness` too.
     Raises InputError for a malformed span; the contract is looked up when the topology is planned.
 
     >>> source("payments", contract="payment.v2", lateness="10m").origin.lateness_us

@@ -105,7 +105,7 @@ def thinned(step: StepInput, keep: Sequence[Mask]) -> StepInput:
         if len(part):
             kinds = part.units[:, unit.KIND]
             # A mark that says "idle" is a verdict of its own.
-            own = (kinds == MARK) & (part.units[:, unit.LATE] == 1)
+            own = (kinds == MARK) & (part.units[:, unit.LATE] != 0)
             own[kinds == ROW] = keep[c]
             stays[starts[c] : starts[c] + len(part)] = own
     ordered = first[channel] + at
@@ -163,7 +163,7 @@ def _kept(part: Units, at: Int64s, marks: Mask, advance: Int64s, keep: Mask) -> 
     if raw is not None:
         raw = Raw(raw.buffer, raw.starts[index], raw.ends[index], raw.key_starts[index], raw.key_ends[index])
     frame = part.frame[index] if part.frame.width else part.frame
-    return Units(units, frame, part.meta[index], raw, part.buffer, records, (), part.idle)
+    return Units(units, frame, part.meta[index], raw, part.buffer, records)
 
 
 def _order(runs: Int64s, channels: int) -> tuple[Int64s, Int64s]:

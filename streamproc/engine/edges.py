@@ -1,9 +1,9 @@
 """Blocks on internal topics: rows of one step of one upstream task for one downstream task, columnar.
 
-A record's value is: the magic "SPE1"; int64 rows n; int64 the sender's watermark at the end of the step; uint8 flags;
-int64[n, 7] event time, watermark, late flag and coordinate of each row; int64[n] lengths of the bodies; the bodies,
-Avro
-without header. All little-endian. A block of zero rows only carries the watermark.
+A record's value is: the magic "SPE1"; int64 rows n; int64 the sender's watermark at the end of the step; uint8, 1 if
+the sender is idle and 2 if nothing of it is waited for either; int64[n, 7] event time, watermark, late flag and
+coordinate of each row; int64[n] lengths of the bodies; the bodies, Avro without header. All little-endian. A block of
+zero rows only carries the watermark.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from streamproc.errors import CorruptLog
 from streamproc.ports import Block, Bytes, Int64s
 
 MAGIC: Final = b"SPE1"
-IDLE: Final = 1
 LARGEST: Final = 512 * 1024
 _HEAD: Final = struct.Struct("<4sqqB7x")
 CARRIED: Final = (EVENT_TIME, WATERMARK, LATE, C0, C1, C2, C3)

@@ -15,7 +15,7 @@ import polars as pl
 from streamproc.batch import C0, C1, EVENT_TIME, OUTSIDE, WATERMARK, WIDTH, Meta, Raw
 from streamproc.batch import LATE as ROW_LATE
 from streamproc.contracts.model import Schema
-from streamproc.engine.edges import CARRIED, IDLE, read_edge
+from streamproc.engine.edges import CARRIED, read_edge
 from streamproc.engine.timeline import MARK, ROW
 from streamproc.engine.tombstones import Deletes, deletes_of
 from streamproc.engine.units import ADVANCE, DIGEST, INDEX, KIND, LATE, OFFSET, ORDINAL, STAMP, TIME, UNIT_WIDTH, Units
@@ -244,14 +244,13 @@ class EdgeIntake:
         units[at_mark, KIND] = MARK
         units[at_mark, ADVANCE] = marks
         units[at_mark, INDEX] = -1
-        units[at_mark, LATE] = flags & IDLE
+        units[at_mark, LATE] = flags
         meta = np.zeros((k, WIDTH), np.int64)
         meta[:, CARRIED] = carried
         meta[:, WATERMARK] = carried[:, 1]
         meta[:, ROW_LATE] = carried[:, 2]
         records = np.full((k + r, 4), -1, np.int64)
-        idle = bool(r and flags[-1] & IDLE)
-        return Units(units, self._carriage.unpacked(decoded.frame), meta, None, block.buffer, records, (), idle)
+        return Units(units, self._carriage.unpacked(decoded.frame), meta, None, block.buffer, records)
 
 
 Intake = SourceIntake | EdgeIntake

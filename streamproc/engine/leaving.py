@@ -15,7 +15,6 @@ import polars as pl
 
 from streamproc.batch import C0, Batch, row_ids
 from streamproc.engine.compiled import CompiledStage, EdgeWriter, SinkWriter
-from streamproc.engine.edges import IDLE as SLEEPS
 from streamproc.engine.edges import write_edge
 from streamproc.engine.tombstones import delete_headers
 from streamproc.hashing import partitions_of
@@ -143,10 +142,11 @@ def _encoded(writer: SinkWriter, batch: Batch, gone: Flags | None) -> tuple[Byte
 
 
 def edge_blocks(
-    stage: CompiledStage, writer: EdgeWriter, batch: Batch, *, task: int, watermark: int, idle: bool, moved: bool
+    stage: CompiledStage, writer: EdgeWriter, batch: Batch, *, task: int, watermark: int, idle: int, moved: bool
 ) -> tuple[Hashed | None, list[Block]]:
     """The rows of an edge as records of its internal topic, one block a downstream task.
 
+    idle   0: the task is awake; 1: it is idle; 2: nothing of it is waited for either
     moved  all downstream tasks are told the time, also those that get no row
 
     Hashed are the rows as they stand, not by reader: so it does not show how the input was cut.
@@ -178,7 +178,7 @@ def edge_blocks(
                 encoded.starts[cut],
                 encoded.ends[cut],
                 watermark=watermark,
-                flags=SLEEPS if idle else 0,
+                flags=idle,
             )
         )
         blocks.append(_small_block(writer.topic, reader * upstream + task, values))

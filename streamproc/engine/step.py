@@ -15,7 +15,7 @@ from streamproc.engine.compiled import Channel, CompiledStage, EdgeWriter, SinkW
 from streamproc.engine.leaving import Hashed, edge_blocks, reject_block, sink_blocks
 from streamproc.engine.ledger import StepFates
 from streamproc.engine.rejects import Rejects, row_json
-from streamproc.engine.timeline import BAD, place_rows, run_time
+from streamproc.engine.timeline import BAD, place_rows, run_time, stage_time
 from streamproc.engine.timeline import ROW as IS_ROW
 from streamproc.engine.units import Units
 from streamproc.errors import StepFailed, StreamprocError
@@ -33,6 +33,10 @@ CLOSE: Final = 2
 """A mark: the channel has ended for good, and time with it."""
 HEARD: Final = 3
 """A mark: all that was written to the channel before the step's clock was read is taken (feedback alone)."""
+SETTLED: Final = 4
+"""A mark: the channel is idle, and has been for so long that nothing older than its newest row is waited for."""
+SLEEP: Final = {IDLE: 1, SETTLED: 2}
+"""What a channel's `idle` is after these marks."""
 
 _NONE: Final = np.empty(0, np.int64)
 
@@ -43,7 +47,7 @@ class StepInput:
 
     units  per channel, exactly what is consumed
     runs   int64[r, 2] (channel, count): the order in which it is consumed
-    marks  (channel, IDLE, CLOSE or HEARD), after the runs
+    marks  (channel, IDLE, SETTLED, CLOSE or HEARD), after the runs
     clock  µs, of a tick, else None
     """
 
@@ -115,7 +119,7 @@ class _Step:
 
     def run(self, *, keep: bool) -> StepOutput:
         before = self.state.watermark
-        slept = self._is_idle()
+        slept = self._idle_level()
         self._advance()
         batches = self._batches()
         self._unreadable()
@@ -132,7 +136,7 @@ class _Step:
             batch = outputs[edge.edge.port]
             self.fates.emitted.append(batch.meta[:, ACCOUNT])
             # An idle task must not hold back those below it: they are told when it falls asleep, and when it wakes.
-            news = int(self.state.watermark) > before or self._is_idle() != slept
+            news = int(self.state.watermark) > before or self._idle_level() != slept
             self._write_edge(edge, batch, moved=news)
         self._write_rejects(frames if keep else None)
         # Rows that operators refuse are counted here too, so the ledger is settled last.
@@ -140,8 +144,16 @@ class _Step:
         self.state.steps += 1
         return StepOutput(self.state, tuple(self.blocks), self.digests, frames)
 
-    def _is_idle(self) -> bool:
-        return bool(self.channels) and bool(self.state.channel_idle.all())
+    def _idle_level(self) -> int:
+        """What those below are told: 0 awake, 1 idle, 2 settled, as of a channel.
+
+        A task with state may keep rows for which time has not come yet. It sleeps once they went on: until then those
+        below would pass them by.
+        """
+        inside = self.state.channel_idle[~self.stage.outside(self.channels)]
+        level = int(inside.min()) if inside.size else 2 * bool(self.channels)
+        keeps = any(state is not None for state in self.state.operators.values())
+        return 0 if level == 1 and keeps else level
 
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -155,6 +167,9 @@ class _Step:
         outside = self.stage.outside(self.channels)
         sourced = np.array([self.stage.stage.inputs[c.inlet].source is not None for c in self.channels], np.int64)
         sourced[outside] = 2
+        sources = [self.stage.stage.inputs[c.inlet].source for c in self.channels]
+        origins = [None if node is None else node.origin for node in sources]
+        slack = np.array([o.lateness_us + 1 if isinstance(o, Source) else 0 for o in origins], np.int64)
         n = joined.shape[0]
         time, unit_of = np.empty(n, np.int64), np.empty(n, np.int64)
         late = joined[:, unit.LATE].copy()
@@ -169,6 +184,7 @@ class _Step:
             starts,
             state.channel_watermark,
             state.channel_idle,
+            slack,
             state.watermark,
             time,
             late,
@@ -176,16 +192,15 @@ class _Step:
         )
         marks = []
         for channel, kind in self.given.marks:
-            if kind == IDLE:
-                state.channel_idle[channel] = 1
+            if kind in SLEEP:
+                state.channel_idle[channel] = SLEEP[kind]
             elif kind == HEARD and self.given.clock is not None:
                 state.channel_watermark[channel] = max(int(state.channel_watermark[channel]), self.given.clock)
             else:
                 # The end of a channel is news of it: it sleeps no more.
                 state.channel_watermark[channel], state.channel_idle[channel] = MAX_TIME, 0
-            awake = state.channel_watermark[state.channel_idle == 0]
-            if awake.size:
-                state.watermark = max(state.watermark, int(awake.min()))
+            reached = stage_time(state.channel_watermark, state.channel_idle, slack)
+            state.watermark = max(state.watermark, int(reached))
             marks.append(state.watermark)
         self.time = np.concatenate([time, np.array(marks, np.int64)])
         self.heard = int(state.channel_watermark[outside].min()) if outside.any() else None
@@ -294,7 +309,7 @@ class _Step:
             batch,
             task=self.task,
             watermark=self.state.watermark,
-            idle=self._is_idle(),
+            idle=self._idle_level(),
             moved=moved,
         )
         if hashed is not None:

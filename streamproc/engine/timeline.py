@@ -92,6 +92,28 @@ def choose_runs(advance: Int64s, starts: Int64s, ends: Int64s, watermark: Int64s
 
 
 @nb.njit(cache=True)
+def stage_time(watermark: Int64s, idle: Int64s, slack: Int64s) -> int:
+    """Where the time of a stage stands: the least watermark of the channels that are awake.
+
+    idle   int64[c]  0 awake; 1 silent, so that it holds nobody back; 2 silent for as long as its lateness too
+    slack  int64[c]  how far a channel's time goes on beyond its watermark once nothing of it is waited for: past the
+                     newest event that it gave
+
+    Where all sleep, time rests until nothing is waited for any more: then it passes the newest event of all, so that
+    no row stays behind in a task that hears nothing.  The beginning of time where there is none.
+    """
+    least, newest = MAX_TIME, MIN_TIME
+    awake = False
+    for c in range(watermark.size):
+        if idle[c] == 0:
+            awake = True
+            least = min(least, watermark[c])
+        elif idle[c] == 2 and watermark[c] > MIN_TIME:
+            newest = max(newest, watermark[c] + slack[c])
+    return least if awake else newest
+
+
+@nb.njit(cache=True)
 def run_time(
     runs: Int64s,
     advance: Int64s,
@@ -101,6 +123,7 @@ def run_time(
     starts: Int64s,
     watermark: Int64s,
     idle: Int64s,
+    slack: Int64s,
     stage: int,
     time: Int64s,
     late: Int64s,
@@ -113,17 +136,18 @@ def run_time(
     sourced     int64[c]     1 for the partition of a source (lateness is judged), 0 for an internal channel, 2 for one
                              of feedback: it stays idle, and its watermark says only what it has heard
     watermark   int64[c]     in and out: each channel's watermark
-    idle        int64[c]     in and out: 1 while the channel does not hold time back; a unit ends it
+    idle        int64[c]     in and out: 1 while the channel does not hold time back, 2 once nothing of it is waited for
+                             either (`stage_time`); a unit ends it
+    slack       int64[c]     see `stage_time`
     stage       the stage's watermark before; it never goes back
     time        int64[m]     out: the stage's watermark at each unit, in order
     late        int64[n]     in and out: set to 1 for rows of sources that come later than the lateness allows; on a
-                             mark of an internal channel 1 says that its sender is idle
+                             mark of an internal channel it says what its sender is (`idle`)
     unit_of     int64[m]     out: index (into advance) of each unit, in order
 
     A row is late if its event time is below its own channel's watermark before it: that is the running maximum of event
     time minus lateness, row by row, so no cut of the input can change it.
     """
-    channels = starts.size
     at = starts.copy()
     m = 0
     for r in range(runs.shape[0]):
@@ -138,26 +162,19 @@ def run_time(
                 unit_of[m] = u
                 m += 1
                 continue
-            moved = idle[c] == 1
+            moved = idle[c] != 0
             idle[c] = 0
             if kinds[u] == 1 and sourced[c] == 1 and event_time[u] < watermark[c]:
                 late[u] = 1
             if kinds[u] != 0 and advance[u] > watermark[c]:
                 watermark[c] = advance[u]
                 moved = True
-            if kinds[u] == 2 and late[u] == 1:
+            if kinds[u] == 2 and late[u] != 0:
                 # The sender of an internal channel says that it is idle itself.
-                idle[c] = 1
+                idle[c] = late[u]
                 moved = True
             if moved:
-                least = MAX_TIME
-                awake = False
-                for k in range(channels):
-                    if idle[k] == 0:
-                        awake = True
-                        least = min(least, watermark[k])
-                if awake:
-                    stage = max(stage, least)
+                stage = max(stage, stage_time(watermark, idle, slack))
             time[m] = stage
             unit_of[m] = u
             m += 1
@@ -186,13 +203,3 @@ def place_rows(
         out[row, _LATE] = late[start + u]
         row += 1
     return out
-
-
-def least_watermark(watermark: Int64s, idle: Int64s) -> int:
-    """The least watermark of the channels that are not idle; the beginning of time if all are.
-
-    >>> least_watermark(np.array([7, 5]), np.array([0, 1]))
-    7
-    """
-    awake = watermark[idle == 0]
-    return int(awake.min()) if awake.size else MIN_TIME

@@ -39,7 +39,6 @@ class Units:
              channels)
     records  each unit's record: bounds of value and key in a buffer (int64[n, 4] and the buffer), for dead letters
     reasons  why records could not be read, indexed by INDEX
-    idle     whether the sender of an internal channel said at the end that it is idle
     future   offsets of records that a clock found to be from the future: that is no function of the block, but recorded
     unknown  offsets of records whose schema nobody knew: that is none either, for it may be registered later
     """
@@ -51,7 +50,6 @@ class Units:
     buffer: Bytes
     records: Int64s
     reasons: tuple[str, ...] = ()
-    idle: bool = False
     future: Int64s = field(default_factory=lambda: np.empty(0, np.int64))
     unknown: Int64s = field(default_factory=lambda: np.empty(0, np.int64))
 
@@ -82,7 +80,6 @@ class Units:
             meta=self.meta[first : first + count],
             raw=raw,
             records=self.records[start:stop],
-            idle=self.idle and stop == len(self),
             future=future,
             unknown=unknown,
         )
@@ -140,7 +137,6 @@ def joined_units(parts: Sequence[Units]) -> Units:
         buffer,
         np.concatenate(records),
         tuple(reasons),
-        parts[-1].idle,
         np.concatenate([part.future for part in parts]),
         np.concatenate([part.unknown for part in parts]),
     )

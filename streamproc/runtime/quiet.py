@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from streamproc.engine.step import HEARD
+from streamproc.engine.step import HEARD, IDLE, SETTLED, SLEEP
 from streamproc.engine.units import Units
 from streamproc.errors import LogUnavailable
+from streamproc.event_time import MIN_TIME
 from streamproc.ports import Log, TopicPartition
 from streamproc.runtime.task import Task
 
@@ -28,25 +29,29 @@ class Quiet:
         """Verdicts that a source's partition gives nothing for so long that it no longer holds time back.
 
         Only a partition that was read to its end can be idle: the log itself is asked before the verdict. One that lags
-        is late, not idle, and one that cannot be reached says nothing.
+        is late, not idle, and one that cannot be reached says nothing.  It is settled once the silence took as long as
+        its rows may be late, too; at once if it never gave a row.
         """
         marks: list[tuple[int, int]] = []
         for c, feed in enumerate(task.feeds):
-            after = task.idle_after(c)
-            if after is None:
+            source = task.source(c)
+            if source is None or source.idle_after_us is None:
                 continue
             if len(units[c]) or not feed.ended(ends[feed.channel.place]):
                 self._quiet_since.pop((task.number, c), None)
                 continue
             since = self._quiet_since.setdefault((task.number, c), now)
-            if (now - since) * 1e6 < after or task.state.channel_idle[c]:
+            given = task.state.channel_watermark[c] > MIN_TIME
+            settled = (now - since) * 1e6 >= max(source.idle_after_us, source.lateness_us if given else 0)
+            verdict = SETTLED if settled else IDLE
+            if (now - since) * 1e6 < source.idle_after_us or task.state.channel_idle[c] >= SLEEP[verdict]:
                 continue
             try:
                 at_the_end = self._log.end_offset(feed.channel.place) <= feed.reached(self._log)
             except LogUnavailable:
                 at_the_end = False
             if at_the_end:
-                marks.append(task.idle_mark(c))
+                marks.append((c, verdict))
             else:
                 self._quiet_since.pop((task.number, c), None)
         return tuple(marks)

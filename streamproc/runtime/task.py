@@ -11,7 +11,7 @@ import xxhash
 
 from streamproc.engine import units as unit
 from streamproc.engine.compiled import Channel, CompiledStage, TaskState
-from streamproc.engine.step import CLOSE, IDLE, StepInput, StepOutput, run_step
+from streamproc.engine.step import CLOSE, SETTLED, StepInput, StepOutput, run_step
 from streamproc.engine.timeline import choose_runs
 from streamproc.engine.units import Units, no_units
 from streamproc.errors import InputChanged, InputGone, OffsetOutOfRange, UnknownTopic
@@ -236,28 +236,20 @@ class Task:
         """Marks that end the task's source channels; internal channels are ended by their senders."""
         return tuple(
             (c, CLOSE)
-            for c, channel in enumerate(self.channels)
-            if self.stage.stage.inputs[channel.inlet].source is not None
+            for c in range(len(self.channels))
+            if self.source(c) is not None
         )
 
-    def idle_after(self, channel: int) -> int | None:
-        """How long (µs) a source's partition may give nothing before it no longer holds time back."""
-        inlet = self.stage.stage.inputs[self.channels[channel].inlet]
-        return (
-            inlet.source.origin.idle_after_us
-            if inlet.source is not None and isinstance(inlet.source.origin, Source)
-            else None
-        )
-
-    def idle_mark(self, channel: int) -> tuple[int, int]:
-        """The verdict that a channel is idle."""
-        return channel, IDLE
+    def source(self, channel: int) -> Source | None:
+        """The source of which the channel is a partition; None for an internal one."""
+        node = self.stage.stage.inputs[self.channels[channel].inlet].source
+        return node.origin if node is not None and isinstance(node.origin, Source) else None
 
     def silence_marks(self, silent: Collection[TopicPartition]) -> tuple[tuple[int, int], ...]:
         """Marks for channels of these partitions that are awake although nothing ever came of them."""
         state = self.state
         return tuple(
-            self.idle_mark(c)
+            (c, SETTLED)
             for c, channel in enumerate(self.channels)
             if channel.place in silent and not state.channel_idle[c] and state.channel_watermark[c] <= MIN_TIME
         )

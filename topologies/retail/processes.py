@@ -15,7 +15,8 @@ import polars as pl
 
 import streamproc as sp
 
-LATENESS: Final = "5m"
+LATENESS: Final = "5s"
+"""How far behind its newest event a partition's next may be, and how long a process that fell silent is waited for."""
 IDLE: Final = "5s"
 """A partition that has said nothing for so long, by the clock, holds nobody back."""
 PERSON: Final = (
