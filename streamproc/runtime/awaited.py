@@ -3,8 +3,9 @@
 A log hands out its partitions one after the other, so a worker that begins would find rows of one input while those of
 another, written long before them, are still on their way. So the end of each input is noted when a task is opened, and
 no row overtakes what stood in the log then: a table that was written before the stream is there when its first row is
-looked up. Beyond that a step waits only where the topology says so (`max_wait`), for an input that is at its end and
-behind.
+looked up. An internal topic is empty at a first start: what stood in the sources above it is waited for, until it has
+gone through the stages between. Beyond that a step waits only where the topology says so (`max_wait`), for an input
+that is at its end and behind.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from streamproc.errors import LogUnavailable
+from streamproc.event_time import MIN_TIME
 from streamproc.ports import Log, TopicPartition
+from streamproc.runtime.above import Above, Writer
+from streamproc.runtime.binding import Binding
 from streamproc.runtime.task import Task
 
 logger = logging.getLogger(__name__)
@@ -53,11 +57,14 @@ class _Held:
 class Awaited:
     """The channels that the next step of a task does not overtake; `now` is the worker's monotonic clock."""
 
-    def __init__(self, log: Log, *, max_wait_s: float) -> None:
-        self._log = log
+    def __init__(self, binding: Binding, log: Log, *, max_wait_s: float) -> None:
+        self._binding, self._log = binding, log
         self._max_wait_s = max_wait_s
         self._stood: dict[int, dict[int, _Stood]] = {}
         self._held_back: dict[int, _Held] = {}
+        self._above: dict[int, Above] = {}
+        self._unwritten: dict[int, dict[int, Writer]] = {}
+        """Per task the channels that those who write them have yet to fill."""
 
     def opened(self, task: Task, now: float) -> None:
         """Notes what stands in the log for a task that begins or goes on.  Raises LogUnavailable."""
@@ -69,6 +76,13 @@ class Awaited:
             read, old = task.feeds[c].next_offset, before.get(c)
             silent_s = old.silent_s if old is not None and old.read == read else 0.0
             stood[c] = _Stood(ends[task.channels[c].place], read, now, silent_s)
+        self._unwritten[task.number] = unwritten = {} if len({task.channels[c].inlet for c in inside}) < 2 else {
+            c: writer
+            for c in inside
+            if (writer := _writer(task, c)) is not None and task.state.channel_watermark[c] <= MIN_TIME
+        }  # fmt: skip
+        if unwritten and task.number not in self._above:
+            self._above[task.number] = Above.began(self._binding, self._log, frozenset(unwritten.values()))
 
     def channels(self, task: Task, ends: Mapping[TopicPartition, int], now: float) -> frozenset[int]:
         """The channels that what comes next must not overtake.
@@ -91,6 +105,7 @@ class Awaited:
     def _standing(self, task: Task, ends: Mapping[TopicPartition, int], now: float) -> frozenset[int]:
         """Channels of which something that stood in the log has not come yet."""
         stood = self._stood.get(task.number, {})
+        self._look_above(task, stood, now)
         for c, one in list(stood.items()):
             feed = task.feeds[c]
             if max(ends[feed.channel.place], feed.reached(self._log)) >= one.end:
@@ -106,7 +121,32 @@ class Awaited:
                     task.name, place.topic, place.partition, _FETCH_S, one.read, one.end,
                 )  # fmt: skip
                 del stood[c]
-        return frozenset(stood)
+        return frozenset(stood) | frozenset(self._unwritten.get(task.number, ()))
+
+    def _look_above(self, task: Task, stood: dict[int, _Stood], now: float) -> None:
+        """Whoever has written all that stood above a channel: that stands in the channel now."""
+        unwritten = self._unwritten.get(task.number)
+        if not unwritten:
+            return
+        above = self._above[task.number]
+        written = above.look(frozenset(unwritten.values()), now)
+        given_up = above.silent_s >= _FETCH_S
+        if given_up:
+            late = sorted({task.channels[c].place.topic for c, writer in unwritten.items() if writer not in written})
+            logger.warning(
+                "%s goes on without what stood above %s: nothing of it was read in %.0f s",
+                task.name, ", ".join(late), _FETCH_S,
+            )  # fmt: skip
+        through = [c for c, writer in unwritten.items() if given_up or writer in written]
+        if not through:
+            return
+        try:
+            ends = self._log.end_offsets([task.channels[c].place for c in through])
+        except LogUnavailable:
+            return
+        for c in through:
+            del unwritten[c]
+            stood[c] = _Stood(ends[task.channels[c].place], task.feeds[c].next_offset, now)
 
     def _overdue(self, task: Task, now: float) -> _Held | None:
         """What has waited for `max_wait` for a channel at its end, and goes now."""
@@ -123,3 +163,10 @@ class Awaited:
 
 def _inside(task: Task) -> list[int]:
     return [c for c, apart in enumerate(task.stage.outside(task.channels)) if not apart]
+
+
+def _writer(task: Task, c: int) -> Writer | None:
+    """The task that writes an internal channel; None for a source's partition."""
+    channel = task.channels[c]
+    edge = task.stage.stage.inputs[channel.inlet].edge
+    return None if edge is None else (edge.from_stage, channel.upstream)

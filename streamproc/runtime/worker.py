@@ -137,7 +137,7 @@ class Worker:
         self._stepped_at: dict[int, float] = {}
         self._committed_at: dict[int, float] = {}
         self._quiet = Quiet(log)
-        self._awaited = Awaited(log, max_wait_s=span_us(binding.plan.topology.max_wait) / 1e6)
+        self._awaited = Awaited(binding, log, max_wait_s=span_us(binding.plan.topology.max_wait) / 1e6)
         self._commit_s = span_us(binding.plan.topology.commit) / 1e6
         self._size = StepSize(self._commit_s, most_bytes)
         self._patience = Patience(patience_s, self.clock)
