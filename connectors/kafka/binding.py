@@ -129,8 +129,10 @@ class KafkaSettings:
         return found | {"security.protocol": protocol}
 
 
-def kafka_settings(table: Mapping[str, object]) -> KafkaSettings:
+def kafka_settings(table: Mapping[str, object], root: Path = Path()) -> KafkaSettings:
     """The settings in a binding's [kafka] table; raises InputError naming what is wrong there.
+
+    root  the folder to which paths are relative
 
     >>> kafka_settings({"brokers": "localhost:9092"}).brokers
     ('localhost:9092',)
@@ -146,9 +148,9 @@ def kafka_settings(table: Mapping[str, object]) -> KafkaSettings:
         if not isinstance(found.get(key, False), bool):
             raise InputError(f"[kafka] {key} is true or false")
     if "sasl" in found:
-        found["sasl"] = _sasl(_table("kafka.sasl", found["sasl"], Sasl))
+        found["sasl"] = _sasl(_table("kafka.sasl", found["sasl"], Sasl), root)
     if "tls" in found:
-        found["tls"] = _tls({} if found["tls"] is True else _table("kafka.tls", found["tls"], Tls))
+        found["tls"] = _tls({} if found["tls"] is True else _table("kafka.tls", found["tls"], Tls), root)
     if "sizes" in found:
         found["sizes"] = _sizes(_table("kafka.sizes", found["sizes"], Sizes))
     return KafkaSettings(**found)
@@ -172,16 +174,16 @@ def _table(name: str, value: object, kind: Any) -> Mapping[str, Any]:
     return cast(Mapping[str, Any], value)
 
 
-def _sasl(table: Mapping[str, Any]) -> Sasl:
+def _sasl(table: Mapping[str, Any], root: Path) -> Sasl:
     mechanism = table.get("mechanism", "SCRAM-SHA-512")
     _one_of("sasl.mechanism", mechanism, _MECHANISMS)
     username = table.get("username", "")
     if not isinstance(username, str) or not username:
         raise InputError("[kafka.sasl] has no username")
-    return Sasl(mechanism, username, _secret("kafka.sasl", "password", table.get("password")))
+    return Sasl(mechanism, username, _secret("kafka.sasl", "password", table.get("password"), root))
 
 
-def _tls(table: Mapping[str, Any]) -> Tls:
+def _tls(table: Mapping[str, Any], root: Path) -> Tls:
     paths = {key: table.get(key, "") for key in ("ca", "certificate", "key")}
     for key, path in paths.items():
         if not isinstance(path, str):
@@ -189,7 +191,8 @@ def _tls(table: Mapping[str, Any]) -> Tls:
     if bool(paths["certificate"]) != bool(paths["key"]):
         raise InputError("[kafka.tls] has a certificate without its key, or a key without its certificate")
     password = table.get("key_password")
-    return Tls(**paths, key_password=None if password is None else _secret("kafka.tls", "key_password", password))
+    found = {key: str(root / path) if path else "" for key, path in paths.items()}
+    return Tls(**found, key_password=None if password is None else _secret("kafka.tls", "key_password", password, root))
 
 
 def _sizes(table: Mapping[str, Any]) -> Sizes:
@@ -204,13 +207,13 @@ def _sizes(table: Mapping[str, Any]) -> Sizes:
     return Sizes(**table)
 
 
-def _secret(name: str, key: str, value: object) -> Secret:
+def _secret(name: str, key: str, value: object, root: Path) -> Secret:
     if not isinstance(value, Mapping) or not set(value) <= {"env", "file"}:
         raise InputError(
             f"[{name}] {key} says where the secret is, never what it is",
             hint=f'write {key} = {{ env = "NAME" }} or {key} = {{ file = "path" }}',
         )
-    return Secret(**{where: str(what) for where, what in value.items()})
+    return Secret(**{where: str(root / str(what)) if where == "file" else str(what) for where, what in value.items()})
 
 
 def _one_of(key: str, value: object, known: tuple[str, ...]) -> None:

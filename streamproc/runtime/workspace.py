@@ -212,7 +212,7 @@ def workspace_of(bind: Path | None, log: Path | None = None, *, insecure: bool =
         from connectors.kafka.binding import kafka_settings
 
         table = _section(settings, "kafka", bind, None)
-        kafka = kafka_settings({**table, **({"insecure": True} if insecure else {})})
+        kafka = kafka_settings({**table, **({"insecure": True} if insecure else {})}, root)
     access = None
     if "registry" in settings:
         from connectors.confluent_registry.binding import registry_access
