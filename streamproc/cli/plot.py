@@ -8,7 +8,7 @@ import click
 
 from streamproc.cli.workspace import workspace_options
 from streamproc.errors import InputError, UnknownTopic, did_you_mean
-from streamproc.runtime.pictures import FIGURES, metrics_picture, reliability_picture
+from streamproc.runtime.pictures import FIGURES, metrics_picture, reliability_picture, require_reports
 from streamproc.runtime.reading import read_topic
 from streamproc.runtime.workspace import Workspace
 
@@ -39,6 +39,7 @@ def plot(
         rows = read_topic(log, workspace.reading_registry(), topic)
     if not rows.height:
         raise InputError(f"'{topic}' holds no reports yet", hint="they come every so many labels: report= of sp.learn")
+    require_reports(rows, "metrics" if what == "metrics" else "calibration")
     there = sorted(rows["_partition"].unique().to_list())
     if partition is None and len(there) > 1:
         raise InputError(f"'{topic}' has reports of {len(there)} tasks", hint=f"--partition {there[0]}")

@@ -35,7 +35,7 @@ def metrics_picture(rows: pl.DataFrame, *, figure: str = "brier", delay: str = "
 
     Raises InputError where nothing can be drawn.
     """
-    _like(rows, METRICS.names, "metrics")
+    require_reports(rows, "metrics")
     if figure not in FIGURES:
         raise InputError(f"the metrics have no figure '{figure}'", hint=did_you_mean(figure, FIGURES))
     known = rows["segment"].drop_nulls().unique().sort().to_list()
@@ -56,7 +56,7 @@ def reliability_picture(rows: pl.DataFrame, *, segment: str = "") -> str:
 
     Raises InputError where nothing can be drawn.
     """
-    _like(rows, CALIBRATION.names, "calibration")
+    require_reports(rows, "calibration")
     known = rows["segment"].drop_nulls().unique().sort().to_list()
     if segment and segment not in known:
         raise InputError(f"the reports have no segment '{segment}'", hint=did_you_mean(segment, known))
@@ -123,7 +123,9 @@ def line_chart(lines: Sequence[Line], *, title: str, x: str, y: str, unit: bool 
     )
 
 
-def _like(rows: pl.DataFrame, names: Sequence[str], side: str) -> None:
+def require_reports(rows: pl.DataFrame, side: str) -> None:
+    """Raises InputError for rows that are no reports of a learner's side, "metrics" or "calibration"."""
+    names = METRICS.names if side == "metrics" else CALIBRATION.names
     missing = [name for name in names if name not in rows.columns]
     if missing:
         raise InputError(

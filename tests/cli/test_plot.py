@@ -91,6 +91,7 @@ def test_mistakes_of_a_plot_are_told(project: Path) -> None:
         (InputError, "is no .svg file", ["metrics", "risk.metrics", "--out", "a.png"]),
         (InputError, "no reports of a side 'calibration'", ["reliability", "risk.metrics", "--out", "a.svg"]),
         (InputError, "no segment 'DEE'", ["metrics", "risk.metrics", "--segment", "DEE", "--out", "a.svg"]),
+        (InputError, "no reports of a side", ["reliability", "risk.metrics", "--partition", "7", "--out", "a.svg"]),
         (InputError, "no reports in partition 7", ["metrics", "risk.metrics", "--partition", "7", "--out", "a.svg"]),
         (InputError, "nothing to draw", ["metrics", "risk.metrics", "--segment", "DE", "--zero", "--out", "a.svg"]),
     ):
