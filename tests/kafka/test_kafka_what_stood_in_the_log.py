@@ -68,9 +68,10 @@ def turned(worker: Worker, log: Slow, registry: MemoryRegistry, topic: str, rows
     return found
 
 
-@pytest.mark.parametrize("slow", ["profiles", "bids"])
-def test_each_row_finds_the_table_that_was_written_before_it(log: Slow, slow: str) -> None:
-    names = {topic: f"{topic}-{slow}-slow" for topic in ("bids", "profiles")}
+@pytest.mark.parametrize(("slow", "stages"), [("profiles", 0), ("bids", 0), ("profiles", 1), ("profiles", 2)])
+def test_each_row_finds_the_table_that_was_written_before_it(log: Slow, slow: str, stages: int) -> None:
+    """Also where the table goes through so many stages before they meet."""
+    names = {topic: f"{topic}-{slow}-slow-{stages}" for topic in ("bids", "profiles")}
     registry, who = MemoryRegistry([BID, PROFILE]), pl.int_range(WHO, eager=True)
     for name in names.values():
         log.create_topic(name, TopicSettings(1))
@@ -82,11 +83,15 @@ def test_each_row_finds_the_table_that_was_written_before_it(log: Slow, slow: st
     ahead = pl.DataFrame({"who": [0], "segment": [-1], "at": [3_600 * SECOND]})
     append_frame(log, registry, names["profiles"], PROFILE, ahead)
     bids = sp.source(names["bids"], contract=BID) | sp.key_by("who")
-    profiles = sp.source(names["profiles"], contract=PROFILE) | sp.key_by("who")
-    topology = sp.Topology(f"joined-{slow}", sinks={"out": bids | sp.as_of(profiles)}, commit="20ms")
+    profiles = sp.source(names["profiles"], contract=PROFILE)
+    for stage in range(stages):
+        profiles = profiles | sp.with_columns(half=pl.col("who") // (stage + 2)) | sp.key_by("half", name=f"to_{stage}")
+        profiles = profiles | sp.select("who", "segment", "at", name=f"back_{stage}")
+    profiles = profiles | sp.key_by("who")
+    topology = sp.Topology(f"joined-{slow}-{stages}", sinks={"out": bids | sp.as_of(profiles)}, commit="20ms")
     log.slow, log.looks = names[slow], 12
     worker = Worker(bind(topology, log, registry), log)
-    found = turned(worker, log, registry, f"joined-{slow}.out", WHO)
+    found = turned(worker, log, registry, f"joined-{slow}-{stages}.out", WHO)
     assert log.looks == 0
     assert found["segment"].to_list() == (found["who"] * 3).to_list() and found.height == WHO
 
