@@ -8,6 +8,7 @@ as unknown. A row that still makes the model raise gives no score, or is not lea
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -59,30 +60,55 @@ class KeptModel(Packed):
 
     def score(self, example: dict[str, Any]) -> float:
         """What the model says of one row: the chance of True, the number, or how strange it is; NaN if it cannot."""
-        try:
-            if self.kind == "binary":
-                chances = self.model.predict_proba_one(example)
-                return float(chances.get(True, 0.0)) if chances else math.nan
-            said = self.model.predict_one(example) if self.kind == "number" else self.model.score_one(example)
-            return math.nan if said is None else float(said)
-        except NotImplementedError:  # a classifier without chances: it is sure of what it says
-            said = self.model.predict_one(example)
-            return math.nan if said is None else float(said is True)
-        except RAISED:
-            return math.nan
+        return self.asked()(example)
 
     def learn(self, example: dict[str, Any], label: float) -> bool:
         """Lets the model learn one row; gives whether it did."""
-        try:
-            if self.kind == "binary":
-                self.model.learn_one(example, label != 0)
-            elif self.kind == "number":
-                self.model.learn_one(example, label)
-            else:
-                self.model.learn_one(example)
-        except RAISED:
-            return False
-        return True
+        return self.taught()(example, label)
+
+    def asked(self) -> Callable[[dict[str, Any]], float]:
+        """`score` for many rows, one after the other."""
+        scalers, last = _walk(self.model)
+        scaled = [scaler.transform_one for scaler in scalers]
+        binary, predict = self.kind == "binary", last.score_one if self.kind == "anomaly" else last.predict_one
+        proba = last.predict_proba_one if binary else predict
+
+        def ask(example: dict[str, Any]) -> float:
+            try:
+                for transform in scaled:
+                    example = transform(example)
+                said = proba(example)
+                if binary:
+                    return float(said[True]) if True in said else (0.0 if said else math.nan)
+                return math.nan if said is None else float(said)
+            except NotImplementedError:  # a classifier without chances: it is sure of what it says
+                said = predict(example)
+                return math.nan if said is None else float(said is True)
+            except RAISED:
+                return math.nan
+
+        return ask
+
+    def taught(self) -> Callable[[dict[str, Any], float], bool]:
+        """`learn` for many rows, one after the other."""
+        scalers, last = _walk(self.model)
+        scaled = [(scaler.learn_one, scaler.transform_one) for scaler in scalers]
+        binary, labelled, learn = self.kind == "binary", self.kind != "anomaly", last.learn_one
+
+        def teach(example: dict[str, Any], label: float) -> bool:
+            try:
+                for take, transform in scaled:
+                    take(example)
+                    example = transform(example)
+                if labelled:
+                    learn(example, label != 0 if binary else label)
+                else:
+                    learn(example)
+            except RAISED:
+                return False
+            return True
+
+        return teach
 
     def score_many(self, rows: Floats, names: tuple[str, ...]) -> Floats:
         """`score` for rows without missing values, of a model that `by_many` allows; each row's bits are its own."""
@@ -138,6 +164,18 @@ def steps_of(model: Any) -> list[Any]:
     """The parts of a pipeline, or the model alone."""
     steps = getattr(model, "steps", None)
     return list(steps.values()) if isinstance(steps, dict) else [model]
+
+
+def _walk(model: Any) -> tuple[list[Any], Any]:
+    """The scalers of a pipeline and what stands behind them, to be called as River's pipeline does; else the model.
+
+    A pipeline looks at each call what its steps are and what they take: a fifth of what so small a model costs.
+    """
+    from river import preprocessing
+
+    *scalers, last = steps_of(model)
+    kinds = preprocessing.StandardScaler | preprocessing.MinMaxScaler | preprocessing.MaxAbsScaler
+    return (scalers, last) if all(isinstance(scaler, kinds) for scaler in scalers) else ([], model)
 
 
 def _frame(rows: Floats, names: tuple[str, ...]) -> pl.DataFrame:

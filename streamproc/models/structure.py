@@ -12,6 +12,7 @@ import collections
 import copyreg
 import functools
 import random
+import sys
 import types
 from typing import Any, Final, Literal
 
@@ -185,7 +186,7 @@ class _Reader:
             made.update(self.value(item) for item in line[1])
         else:
             for key, item in line[1]:
-                made[self.value(key)] = self.value(item)
+                made[self.key(key)] = self.value(item)
 
     def special(self, kind: str, line: list[Any]) -> Any:
         match kind:
@@ -235,13 +236,20 @@ class _Reader:
             else:
                 attributes, slots = held if isinstance(held, tuple) and len(held) == 2 else (held, None)
                 for name, item in (attributes or {}).items():
-                    made.__dict__[name] = item
+                    if hasattr(getattr(kind, name, None), "__set__"):
+                        made.__dict__[name] = item
+                    else:  # as its own constructor does: a model whose __dict__ was written to is slower by a seventh
+                        object.__setattr__(made, name, item)
                 for name, item in (slots or {}).items():
                     object.__setattr__(made, name, item)
         for item in items or ():
             made.append(self.value(item))
         for key, item in pairs or ():
-            made[self.value(key)] = self.value(item)
+            made[self.key(key)] = self.value(item)
+
+    def key(self, value: Any) -> Any:
+        """A key as the interpreter holds names of attributes and inputs: one object each, found by identity."""
+        return sys.intern(value) if type(value) is str else self.value(value)
 
 
 def _function(kind: type, name: str) -> types.FunctionType:

@@ -18,8 +18,11 @@ from streamproc.contracts.model import Field, Schema
 from streamproc.contracts.registry import MemoryRegistry
 from streamproc.errors import DefinitionError, DuplicateName, TypeMismatch, UnknownColumn
 from streamproc.graph import Step, Stream
+from streamproc.learning.kept_model import KeptModel
+from streamproc.learning.learning_step import Block, Learner
 from streamproc.operator import StepTime, StreamType
 from streamproc.operators.key_by import KeyBy
+from streamproc.operators.pending import LEARN, PREDICT, Events
 from streamproc.testing.drive import drive
 from streamproc.testing.naive import play, rows_of
 from streamproc.testing.runs import RANK_HERE, run_trial
@@ -105,6 +108,34 @@ def test_scores_at_delay_zero_are_rivers_own(name: str) -> None:
     judged = metrics.filter(pl.col("contender") == "model")
     assert judged["delay"].to_list() == ["label", "zero"]
     assert judged["brier"][0] == judged["brier"][1]  # a label in the row has no delay
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_rows_that_wait_are_asked_again_as_river_is_by_hand(name: str) -> None:
+    random = np.random.default_rng(5)
+    x, waiting, kinds, places, labels = random.normal(size=(1500, 3)), [], [], [], []
+    model, scores, zero = MODELS[name](), [], []
+    for row in range(1500):
+        told = dict(zip("abc", x[row].tolist(), strict=True))
+        chances = model.predict_proba_one(told)
+        scores.append(chances.get(True, 0.0) if chances else math.nan)
+        zero.append(math.nan)
+        kinds.append(PREDICT), places.append(row), labels.append(math.nan)
+        waiting.append((row, told))
+        while waiting and random.random() < 0.6:  # the last one now and then, before anything else was learned
+            place, told = waiting.pop(int(random.integers(len(waiting)) if random.random() < 0.5 else -1))
+            label = bool(told["a"] > 0)
+            chances = model.predict_proba_one(told)
+            zero.append(chances.get(True, 0.0) if chances else math.nan)
+            model.learn_one(told, label)
+            kinds.append(LEARN), places.append(place), labels.append(float(label))
+    lefts = [place if kind == PREDICT else -1 for kind, place in zip(kinds, places, strict=True)]
+    none = np.zeros(len(kinds), np.int64)
+    events = Events(np.array(kinds), np.array(lefts), np.array(places), none, none, np.array(labels))
+    learner = Learner(KeptModel(MODELS[name]()), ("a", "b", "c"), (None,) * 3, Block(np.zeros((1, 4))))
+    got, again = learner.run(events, x, x)
+    np.testing.assert_array_equal(got, scores)
+    np.testing.assert_array_equal(again, zero)
 
 
 def test_blocks_are_learned_as_rivers_learn_many_does() -> None:
