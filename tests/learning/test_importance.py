@@ -14,12 +14,13 @@ from river import anomaly, compose, linear_model, optim, preprocessing, tree
 import streamproc as sp
 from streamproc.batch import C1, ROW, WIDTH, Batch
 from streamproc.contracts.model import Field, Schema
-from streamproc.errors import DefinitionError
+from streamproc.errors import DefinitionError, InputError
 from streamproc.graph import Step
 from streamproc.hashing import mix64
 from streamproc.learning.importance import proposal
 from streamproc.operator import StepTime, StreamType
 from streamproc.operators.mean_bounds import mean_bounds
+from streamproc.testing.input_costs import costs_read, halves, input_costs
 
 
 def linear() -> Any:
@@ -262,3 +263,26 @@ def test_mistakes_are_told_when_the_topology_is_planned() -> None:
     ):
         with pytest.raises(DefinitionError, match=told):
             sp.learn(model, inputs=("a", "c"), label="y", into="p", importance=rules)
+
+
+@pytest.mark.parametrize("inputs", [2, 3, 4, 7, 10, 15, 16, 20])
+def test_what_each_input_costs_is_read_from_runs_that_leave_out_half(inputs: int) -> None:
+    there = halves(inputs)
+    assert there.any(axis=1).all() and there.all(axis=1).any() and len(np.unique(there, axis=0)) == len(there)
+    assert inputs < 3 or np.abs(there.mean(axis=0) - 0.5).max() < 0.08
+    # Costs that add up are found; where two inputs share work each has half of it, and no third one any.
+    random = np.random.default_rng(inputs)
+    costs = random.random(inputs)
+    assert costs_read(there, 20.0 + there @ costs) == pytest.approx(costs, abs=1e-9)
+    if inputs >= 4:
+        shared = np.where(there[:, 0] | there[:, 1], 1.0, 0.0)
+        read = costs_read(there, 20.0 + there @ costs + shared)
+        assert read == pytest.approx(costs + np.where(np.arange(inputs) < 2, 0.5, 0.0), abs=0.1)
+    # The error of a run comes through smaller than it is by far, where leaving out one at a time makes it larger.
+    noise = [costs_read(there, random.normal(size=len(there)))[0] for _ in range(2_000)]
+    assert inputs < 3 or np.std(noise) < 2.3 / np.sqrt(len(there))
+
+
+def test_what_a_single_input_costs_cannot_be_told_apart() -> None:
+    with pytest.raises(InputError, match="the only input"):
+        input_costs(lambda inputs: None, ("a",), {"rows": pl.DataFrame({"a": range(100)})})  # type: ignore[arg-type, return-value]
