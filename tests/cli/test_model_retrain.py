@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -101,6 +105,63 @@ def test_a_storm_of_alarms_is_one_run_that_waits_and_is_made_once(
     )
     command.fine("replay", "next.py", "--by-event-time")
     assert sp.model_version(file).model.predict_proba_one({"amount": 0.9})[True] > 0.5
+
+
+RETRAIN_STRIKES = [
+    ("the replay begins", "tempfile.mkdtemp", "streamproc-model-", 1),
+    ("the replay goes on", "open", "/streamproc-model-", 3),
+    ("the first file is opened", "open", ".model.", 1),
+    ("the first file gets its name", "os.rename", ".model.", 1),
+    ("the second file is opened", "open", ".model.", 2),
+    ("the second file gets its name", "os.rename", ".model.", 2),
+]
+REBUILD_STRIKES = [
+    ("the replay begins", "tempfile.mkdtemp", "streamproc-model-", 1),
+    ("the file is opened", "open", ".model.", 1),
+    ("the file gets its name", "os.rename", ".model.", 1),
+]
+
+
+def killed(event: str, part: str, number: int, *words: str) -> None:
+    """A command in a process of its own, killed just before it does that for the n-th time."""
+    child = [sys.executable, str(Path(__file__).with_name("killed_child.py")), event, part, str(number), *words]
+    paths = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    died = subprocess.run(child, capture_output=True, text=True, timeout=120, env=paths, check=False)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+
+
+def test_killed_at_any_moment_it_leaves_whole_versions_and_is_made_again_as_the_same(
+    shop: str, project: Path, command: CommandLine
+) -> None:
+    write(project, command, "back", DAY - 3 * HOUR, 2 * DAY)
+    command.fine("run", shop, "--until-end")
+    (made,) = command.fine("model", "retrain", shop, "--json").json["made"]
+    versions = [one["version"] for one in made["versions"]]
+    files = [next(project.rglob(f"{version}.model")) for version in versions]
+    whole = [file.read_bytes() for file in files]
+
+    def kept() -> list[str]:
+        listed = command.fine("model", "list", "--json").json
+        assert not listed["refused"]
+        return [one["version"] for one in listed["kept"]]
+
+    for moment, event, part, number in RETRAIN_STRIKES:
+        for file in files:
+            file.unlink(missing_ok=True)
+        killed(event, part, number, "model", "retrain", shop)
+        there = versions[:1] if moment.startswith("the second") else []
+        assert kept() == there, moment
+        # What is half done asks to be done, and is: the same versions, bit for bit.
+        assert command.fine("model", "retrain", shop, "--json").json["made"], moment
+        assert sorted(kept()) == sorted(versions) and [file.read_bytes() for file in files] == whole, moment
+    elsewhere = project / "asked_for.model"
+    elsewhere.write_bytes(whole[0])
+    for moment, event, part, number in REBUILD_STRIKES:
+        files[0].unlink(missing_ok=True)
+        killed(event, part, number, "model", "rebuild", str(elsewhere), shop, "--keep")
+        assert kept() == versions[1:], moment
+        again = command.fine("model", "rebuild", str(elsewhere), shop, "--keep", "--json").json
+        assert again["equal"] and again["rebuilt"] == versions[0] and files[0].read_bytes() == whole[0], moment
 
 
 def test_a_run_waits_for_each_partition_that_has_not_reached_its_cut(
