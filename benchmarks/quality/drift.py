@@ -61,7 +61,9 @@ def watched(step: Step, frame: pl.DataFrame) -> pl.DataFrame:
 
 def ours(run_length: int, serial: str) -> Callable[[np.ndarray, int], tuple[list[int], int]]:
     def alarms(x: np.ndarray, seed: int) -> tuple[list[int], int]:
-        step = sp.drift("x", run_length=run_length, warm=500, serial=serial, seed=seed)  # type: ignore[arg-type]
+        # It bets on nothing while it warms up, after each alarm too: that must be short beside the run length.
+        warm = max(20, min(500, run_length // 10))
+        step = sp.drift("x", run_length=run_length, warm=warm, serial=serial, seed=seed)  # type: ignore[arg-type]
         found = watched(step, pl.DataFrame({"x": x}))
         return found["last_offset"].to_list(), int((found["promise"] == "holds").sum())
 

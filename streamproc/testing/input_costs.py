@@ -2,8 +2,9 @@
 
 To leave out one input at a time changes a run by a few hundredths, which is what noise does. Here each run leaves out
 about half of the inputs, chosen so that each input is there in half of the runs whatever the others are (a Hadamard
-design and its mirror image), and every run speaks of every input: for ten inputs and the same number of runs the error
-is less than half of what it would be, its variance a fifth. What inputs share is spread over them, so that the costs of several add up.
+design and its mirror image), and every run speaks of every input: for ten inputs and the same number of runs the
+error is less than half of what it would be, its variance a fifth. What inputs share is spread over them, so that the
+costs of several add up.
 """
 
 from __future__ import annotations
