@@ -16,6 +16,7 @@ from streamproc.cli.render import counted, progress_bar, put_json, put_table
 from streamproc.cli.workspace import load_topology, workspace_options
 from streamproc.errors import InputError
 from streamproc.learning.linear_form import linear_form
+from streamproc.learning.onnx_form import onnx_form
 from streamproc.models.version import SHOWN, ModelVersion, saved_model, write_version
 from streamproc.runtime.binding import bind
 from streamproc.runtime.model_rebuild import diff_versions, rebuild
@@ -186,12 +187,14 @@ def rebuild_model(
 @click.option(
     "--form",
     "how",
-    type=click.Choice(["file", "linear"]),
+    type=click.Choice(["file", "linear", "onnx"]),
     default="file",
     show_default=True,
-    help="The whole version; or, of a linear model, its numbers as JSON for other systems.",
+    help="The whole version; or, of a linear model, for other systems its numbers as JSON, or its graph as ONNX.",
 )
-@click.option("--model", "name", default="", metavar="NAME", help="linear: of a race which.  [default: the champion]")
+@click.option(
+    "--model", "name", default="", metavar="NAME", help="For other systems: of a race which.  [default: the champion]"
+)
 @click.option(
     "--sign",
     type=click.Path(path_type=Path),
@@ -211,12 +214,12 @@ def export_model(
 ) -> None:
     """Write VERSION to FILE."""
     found = _store(workspace, key).get(version, any_river=how == "file")
-    if how == "linear":
+    if how == "file":
+        data = write_version(found, key=_key(sign or key))
+    else:
         saved = saved_model(found, name)
         numbers = {"version": found.id, "model": saved.name, **linear_form(saved.model, saved.inputs)}
-        data = orjson.dumps(numbers, option=orjson.OPT_INDENT_2)
-    else:
-        data = write_version(found, key=_key(sign or key))
+        data = onnx_form(numbers) if how == "onnx" else orjson.dumps(numbers, option=orjson.OPT_INDENT_2)
     write_file(file, data)
     if as_json:
         put_json({"version": found.id, "file": str(file), "form": how, "bytes": len(data)})

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from command_line import CommandLine
+from onnx.reference import ReferenceEvaluator
 
 import streamproc as sp
 from streamproc.errors import DefinitionError, StateError
@@ -131,6 +133,26 @@ def test_a_version_is_shown_exported_and_begun_with(learned: str, project: Path,
     for path in list(project.rglob(f"{race['version']}.model")):
         path.unlink()
     assert command.fine("model", "import", "race.model", "--json").json["version"] == race["version"]
+
+
+def test_an_onnx_graph_gives_the_same_scores(learned: str, project: Path, command: CommandLine) -> None:
+    linear, _, race, _ = command.fine("model", "keep", learned, "--json").json
+    command.fine("model", "export", linear["version"], "linear.onnx", "--form", "onnx")
+    graph = onnx.load("linear.onnx")
+    saved = sp.model_version(next(project.rglob(f"{linear['version']}.model")))
+    names = graph.metadata_props[0].value.split("\n")
+    assert names == list(saved.inputs)
+    rows = np.random.default_rng(3).normal(size=(200, 2)) * (1.0, 24.0)
+    rows[::9, 0], rows[::11, 1] = np.nan, np.nan
+    (scores,) = ReferenceEvaluator(graph).run(None, {"inputs": rows})
+    told = [{name: x for name, x in zip(names, row, strict=True) if not np.isnan(x)} for row in rows.tolist()]
+    expected = [saved.model.predict_proba_one(one)[True] for one in told]
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-12)
+    assert np.ptp(scores) > 0.1
+    command.fine("model", "export", linear["version"], "again.onnx", "--form", "onnx")
+    assert (project / "again.onnx").read_bytes() == (project / "linear.onnx").read_bytes()
+    refused = command("model", "export", race["version"], "tree.onnx", "--form", "onnx", "--model", "tree")
+    assert refused.code == 2 and "HoeffdingTreeClassifier has no linear form" in refused.err
 
 
 def test_what_is_not_to_be_believed_is_refused_with_the_reason(
