@@ -100,6 +100,7 @@ _HOMES: Final = {
     "sample_ratio": "streamproc.decisions.sample_ratio",
     "select": "streamproc.operators.columns",
     "session": "streamproc.operators.sessions",
+    "sharded": "streamproc.entities.sharding",
     "sink": "streamproc.planning.topology",
     "sliding": "streamproc.operators.windows",
     "source": "streamproc.graph",

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from streamproc.entities.clustering import COMMANDED, COMPONENT, Room, cluster, collect
 from streamproc.entities.large_components import join_large
+from streamproc.entities.linkage_model import Floats
 from streamproc.entities.links import (
     ACROSS,
     REVIEWED,
@@ -23,6 +24,7 @@ from streamproc.entities.links import (
     enter_blocks,
     find_matches,
     leave_blocks,
+    take_matches,
 )
 from streamproc.entities.membership import hand_on, write_back
 from streamproc.entities.scoring import Scorer
@@ -77,6 +79,8 @@ class Operations(NamedTuple):
 
     ops       int64[k, 4]: operation, record, other record or -1, row of the columns below or -1
     values, blocks, source, rank, moment  per row of records that came
+    given_from, given, given_weights      where pairs are found elsewhere: per row where its pairs begin, the other
+                                          records, and the weights
     """
 
     ops: Int64s
@@ -85,6 +89,9 @@ class Operations(NamedTuple):
     source: Int32s
     rank: Int32s
     moment: Int64s
+    given_from: Int64s
+    given: Int64s
+    given_weights: Floats
 
 
 @tight
@@ -174,11 +181,17 @@ def _take_record(
     records.rank[x] = todo.rank[row]
     records.moment[x] = todo.moment[row]
     chosen = todo.blocks[row]
-    grey = find_matches(
-        scorer, records, blocks, edges, counters, x, chosen, settings.numbers[0], settings.numbers[1],
-        settings.weights[0], settings.weights[1], made.seen, made.found, made.found_weights, made.grey,
-        made.grey_weights,
-    )  # fmt: skip
+    if settings.numbers[3] != 0:
+        grey = take_matches(
+            scorer, records, edges, counters, x, todo.given, todo.given_weights, todo.given_from[row],
+            todo.given_from[row + 1], settings.weights[0], made.found, made.found_weights, made.grey, made.grey_weights,
+        )  # fmt: skip
+    else:
+        grey = find_matches(
+            scorer, records, blocks, edges, counters, x, chosen, settings.numbers[0], settings.numbers[1],
+            settings.weights[0], settings.weights[1], made.seen, made.found, made.found_weights, made.grey,
+            made.grey_weights, i, made.capped, made.used,
+        )  # fmt: skip
     enter_blocks(blocks, x, chosen)
     n = collect(records, edges, entities, use, seeds, COMPONENT)
     if n >= 0:
@@ -270,6 +283,8 @@ def apply(
         if made.used[3] + records.values.shape[1] > made.values.size:
             return i
         if made.used[4] + blocks.entry_next.shape[1] > made.blocks.size:
+            return i
+        if made.used[5] + blocks.entry_next.shape[1] > made.capped.shape[0]:
             return i
         op, x, y, row = todo.ops[i, 0], todo.ops[i, 1], todo.ops[i, 2], todo.ops[i, 3]
         if op == RECORD:

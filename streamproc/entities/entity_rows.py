@@ -112,9 +112,8 @@ def passing_rows(frame: pl.DataFrame, events: Int64s, row_of: Int64s) -> pl.Data
     return frame.select(pl.all().gather(index))
 
 
-def ordinals(events: Int64s) -> Int64s:
-    """Which of the events of its operation each one is."""
-    ops = events[:, OP]
+def ordinals(ops: Int64s) -> Int64s:
+    """Which of the rows of its operation each one is; rows of one operation stand together."""
     first = np.flatnonzero(np.concatenate(([True], ops[1:] != ops[:-1]))) if ops.size else np.empty(0, np.int64)
     counts = np.diff(np.append(first, ops.size))
     return np.arange(ops.size, dtype=np.int64) - np.repeat(first, counts)

@@ -35,6 +35,10 @@ EDGES_KEPT: Final = 16
 REVIEWED: Final = 4
 """Of the pairs of a new record in the grey zone, so many are asked about, the strongest."""
 BOTH, ACROSS, WITHIN = 0, 1, 2
+OF_OP, OF_ENTRY, HELD, COMPARED, AGREED = range(5)
+"""Columns of what is told of a full block: the operation and the entry of the record that came, how many records the
+block held, and of those that were looked at how many were compared and how many of these matched."""
+CAPPED_WIDTH: Final = 5
 
 
 @tight
@@ -154,7 +158,7 @@ def leave_blocks(blocks: Blocks, record: int, emptied: Int32s, n: int) -> int:
 
 
 @tight
-def _keep_strongest(records: Int32s, weights: Floats, n: int, most: int, record: int, weight: float) -> int:
+def keep_strongest(records: Int32s, weights: Floats, n: int, most: int, record: int, weight: float) -> int:
     """Puts a pair into a list in falling order of weight, of which `most` are kept; gives their number."""
     if n == most and weight <= weights[n - 1]:
         return n
@@ -172,12 +176,12 @@ def _keep_strongest(records: Int32s, weights: Floats, n: int, most: int, record:
 def find_matches(
     use: Scorer, records: Records, blocks: Blocks, edges: Edges, counters: Int64s, x: int, chosen: Int64s,
     cap: int, mode: int, match: float, review: float, seen: Int32s,
-    found: Int32s, found_weights: Floats, grey: Int32s, grey_weights: Floats,
+    found: Int32s, found_weights: Floats, grey: Int32s, grey_weights: Floats, op: int, capped: Int64s, used: Int64s,
 ) -> int:  # fmt: skip
     """Weighs a new record against its blocks: adds edges to those that match; gives how many are in the grey zone.
 
-    Of each block the newest `cap` records are looked at. A pair that a person has decided is weighed all the same, but
-    not asked about.
+    Of each block the newest `cap` records are looked at; of one that holds more, a row of `capped` says what that cost
+    (`used[5]` counts them). A pair that a person has decided is weighed all the same, but not asked about.
     """
     width = blocks.entry_next.shape[1]
     n_seen, n_found, n_grey = 0, 0, 0
@@ -191,35 +195,84 @@ def find_matches(
             blocks.rules[rule, UNSEEN] += blocks.held[one] - cap
         elif blocks.held[one] == cap:
             blocks.rules[rule, FULL] += 1
+        compared, agreed = 0, 0
         entry = blocks.head[one]
         for _ in range(cap):
             if entry < 0:
                 break
             y = entry // width
             entry = blocks.entry_next[y, entry % width]
-            if records.mark[y] >= 0 or y == x:
+            if y == x:
                 continue
-            records.mark[y] = 0
-            seen[n_seen] = y
-            n_seen += 1
-            if mode != BOTH and (records.source[x] == records.source[y]) == (mode == ACROSS):
-                continue
-            counters[WEIGHED] += 1
-            weight = pair_weight(use, records.values, x, y, review)
-            if full:
-                blocks.rules[rule, SEEN] += 1
-                if weight >= match:
-                    blocks.rules[rule, MATCHED] += 1
-            if weight >= match:
-                if n_found == EDGES_KEPT:
-                    counters[DROPPED_EDGES] += 1
-                n_found = _keep_strongest(found, found_weights, n_found, EDGES_KEPT, y, weight)
-            elif weight >= review and constraint(records, edges, x, y) < 0:
-                n_grey = _keep_strongest(grey, grey_weights, n_grey, REVIEWED, y, weight)
+            if records.mark[y] < 0:
+                records.mark[y] = 0
+                seen[n_seen] = y
+                n_seen += 1
+                if mode == BOTH or (records.source[x] == records.source[y]) != (mode == ACROSS):
+                    counters[WEIGHED] += 1
+                    weight = pair_weight(use, records.values, x, y, review)
+                    records.mark[y] = 2 if weight >= match else 1
+                    if full:
+                        blocks.rules[rule, SEEN] += 1
+                        if weight >= match:
+                            blocks.rules[rule, MATCHED] += 1
+                    if weight >= match:
+                        if n_found == EDGES_KEPT:
+                            counters[DROPPED_EDGES] += 1
+                        n_found = keep_strongest(found, found_weights, n_found, EDGES_KEPT, y, weight)
+                    elif weight >= review and constraint(records, edges, x, y) < 0:
+                        n_grey = keep_strongest(grey, grey_weights, n_grey, REVIEWED, y, weight)
+            if records.mark[y] > 0:
+                compared += 1
+                if records.mark[y] == 2:
+                    agreed += 1
+        if full:
+            row = used[5]
+            used[5] += 1
+            capped[row, OF_OP] = op
+            capped[row, OF_ENTRY] = k
+            capped[row, HELD] = blocks.held[one]
+            capped[row, COMPARED] = compared
+            capped[row, AGREED] = agreed
     for i in range(n_seen):
         records.mark[seen[i]] = -1
-    # The weakest first: a record's list of edges then begins with the strongest.
-    for i in range(n_found - 1, -1, -1):
-        pattern = pattern_of(use, records.values, x, found[i])
-        add_edge(records, edges, counters, x, found[i], found_weights[i], MATCH, pattern)
+    _keep(use, records, edges, counters, x, found, found_weights, n_found)
     return n_grey
+
+
+@tight
+def take_matches(
+    use: Scorer, records: Records, edges: Edges, counters: Int64s, x: int, given: Int64s, weights: Floats, begin: int,
+    end: int, match: float, found: Int32s, found_weights: Floats, grey: Int32s, grey_weights: Floats,
+) -> int:  # fmt: skip
+    """As `find_matches`, where pairs of the record were found elsewhere: those from `begin` to `end`, in their order.
+
+    A pair that several blocks brought is there several times, and taken once.
+    """
+    n_found, n_grey = 0, 0
+    for i in range(begin, end):
+        y = given[i]
+        if records.alive[y] == 0 or y == x or records.mark[y] >= 0:
+            continue
+        records.mark[y] = 0
+        counters[WEIGHED] += 1
+        if weights[i] >= match:
+            if n_found == EDGES_KEPT:
+                counters[DROPPED_EDGES] += 1
+            n_found = keep_strongest(found, found_weights, n_found, EDGES_KEPT, y, weights[i])
+        elif constraint(records, edges, x, y) < 0:
+            n_grey = keep_strongest(grey, grey_weights, n_grey, REVIEWED, y, weights[i])
+    for i in range(begin, end):
+        records.mark[given[i]] = -1
+    _keep(use, records, edges, counters, x, found, found_weights, n_found)
+    return n_grey
+
+
+@tight
+def _keep(
+    use: Scorer, records: Records, edges: Edges, counters: Int64s, x: int, found: Int32s, weights: Floats, n: int
+) -> None:
+    """Makes edges, the weakest first: a record's list of edges then begins with the strongest."""
+    for i in range(n - 1, -1, -1):
+        pattern = pattern_of(use, records.values, x, found[i])
+        add_edge(records, edges, counters, x, found[i], weights[i], MATCH, pattern)

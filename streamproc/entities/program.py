@@ -17,7 +17,7 @@ from typing import Final
 
 import numpy as np
 
-from streamproc.entities.comparisons import MOST_LEVELS, RARE_WORDS
+from streamproc.entities.comparisons import MOST_LEVELS, RARE_WORDS, Block
 from streamproc.entities.linkage_model import MEASURE_CODES, Floats, LinkageModel
 from streamproc.entities.stored_columns import StoredColumn, part_column
 from streamproc.ports import Bytes, Int64s
@@ -43,8 +43,14 @@ class Program:
     prior: float
 
 
-def program_of(model: LinkageModel, stored: tuple[StoredColumn, ...]) -> Program:
-    """The tables of a model over these stored columns."""
+def program_of(
+    model: LinkageModel, stored: tuple[StoredColumn, ...], blocks: tuple[Block, ...] | None = None
+) -> Program:
+    """The tables of a model over these stored columns.
+
+    blocks  where they are looked up elsewhere: none of them
+    """
+    blocks = model.blocks if blocks is None else blocks
     place = {one: number for number, one in enumerate(stored)}
     c = len(model.comparisons)
     columns = np.array([place[StoredColumn(o.column, o.form, 0, o.other)] for o in model.comparisons], np.int64)
@@ -64,11 +70,11 @@ def program_of(model: LinkageModel, stored: tuple[StoredColumn, ...]) -> Program
             most[i] = max(most[i], row[0] + highest_adjustment(model, i))
     reach = np.zeros(c + 1)
     reach[:c] = np.cumsum(most[::-1])[::-1]
-    widest = max([len(one.parts) for one in model.blocks] + [1])
-    parts = np.full((len(model.blocks), widest), -1, np.int64)
-    rare = np.full(len(model.blocks), -1, np.int64)
+    widest = max([len(one.parts) for one in blocks] + [1])
+    parts = np.full((len(blocks), widest), -1, np.int64)
+    rare = np.full(len(blocks), -1, np.int64)
     rules: list[int] = []
-    for i, two in enumerate(model.blocks):
+    for i, two in enumerate(blocks):
         for k, (column, letters) in enumerate(two.parts):
             parts[i, k] = place[part_column(column, letters)]
         if two.words:

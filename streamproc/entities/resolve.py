@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -17,19 +17,21 @@ from streamproc.batch import ACCOUNT, DUE, EVENT_TIME, RANK, ROW, Batch
 from streamproc.contracts.model import Field, Schema
 from streamproc.entities import telling
 from streamproc.entities.applying import DELETE, MUST_LINK, RECORD, Operations, apply
+from streamproc.entities.capped import CAPPED, capped_rows, capped_type
 from streamproc.entities.clustering import COMMANDED, COMPONENT, room
 from streamproc.entities.comparisons import RARE_WORDS
 from streamproc.entities.entity_ids import namespace_seed
 from streamproc.entities.entity_rows import EVENT, REASON_TYPE, event_columns, golden_columns, ordinals, passing_rows
 from streamproc.entities.golden import SURVIVORSHIP
 from streamproc.entities.interning import Values, intern_frame
-from streamproc.entities.linkage_model import LinkageModel, weight_of
+from streamproc.entities.kernel_output import Told, release_blocks, room_for
+from streamproc.entities.linkage_model import Floats, LinkageModel, weight_of
 from streamproc.entities.links import EDGES_KEPT, REVIEWED
 from streamproc.entities.program import Program, program_of
 from streamproc.entities.scoring import scorer
 from streamproc.entities.stored_columns import StoredColumn, check_column, stored_columns
-from streamproc.entities.tables import ALIVE, Tables, tables
-from streamproc.entities.telling import WIDTH, Made, Settings
+from streamproc.entities.tables import Tables, tables
+from streamproc.entities.telling import Settings
 from streamproc.entities.words import rarest
 from streamproc.errors import DefinitionError, DuplicateName, TypeMismatch, UnknownColumn, did_you_mean
 from streamproc.graph import Step, Stream
@@ -45,9 +47,20 @@ ACTIONS: Final = ("must_link", "cannot_link", "withdraw", "delete")
 """What a command says: `action` on `record` and, but for delete, `other`."""
 
 
+class Given(NamedTuple):
+    """Pairs that were found elsewhere: per record where its pairs begin, the other records' slots, and weights."""
+
+    begins: Int64s
+    records: Int64s
+    weights: Floats
+
+
 @dataclass(frozen=True, slots=True)
 class Resolve:
-    """Brings records together as entities, see `resolve`."""
+    """Brings records together as entities, see `resolve`.
+
+    pairs_given  pairs are found elsewhere, see `sharded`: no block is kept
+    """
 
     model: LinkageModel
     record: str
@@ -60,17 +73,24 @@ class Resolve:
     source_order: tuple[str, ...] = ()
     block_cap: int = 200
     namespace: str = ""
+    pairs_given: bool = False
     stored: tuple[StoredColumn, ...] = field(init=False, repr=False, metadata={"fingerprint": False})
     program: Program = field(init=False, repr=False, compare=False, metadata={"fingerprint": False})
 
     def __post_init__(self) -> None:
         raw = [name for name, _ in self.golden] + ([self.source] if self.source else [])
-        object.__setattr__(self, "stored", stored_columns(self.model.comparisons, self.model.blocks, raw))
-        object.__setattr__(self, "program", program_of(self.model, self.stored))
+        blocks = () if self.pairs_given else self.model.blocks
+        object.__setattr__(self, "stored", stored_columns(self.model.comparisons, blocks, raw))
+        object.__setattr__(self, "program", program_of(self.model, self.stored, blocks))
 
     @property
     def verb(self) -> str:
         return "resolve"
+
+    @property
+    def mode(self) -> int:
+        """Which sources are compared, as kernels say it."""
+        return _MODES[self.sources]
 
     def schema(self, *inputs: StreamType) -> StreamType:
         """The input's columns, null but on a record's own event, and those of events and golden records.
@@ -114,6 +134,10 @@ class Resolve:
                 )
         return StreamType(Schema((*carried, *made)))
 
+    def sides(self, *inputs: StreamType) -> Mapping[str, StreamType]:
+        """Where blocks are full, what that costs: `people.side("capped")`."""
+        return {CAPPED: capped_type(inputs[0].schema[self.record])}
+
     def _check_commands(self, schema: Schema) -> None:
         for name in ("action", "record", "other"):
             if name not in schema:
@@ -134,7 +158,7 @@ class Resolve:
 
     def open(self, *inputs: StreamType) -> Tables:
         """No records."""
-        return tables(len(self.stored), self.program.entries, len(self.model.blocks))
+        return tables(len(self.stored), max(1, self.program.entries), len(self.model.blocks))
 
     def process(self, state: Tables, inputs: tuple[Batch, ...], time: StepTime) -> tuple[Tables, Output]:
         """Cost a record: what is looked at in its blocks, and its component."""
@@ -144,24 +168,33 @@ class Resolve:
             there = rows.frame[self.record].is_not_null().to_numpy()
             rejected.append(("record_is_null", rows.filter(~there)))
             rows = rows.filter(there)
+        given = Given(np.zeros(len(rows) + 1, np.int64), np.empty(0, np.int64), np.empty(0))
+        return state, self.resolved(state, rows, inputs[1:], given, rejected, time)
+
+    def resolved(
+        self, state: Tables, rows: Batch, others: tuple[Batch, ...], given: Given,
+        rejected: list[tuple[str, Batch]], time: StepTime,
+    ) -> Output:  # fmt: skip
+        """What these records, and commands, make; `given` are the pairs of each, where they were found elsewhere."""
         commands = None
-        if len(inputs) > 1:
-            commands, broken = _usable(inputs[1])
-            rejected += broken
+        if others:
+            commands, broken = _usable(others[0])
+            rejected = rejected + broken
             time.fates.absorb(np.ascontiguousarray(commands.meta[commands.meta[:, ACCOUNT] >= 0, ACCOUNT]))
-        todo, metas, row_of = self._operations(state, rows, commands)
-        made = self._apply(state, todo) if todo.ops.shape[0] else _Told.nothing(len(self.golden))
+        todo, metas, row_of = self._operations(state, rows, commands, given)
+        made = self._apply(state, todo) if todo.ops.shape[0] else Told.nothing(len(self.golden))
         frame = passing_rows(rows.frame, made.events, row_of).with_columns(
             **event_columns(state, made.events, made.weights, made.moved, namespace_seed(self.namespace)),
             **golden_columns(state, made.events, made.golden, self.golden, rows.frame.schema),
         )
         state.kept.release(made.values.astype(np.int64))
-        _release_blocks(state, made.blocks.astype(np.int64))
-        meta = child_meta(metas[made.events[:, telling.OP]], ordinals(made.events))
-        return state, Output(Batch(frame, meta), rejected=tuple(rejected))
+        release_blocks(state, made.blocks.astype(np.int64))
+        meta = child_meta(metas[made.events[:, telling.OP]], ordinals(made.events[:, telling.OP]))
+        capped = capped_rows(state, made.capped, todo.ops, metas, self.model.blocks, self.program, self.block_cap)
+        return Output(Batch(frame, meta), rejected=tuple(rejected), sides=((CAPPED, capped),))
 
     def _operations(
-        self, state: Tables, rows: Batch, commands: Batch | None
+        self, state: Tables, rows: Batch, commands: Batch | None, given: Given
     ) -> tuple[Operations, np.ndarray[tuple[int, int], np.dtype[np.int64]], Int64s]:
         """What is to be done, in order of position; meta and input row of each operation."""
         values = intern_frame(state.kept, rows.frame, self.stored, self.model, self.program)
@@ -183,7 +216,7 @@ class Resolve:
                 rank = ranks.to_numpy().astype(np.int32)
         blocks = self._blocks(state, values)
         moment = np.ascontiguousarray(rows.meta[:, EVENT_TIME])
-        return Operations(ops, values, blocks, source, rank, moment), metas, np.ascontiguousarray(ops[:, 3])
+        return Operations(ops, values, blocks, source, rank, moment, *given), metas, np.ascontiguousarray(ops[:, 3])
 
     def _with_commands(
         self, state: Tables, ops: Int64s, rows: Batch, commands: Batch
@@ -205,6 +238,8 @@ class Resolve:
     def _blocks(self, state: Tables, values: Values) -> Int64s:
         """The block of each row by each rule, -1 where it has none."""
         n, entries = values.shape[0], self.program.entries
+        if self.pairs_given:
+            return np.full((n, 1), -1, np.int64)
         hashes, there = np.empty((entries, n), np.int64), np.empty((entries, n), np.bool_)
         at = 0
         for rule in range(len(self.model.blocks)):
@@ -225,16 +260,16 @@ class Resolve:
         state.fit_blocks()
         return np.ascontiguousarray(out.T)
 
-    def _apply(self, state: Tables, todo: Operations) -> _Told:
+    def _apply(self, state: Tables, todo: Operations) -> Told:
         """Runs the kernel over the operations, as often as it asks for room."""
         least = weight_of(self.threshold)
         settings = Settings(
-            np.array([self.block_cap, _MODES[self.sources], int(self.one_per_source)], np.int64),
+            np.array([self.block_cap, self.mode, int(self.one_per_source), int(self.pairs_given)], np.int64),
             np.array([least, least if self.review is None else weight_of(self.review)]),
             np.array([self.stored.index(StoredColumn(name, "raw")) for name, _ in self.golden], np.int64),
             np.array([SURVIVORSHIP.index(rule) for _, rule in self.golden], np.int64),
         )
-        told = _Told.nothing(len(self.golden))
+        told = Told.nothing(len(self.golden))
         done, k = 0, todo.ops.shape[0]
         edges = 2 * EDGES_KEPT + 2
         while done < k:
@@ -243,7 +278,10 @@ class Resolve:
             wide = 4 * (COMMANDED if commanded else COMPONENT) + 4 * REVIEWED + 16
             state.fit_edges(edges + 2 * left)
             state.fit_retired(2 + 2 * left if commanded else 2)
-            made = _room_for(state, left, wide, len(self.golden), self)
+            made = room_for(
+                state, left, wide, golden=len(self.golden), stored=len(self.stored), entries=self.program.entries,
+                block_cap=self.block_cap,
+            )  # fmt: skip
             done = apply(
                 done, todo, settings, scorer(self.program, state.kept), state.kept.counts, state.records,
                 state.blocks(self.program.entry_rule), state.edges, state.entities, state.counters, state.retired,
@@ -251,69 +289,6 @@ class Resolve:
             )  # fmt: skip
             told = told.then(made)
         return told
-
-
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """What calls of the kernel made, one after the other."""
-
-    events: Int64s
-    weights: np.ndarray[tuple[int], np.dtype[np.float64]]
-    moved: np.ndarray[tuple[int], np.dtype[np.int32]]
-    golden: np.ndarray[tuple[int, int], np.dtype[np.int32]]
-    values: np.ndarray[tuple[int], np.dtype[np.int32]]
-    blocks: np.ndarray[tuple[int], np.dtype[np.int32]]
-
-    @classmethod
-    def nothing(cls, golden: int) -> _Told:
-        none = np.empty(0, np.int32)
-        return cls(np.empty((0, WIDTH), np.int64), np.empty(0), none, np.empty((0, 2 * golden), np.int32), none, none)
-
-    def then(self, made: Made) -> _Told:
-        events, moved, golden, values, blocks = made.used.tolist()
-        now = made.events[:events]
-        now[:, telling.FROM] += self.moved.size
-        now[:, telling.GOLD] += np.where(now[:, telling.GOLD] >= 0, len(self.golden), 0)
-        parts: tuple[Any, ...] = (
-            now, made.weights[:events], made.moved[:moved], made.golden[:golden], made.values[:values],
-            made.blocks[:blocks],
-        )  # fmt: skip
-        if not len(self.events):
-            return _Told(*parts)
-        mine: tuple[Any, ...] = (self.events, self.weights, self.moved, self.golden, self.values, self.blocks)
-        joined: list[Any] = [np.concatenate(pair) for pair in zip(mine, parts, strict=True)]
-        return _Told(*joined)
-
-
-_SEEN: Final[dict[str, np.ndarray[tuple[int], np.dtype[np.int32]]]] = {}
-"""Scratch that is zero between calls, kept so that a batch of one row does not make it anew."""
-
-
-def _scratch(name: str, size: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
-    if name not in _SEEN or _SEEN[name].size < size:
-        _SEEN[name] = np.zeros(2 * size, np.int32)
-    return _SEEN[name]
-
-
-def _room_for(state: Tables, rows: int, wide: int, golden: int, step: Resolve) -> Made:
-    events = 3 * rows + wide
-    alive = int(state.counters[ALIVE])
-    lists = 64 + (rows + 1) * max(len(step.stored), step.program.entries)
-    return Made(
-        np.empty((events, WIDTH), np.int64), np.empty(events), np.empty(2 * (alive + rows) + 4096, np.int32),
-        np.empty((events if golden else wide, 2 * golden), np.int32), np.empty(lists, np.int32),
-        np.empty(lists, np.int32), np.zeros(5, np.int64),
-        _scratch("seen", step.program.entries * step.block_cap), np.empty(EDGES_KEPT, np.int32), np.empty(EDGES_KEPT),
-        np.empty(REVIEWED, np.int32), np.empty(REVIEWED), _scratch("votes", state.kept.counts.size),
-        np.zeros(2, np.int64),
-    )  # fmt: skip
-
-
-def _release_blocks(state: Tables, emptied: Int64s) -> None:
-    gone = np.unique(emptied)
-    gone = gone[state.block_count[gone] == 0]
-    if gone.size:
-        state.block_table.release(gone)
 
 
 def _usable(commands: Batch) -> tuple[Batch, list[tuple[str, Batch]]]:
@@ -363,7 +338,8 @@ def resolve(
     Gives one stream of events; `sp.entity_rows(...)` takes one kind out of it. A record's own event is `created`,
     `joined` or `corrected` and carries its columns; `merged` and `split` name the records that go from `other_id` to
     `entity_id`; `removed`, `review`, `golden` and `ignored` (a command that has no effect). Clusters are a function of
-    records, commands and model alone while no cap is reached (see docs/entities.md).
+    records, commands and model alone while no cap is reached (see docs/entities.md). Where a block is full, the stream
+    `.side("capped")` says which record was not compared with how many, and of those that it was how many matched.
     State: some 600 bytes a record beside its distinct values.
     """
     if not 0 < threshold < 1:

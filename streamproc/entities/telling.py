@@ -33,7 +33,7 @@ WIDTH: Final = 13
 
 
 class Settings(NamedTuple):
-    """numbers: cap of a block, mode, one record a source, fields of the golden record; weights: match, review."""
+    """numbers: cap of a block, mode, one record a source, whether pairs are given; weights: match, review."""
 
     numbers: Int64s
     weights: Floats
@@ -44,7 +44,8 @@ class Settings(NamedTuple):
 class Made(NamedTuple):
     """What was made: events, their weights, records that moved, golden rows, values and blocks that nobody may need.
 
-    used  int64[5]: rows taken of each of these (events and weights go together)
+    capped  int64[*, 5]: what full blocks cost, see `links`
+    used    int64[6]: rows taken of each of these (events and weights go together)
     """
 
     events: Int64s
@@ -53,6 +54,7 @@ class Made(NamedTuple):
     golden: Int32s
     values: Int32s
     blocks: Int32s
+    capped: Int64s
     used: Int64s
     seen: Int32s
     found: Int32s

@@ -19,8 +19,11 @@ from streamproc.decisions.sample_ratio import SampleRatio
 from streamproc.drifting.drift import Drift
 from streamproc.drifting.river_tests import RiverTest
 from streamproc.drifting.windows import WindowTest
+from streamproc.entities.block_copies import BLOCK, ENTRY, REVISION, TURN, BlockCopies
+from streamproc.entities.block_pairs import OTHER, PAIR_COLUMNS, PLACE, WEIGHT, BlockPairs
 from streamproc.entities.entity_views import EntityRows
 from streamproc.entities.resolve import Resolve
+from streamproc.entities.sharding import ResolvePairs
 from streamproc.feature.derived import Derived
 from streamproc.feature.leaves import OWN, is_followed
 from streamproc.feature.operator import CORRECTED_AT, Features
@@ -66,7 +69,13 @@ def domain_uses(operator: Operator, inputs: Sequence[StreamType], out: StreamTyp
         case Together():
             return merged(inputs, out)
         case Resolve():
-            return _of_resolve(operator, inputs)
+            return _of_resolve(operator, inputs) if port == "rows" else _of_capped(operator, inputs, out)
+        case BlockCopies():
+            return _of_copies(operator, inputs)
+        case BlockPairs():
+            return _of_pairs(operator, inputs[0])
+        case ResolvePairs():
+            return _of_resolved_pairs(operator, inputs, out, port)
         case EntityRows():
             return _of_entity_rows(operator, inputs[0], out)
         case Learn():
@@ -157,6 +166,49 @@ def _of_resolve(operator: Resolve, inputs: Sequence[StreamType]) -> StepUses:
     for name, _ in operator.golden:
         made |= {f"golden_{name}": uses(0, (name,), "AGGREGATION"), f"golden_{name}_from": ids}
     return also(passing(inputs[0].schema) | made | {EVENT_TIME: times}, decides)
+
+
+def _of_capped(operator: Resolve, inputs: Sequence[StreamType], out: StreamType) -> StepUses:
+    """Counts of pairs, from all that is compared; of the record's id its own column."""
+    rows = _of_resolve(operator, inputs)
+    counts = uses(0, operator.reads(frozenset(), *(stream.schema for stream in inputs))[0], "AGGREGATION")
+    made = dict.fromkeys(out.schema.names, counts) | {"record": uses(0, (operator.record,), "TRANSFORMATION")}
+    return {**made, EVENT_TIME: rows[EVENT_TIME], ROWS: rows[ROWS]}
+
+
+def _of_copies(operator: BlockCopies, inputs: Sequence[StreamType]) -> StepUses:
+    """Blocks are made of what their rules read; which copies there are, of these and of earlier ones of the record."""
+    read = {name for one in operator.model.blocks for name in one.columns}
+    decides = uses(0, (operator.record, *read), "GROUP_BY") | uses(0, (ROWS,), "IDENTITY")
+    times = uses(0, (EVENT_TIME,), "IDENTITY")
+    if len(inputs) > 1:
+        decides |= uses(1, ("record",), "GROUP_BY") | uses(1, (ROWS,), "IDENTITY") | uses(0, (WATERMARK,), "SORT")
+        times |= uses(1, (EVENT_TIME,), "IDENTITY")
+    made = {BLOCK: uses(0, read, "TRANSFORMATION")} | dict.fromkeys((ENTRY, TURN, REVISION), NOTHING)
+    return also(passing(inputs[0].schema) | made | {EVENT_TIME: times}, decides)
+
+
+def _of_pairs(operator: BlockPairs, stream: StreamType) -> StepUses:
+    """Weights are made of what is compared, and so is which pairs there are."""
+    decides = uses(0, (*operator.compared, operator.record, *stream.schema.names[-4:], EVENT_TIME), "JOIN")
+    made = dict.fromkeys(PAIR_COLUMNS, NOTHING) | {
+        REVISION: uses(0, (REVISION,), "IDENTITY"), PLACE: uses(0, (ENTRY,), "TRANSFORMATION"),
+        OTHER: uses(0, (operator.record,), "IDENTITY"), WEIGHT: uses(0, operator.compared, "TRANSFORMATION"),
+    }  # fmt: skip
+    return also(passing(stream.schema) | made, decides | uses(0, (ROWS,), "IDENTITY"))
+
+
+def _of_resolved_pairs(
+    operator: ResolvePairs, inputs: Sequence[StreamType], out: StreamType, port: str
+) -> StepUses:  # fmt: skip
+    """As of `resolve`, with the pairs that come."""
+    rows = _of_resolve(operator.resolve, inputs) if port == "rows" else _of_capped(operator.resolve, inputs, out)
+    pairs = uses(0, PAIR_COLUMNS, "JOIN")
+    made = {name: of | pairs for name, of in rows.items()}
+    for name in ("weight", "posterior", "matched"):
+        if name in out.schema.names:
+            made[name] |= uses(0, (WEIGHT, OTHER), "TRANSFORMATION")
+    return made
 
 
 def _of_entity_rows(operator: EntityRows, stream: StreamType, out: StreamType) -> StepUses:

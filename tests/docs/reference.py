@@ -34,7 +34,7 @@ _GROUPS: Final = (
       "time_since_last")),
     ("One form, one meaning, quality",
      ("harmonise", "canonical", "definitions", "meaning", "require", "rules", "rule")),
-    ("Entities", ("resolve", "entity_rows", "compare", "block", "LinkageModel")),
+    ("Entities", ("resolve", "sharded", "entity_rows", "compare", "block", "LinkageModel")),
     ("Learning and drift",
      ("learn", "outcome", "race", "importance", "retrain", "model_version", "model_costs", "splits", "drift")),
     ("Decisions and alerts",
