@@ -25,7 +25,8 @@ from streamproc.entities.block_keys import NO_BLOCK, block_keys, entry_rules
 from streamproc.entities.entity_rows import ordinals
 from streamproc.entities.interning import texts_of_keys
 from streamproc.entities.linkage_model import LinkageModel
-from streamproc.errors import DuplicateName
+from streamproc.entities.stored_columns import check_column, stored_columns
+from streamproc.errors import DuplicateName, UnknownColumn, did_you_mean
 from streamproc.hashing import kernel
 from streamproc.key_table import KeyTable
 from streamproc.operator import Output, StepTime, StreamType, passes_through
@@ -75,6 +76,11 @@ class BlockCopies:
         stream = inputs[0]
         if len(inputs) > 1:
             require_same_key("resolve", *inputs)
+        for one in stored_columns(self.model.comparisons, self.model.blocks):
+            check_column(stream.schema, one)
+        for name in self.compared:
+            if name not in stream.schema:
+                raise UnknownColumn(f"step 'resolve' reads '{name}'", hint=did_you_mean(name, stream.schema.names))
         check_free(stream.schema, COPY_COLUMNS)
         read = {name for one in self.model.blocks for name in one.columns}
         hashed = strictest(stream.schema[name].pii for name in read)

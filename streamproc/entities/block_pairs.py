@@ -24,7 +24,7 @@ from streamproc.contracts.model import Field, Schema
 from streamproc.entities import pairing
 from streamproc.entities.block_copies import COPY_COLUMNS, ENTRY, RECORD_ITSELF, REVISION, check_free
 from streamproc.entities.entity_rows import ordinals
-from streamproc.entities.interning import Interned, intern_frame, interned, texts
+from streamproc.entities.interning import Interned, Values, intern_frame, interned, texts
 from streamproc.entities.linkage_model import Floats, LinkageModel, weight_of
 from streamproc.entities.links import BOTH
 from streamproc.entities.pairing import Lists, pair_up
@@ -35,6 +35,7 @@ from streamproc.entities.tables import Int32s
 from streamproc.int_table import IntTable
 from streamproc.key_table import KeyTable
 from streamproc.operator import Output, StepTime, StreamType, passes_through
+from streamproc.operators.event_order import absorb
 from streamproc.operators.explode import child_meta
 from streamproc.ports import Int64s
 
@@ -138,6 +139,7 @@ class BlockPairs:
         entry = rows.frame[ENTRY].to_numpy()
         mine = np.flatnonzero(entry != RECORD_ITSELF)
         copies = rows if mine.size == len(rows) else rows.take(mine)
+        absorb(time.fates, copies.meta)
         told, weights, full, gone = self._paired(state, copies)
         itself = np.flatnonzero(entry == RECORD_ITSELF)
         parents = np.concatenate([mine[told[:, pairing.OF_ROW]], mine[full[:, pairing.OF_ROW]], itself])
@@ -161,7 +163,7 @@ class BlockPairs:
         self, state: BlockRecords, copies: Batch
     ) -> tuple[Int64s, Floats, Int64s, Int32s]:  # fmt: skip
         assert copies.keys is not None, "the plan keys copies by their block"
-        came = intern_frame(state.kept, copies.frame, self.stored, self.model, self.program)
+        came = self._values(state, copies.frame)
         blocks = state.blocks.intern(copies.keys)
         state.places.reserve(len(copies))
         capacity = state.places.capacity
@@ -181,6 +183,19 @@ class BlockPairs:
         if empty.size:
             state.blocks.release(empty)
         return made
+
+
+    def _values(self, state: BlockRecords, frame: pl.DataFrame) -> Values:
+        """The values of copies as numbers; copies of one record often stand together, and are looked up once."""
+        if not frame.height:
+            return intern_frame(state.kept, frame, self.stored, self.model, self.program)
+        names = (self.record, *self.compared)
+        other = pl.any_horizontal(pl.col(name).ne_missing(pl.col(name).shift()) for name in names)
+        differs = frame.select(other).to_series().to_numpy().copy()
+        differs[0] = True
+        distinct = frame.filter(pl.Series(differs))
+        values = intern_frame(state.kept, distinct, self.stored, self.model, self.program)
+        return np.ascontiguousarray(values[np.cumsum(differs) - 1])
 
 
 def _place(told: Int64s, behind: Int64s | int) -> Int64s:

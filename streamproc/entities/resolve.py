@@ -73,7 +73,7 @@ class Resolve:
     source_order: tuple[str, ...] = ()
     block_cap: int = 200
     namespace: str = ""
-    pairs_given: bool = False
+    pairs_given: bool = field(default=False, metadata={"fingerprint": False})
     stored: tuple[StoredColumn, ...] = field(init=False, repr=False, metadata={"fingerprint": False})
     program: Program = field(init=False, repr=False, compare=False, metadata={"fingerprint": False})
 

@@ -40,6 +40,7 @@ from streamproc.graph import Step
 from streamproc.keys import keys_of
 from streamproc.operator import Output, StepTime, StreamType
 from streamproc.operators.columns import where
+from streamproc.operators.event_order import absorb
 from streamproc.operators.key_by import KeyBy
 from streamproc.operators.ordered import Ordered
 from streamproc.ports import Int64s
@@ -92,6 +93,7 @@ class ResolvePairs:
         rows = inputs[0]
         frame, tables = rows.frame, state.tables
         place = frame[PLACE].to_numpy()
+        absorb(time.fates, rows.meta[place != BEHIND_ALL])
         itself = np.flatnonzero(place == BEHIND_ALL)
         pairs = np.flatnonzero(frame[OTHER].is_not_null().to_numpy() & (place != BEHIND_ALL))
         others = tables.keys.intern(keys_of(frame.select(OTHER)[pairs], [OTHER]))

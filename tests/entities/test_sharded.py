@@ -16,14 +16,18 @@ from test_resolve_laws import GOLDEN, commands, model, people
 import streamproc as sp
 from connectors.registry import FolderRegistry
 from streamproc.contracts.avro_schema import parse_contract
-from streamproc.contracts.registry import MemoryRegistry
+from streamproc.contracts.registry import MemoryRegistry, Registry
 from streamproc.entities.cluster_quality import cluster_quality
 from streamproc.entities.comparisons import block, compare
 from streamproc.entities.linkage_model import LinkageModel
 from streamproc.graph import Step, Stream
+from streamproc.planning.plan import Plan
 from streamproc.runtime.binding import plan_topology
 from streamproc.runtime.workspace import shipped_contracts
 from streamproc.testing.drive import Driven, drive
+from streamproc.testing.simulation.case import Case
+from streamproc.testing.simulation.inputs import Inputs, of_frames
+from streamproc.testing.simulation.run import quick, simulate, told
 from topologies.people.load import RECORDS, read_records, truth
 from topologies.people.topology import LINKAGE
 
@@ -182,6 +186,35 @@ def test_a_register_of_people_has_the_single_writers_ids(partitions: int) -> Non
     assert last.height == 2_000 and cluster_quality(last["entity_id"], last["person"]).f1 > 0.9
 
 
+@pytest.mark.parametrize(
+    "seeds", [range(12), pytest.param(range(12, 400), marks=pytest.mark.long)], ids=["few", "many"]
+)
+def test_workers_under_faults_end_as_an_undisturbed_run(seeds: range) -> None:
+    """Workers that crash, stand still, come and go, two partitions a stage; entities by id, whatever was cut where."""
+
+    def worlds(plan: Plan, registry: Registry, number: int, partitions: int) -> Inputs:
+        return of_frames(plan, registry, world(number, 40), seed=number, partitions=partitions)
+
+    made = topology("all options", shared=True, commanded=True)
+    case = Case(made, MemoryRegistry(CONTRACTS), partitions=2, given=worlds)
+    assert {name.rpartition(".")[2] for name in case.compared} >= {*SINKS}
+    with quick():
+        for seed in seeds:
+            outcome = simulate(case, seed)
+            assert outcome.finding is None, told(outcome)
+
+
+def test_every_row_has_one_fate_and_copies_are_no_loss() -> None:
+    ran = both("all options", 2, 2, 3)
+    frames = world(2, 40)
+    nameless = frames["people"]["id"].null_count()
+    assert nameless and ran.dead_letters["reason"].to_list().count("record_is_null") == nameless
+    fates = ran.fates("people")
+    assert fates["emitted"] + fates["late"] == frames["people"].height
+    inner = [told for stages in ran.progress.fates.values() for name, told in stages.items() if ".s" in name]
+    assert inner and all(told.get("filtered", 0) == 0 for told in inner)
+
+
 def test_the_plan_shows_the_stages() -> None:
     plan = plan_topology(topology("plain", shared=True, commanded=False), MemoryRegistry(CONTRACTS))
     stages = [[node.operator.verb for node in stage.nodes if node.inputs] for stage in plan.stages]
@@ -198,6 +231,15 @@ def test_mistakes_name_the_step_and_the_way_out() -> None:
     assert "sp.sharded(sp.resolve(" in (found.value.hint or "")
     with pytest.raises(sp.StreamprocError, match="got a step 'resolve'"):
         sp.sharded(sp.sharded(linked("plain", None)))
+    for wrong, message in (
+        (sp.resolve(model(), record="nobody"), "reads 'nobody'"),
+        (sp.resolve(LINKAGE, record="id"), "step 'resolve' reads 'given_name'"),
+        (sp.resolve(model(), record="id", source="sauce", sources="across"), "step 'resolve' reads 'sauce'"),
+        (sp.resolve(model(), record="note"), "takes 'note' for an id"),
+    ):
+        made = sp.Topology("wrong", sinks={"out": sp.source("people", contract=PERSON) | sp.sharded(wrong)})
+        with pytest.raises(sp.StreamprocError, match=message):
+            plan_topology(made, MemoryRegistry(CONTRACTS))
     taken = sp.source("people", contract=PERSON) | sp.with_columns(entity_block=pl.col("note"))
     made = sp.Topology("taken", sinks={"out": taken | sp.sharded(linked("plain", None)) | sp.entity_rows("links")})
     with pytest.raises(sp.StreamprocError, match="a column 'entity_block'") as found:
