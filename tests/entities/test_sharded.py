@@ -171,6 +171,12 @@ def test_worlds_of_this_test_have_what_it_is_about() -> None:
     assert seen >= {"created", "joined", "corrected", "merged", "split", "removed", "ignored", "review"}
 
 
+def test_a_pair_that_several_blocks_bring_is_asked_about_once() -> None:
+    twice = pl.DataFrame({"id": ["a", "b"], "name": ["bernd", "bernd"], "town": ["Ulm", "Ulm"], "at": [0, 1]})
+    ran = drive(topology("all options", shared=True, commanded=False), people=twice, contracts=CONTRACTS)
+    assert ran["review"]["records"].to_list() == [["b", "a"]]
+
+
 @pytest.mark.parametrize("partitions", [1, 2, 4])
 def test_a_register_of_people_has_the_single_writers_ids(partitions: int) -> None:
     registry = FolderRegistry((shipped_contracts(),))
