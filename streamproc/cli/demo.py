@@ -25,7 +25,7 @@ from streamproc.cli.workspace import load_topology
 from streamproc.contracts.registry import Registry
 from streamproc.errors import InputError
 from streamproc.ports import Log, TopicPartition, TopicSettings
-from streamproc.runtime.binding import Binding, bind, plan_topology
+from streamproc.runtime.binding import Binding, bind
 from streamproc.runtime.replay import recorded_sums, replay_as_recorded, replay_by_event_time, source_ends
 from streamproc.runtime.worker import Progress, Worker
 from streamproc.runtime.workspace import shipped_contracts
@@ -49,9 +49,9 @@ def demo(folder: Path, partitions: int, as_json: bool) -> None:
     """Run the retail story, 156,000 events of five processes that share no key: who is who, what they are worth, what
     to do with each order. Replays it twice, and compares all digests."""
     _make_room(folder)
+    compiled_ahead = compile_ahead(TOPOLOGY)
     topology = load_topology(TOPOLOGY)
     registry = FolderRegistry((shipped_contracts(),))
-    compiled_ahead = compile_ahead(TOPOLOGY, plan_topology(topology, registry))
     with EmbeddedLog(folder / "log.db") as log, compiling() as compiled:
         _say("loading a web shop's events (UCI Online Retail, Febrl 4, ECB; see topologies/retail/data/README.md)")
         loaded, truth = load_story(log, registry, partitions)

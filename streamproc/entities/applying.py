@@ -268,17 +268,22 @@ def _take_command(
 @tight
 def apply(
     begin: int, todo: Operations, settings: Settings, scorer: Scorer, value_counts: Int64s, records: Records,
-    blocks: Blocks, edges: Edges, entities: Entities, counters: Int64s, retired: Int64s, use: Room, made: Made,
+    blocks: Blocks, edges: Edges, entities: Entities, counters: Int64s, retired: Int64s | None, use: Room, made: Made,
     edges_wanted: int,
 ) -> int:  # fmt: skip
-    """Carries out operations from number `begin` on; stops early where room is short; gives how many are done."""
+    """Carries out operations from number `begin` on; stops early where room is short; gives how many are done.
+
+    retired  None where no command can come: Numba then leaves out all that serves commands
+    """
     for i in range(begin, todo.ops.shape[0]):
         wide = 4 * (COMMANDED if todo.ops[i, 0] != RECORD else COMPONENT) + 4 * REVIEWED + 16
         if made.used[0] + wide > made.events.shape[0] or made.used[2] + wide > made.golden.shape[0]:
             return i
         if made.used[1] + counters[ALIVE] + 64 > made.moved.size:
             return i
-        if counters[EDGES] + edges_wanted > edges.weight.size or counters[RETIRED] + 2 > retired.shape[0]:
+        if counters[EDGES] + edges_wanted > edges.weight.size:
+            return i
+        if retired is not None and counters[RETIRED] + 2 > retired.shape[0]:
             return i
         if made.used[3] + records.values.shape[1] > made.values.size:
             return i
@@ -291,7 +296,7 @@ def apply(
             _take_record(
                 i, x, row, todo, settings, scorer, value_counts, records, blocks, edges, entities, counters, use, made
             )  # fmt: skip
-        else:
+        elif retired is not None:
             _take_command(
                 i, op, x, y, settings, scorer, value_counts, records, blocks, edges, entities, counters, retired, use,
                 made,

@@ -182,7 +182,9 @@ class Resolve:
             rejected = rejected + broken
             time.fates.absorb(np.ascontiguousarray(commands.meta[commands.meta[:, ACCOUNT] >= 0, ACCOUNT]))
         todo, metas, row_of = self._operations(state, rows, commands, given)
-        made = self._apply(state, todo) if todo.ops.shape[0] else Told.nothing(len(self.golden))
+        made = Told.nothing(len(self.golden))
+        if todo.ops.shape[0]:
+            made = self._apply(state, todo, may_command=commands is not None)
         frame = passing_rows(rows.frame, made.events, row_of).with_columns(
             **event_columns(state, made.events, made.weights, made.moved, namespace_seed(self.namespace)),
             **golden_columns(state, made.events, made.golden, self.golden, rows.frame.schema),
@@ -260,7 +262,7 @@ class Resolve:
         state.fit_blocks()
         return np.ascontiguousarray(out.T)
 
-    def _apply(self, state: Tables, todo: Operations) -> Told:
+    def _apply(self, state: Tables, todo: Operations, *, may_command: bool) -> Told:
         """Runs the kernel over the operations, as often as it asks for room."""
         least = weight_of(self.threshold)
         settings = Settings(
@@ -284,8 +286,8 @@ class Resolve:
             )  # fmt: skip
             done = apply(
                 done, todo, settings, scorer(self.program, state.kept), state.kept.counts, state.records,
-                state.blocks(self.program.entry_rule), state.edges, state.entities, state.counters, state.retired,
-                room(), made, edges,
+                state.blocks(self.program.entry_rule), state.edges, state.entities, state.counters,
+                state.retired if may_command else None, room(), made, edges,
             )  # fmt: skip
             told = told.then(made)
         return told

@@ -28,7 +28,7 @@ from typing import Final
 
 import numpy as np
 
-from streamproc.hashing import inlined, tight
+from streamproc.hashing import inlined, polished, tight
 from streamproc.operators.accumulators import wide_add
 from streamproc.operators.event_records import (
     AFTER,
@@ -280,7 +280,7 @@ def _look_ahead(wants: Wants, store: Store, sums: SumArrays, rows: Rows, i: int)
                 _fetch(events, events[oldest, AFTER])
 
 
-@tight
+@polished
 def look_back(
     wants: Wants, store: Store, sums: SumArrays, rows: Rows, out: Results, room: Room | None, start: int
 ) -> int:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numba.core import event
 
-from streamproc.hashing import inlined, tight
+from streamproc.hashing import inlined, polished, tight
 from streamproc.ports import Int64s
 
 PACKAGE = Path(__file__).parents[2] / "streamproc"
-DECORATORS = {"kernel", "tight", "inlined"}
+DECORATORS = {"kernel", "tight", "inlined", "polished"}
 
 
 @inlined
@@ -25,11 +27,58 @@ def _called(values: Int64s, n: int) -> int:
     return _scaled(values, 0, 3, True) + _scaled(values, 1, 5, False) + _scaled(values, n, n, n > 1)
 
 
+@tight
+def _twice(values: Int64s, n: int) -> int:
+    return _called(values, n) + _scaled(values, 0, n, False)
+
+
+@polished
+def _thrice(values: Int64s, n: int) -> int:
+    return _called(values, n) + _twice(values, n)
+
+
+def _compiled_while(work: Callable[[], object]) -> list[str]:
+    """Names of the functions that Numba compiles meanwhile, in the order in which it begins with them."""
+    recorder: Any = event.install_recorder
+    with recorder("numba:compile") as seen:
+        work()
+    begun = [one.data["dispatcher"].py_func for _, one in seen.buffer if one.is_start]
+    return [function.__name__ for function in begun if function.__module__ == __name__]  # Numba has kernels of its own.
+
+
 def test_a_callee_is_compiled_once_whatever_constants_callers_give() -> None:
-    for one in (_called, _scaled):
+    for one in (_called, _twice):
         one._cache.flush()  # type: ignore[attr-defined]  # Of what comes from the disk nobody sees how it was compiled.
-    assert _called(np.array([1, 10, 100]), 2) == -3 + 50 - 200
-    assert len(_scaled.signatures) == 1  # type: ignore[attr-defined]  # Numba's dispatcher
+    values = np.array([1, 10, 100])
+    assert _compiled_while(lambda: _called(values, 2)) == ["_called", "_scaled"]
+    assert _called(values, 2) == -3 + 50 - 200
+    # As a part of another kernel it is translated anew, for it is kept as machine code; its own callee is not.
+    assert _compiled_while(lambda: _twice(values, 2)) == ["_twice", "_called"]
+    assert _twice(values, 2) == -3 + 50 - 200 + 2
+
+
+def test_a_kernel_comes_from_the_disk_with_all_its_parts() -> None:
+    values = np.array([1, 10, 100])
+    _twice(values, 2)
+    again: Any = tight(_twice.py_func)  # type: ignore[attr-defined]  # Numba's dispatcher
+    assert _compiled_while(lambda: again(values, 2)) == []
+    assert again(values, 2) == _twice(values, 2)
+
+
+def test_callees_of_a_polished_kernel_are_compiled_for_themselves_as_numba_does_it() -> None:
+    values = np.array([1, 10, 100])
+    for one in (_thrice, _twice, _called, _scaled):
+        one._cache.flush()  # type: ignore[attr-defined]  # as above
+    assert _compiled_while(lambda: _thrice(values, 2))[0] == "_thrice"
+    assert _thrice(values, 2) == _called(values, 2) + _twice(values, 2)
+    assert len(_twice.signatures) == 1  # type: ignore[attr-defined]  # Python could call what was compiled
+    again: Any = polished(_thrice.py_func)  # type: ignore[attr-defined]  # Numba's dispatcher
+    assert _compiled_while(lambda: again(values, 2)) == []
+    assert again(values, 2) == _thrice(values, 2)
+
+
+def test_python_may_call_what_is_a_part_of_kernels_too() -> None:
+    assert _scaled(np.array([4, 5]), 1, 3, True) == -15
 
 
 def test_kernels_set_and_copy_rows_by_loops() -> None:

@@ -32,5 +32,5 @@ def test_every_step_of_the_story_takes_a_made_up_row(plan: Plan) -> None:
 
 def test_what_is_compiled_already_begins_nothing(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
     exercise(plan, [node for node in plan.nodes if node.inputs and node.operator.verb in ("resolve", "features")])
-    compile_ahead("topologies.retail", plan)()
+    compile_ahead("topologies.retail")()
     assert "compiling" not in capsys.readouterr().err
