@@ -63,6 +63,7 @@ class Drift:
     serial: Serial
     report: int
     seed: int
+    learned: tuple[str, ...] = ()
 
     @property
     def verb(self) -> str:
@@ -119,6 +120,8 @@ class Drift:
         correlations = seen.correlations()
         column = int(np.argmax(np.abs(correlations)))
         worst = float(correlations[column])
+        if self.learned:
+            return f"withdrawn: what makes {', '.join(map(repr, self.learned))} goes on learning", worst
         n = max(float(seen.serial[column, 3]), 1.0)
         if abs(worst) - 2.0 / math.sqrt(n) > _LARGEST_CORRELATION:
             said = f"withdrawn: neighbouring rows of '{self.columns[column]}' correlate by {worst:.2f}"
@@ -162,6 +165,7 @@ def drift(
     window: int = 1000,
     report: int = 10_000,
     seed: int = 0,
+    learned: tuple[str, ...] = (),
     name: str = "",
 ) -> Step:
     """Alarms where these columns are distributed otherwise than before: features, scores, a label.
@@ -177,6 +181,8 @@ def drift(
                 `reference` ones "ks", "psi", "chi2" or "wasserstein", thresholds calibrated to the sizes and split over
                 columns and windows; or a detector of River (`drift.ADWIN()`, `KSWIN(seed=1)`, `PageHinkley()`), plain
     report      a report of every column each so many rows, on the side "report" (only "evidence")
+    learned     those of the columns that are made by what goes on learning, as `into` and `calibrated` of `sp.learn`
+                are: they change where nothing else does, so alarms say "withdrawn" (only "evidence")
 
     The output are alarms (`streamproc.drifting.alarms.ALARM`). Each task tests its own rows: below `sp.key_by()`
     there is one.  After an alarm the test begins anew with a new reference.  Cost 60 ns a value (evidence).
@@ -192,11 +198,17 @@ def drift(
             raise DefinitionError(f"step 'drift': {word}={number}", hint=f"at least {least}")
     if serial not in _MODES:
         raise DefinitionError(f"step 'drift': serial='{serial}'", hint="'raw', 'whiten' or 'thin'")
+    if unknown := [one for one in learned if one not in columns]:
+        raise DefinitionError(f"step 'drift' does not watch '{unknown[0]}', which is said to be learned",
+                              hint=f"it watches {', '.join(columns)}")  # fmt: skip
+    if learned and test != "evidence":
+        raise DefinitionError("step 'drift': another test than 'evidence' promises nothing that could be withdrawn",
+                              hint="leave out learned=")  # fmt: skip
     if not isinstance(test, str):
         return Step(river_test(test, columns), name=name)
     if test == "evidence":
         whole = 2**62 if reference is None else reference
-        return Step(Drift(columns, run_length, whole, warm, serial, report, seed), name=name)
+        return Step(Drift(columns, run_length, whole, warm, serial, report, seed, learned), name=name)
     if test not in TESTS:
         raise DefinitionError(
             f"step 'drift' has no test '{test}'", hint=f"'evidence', {', '.join(map(repr, TESTS))}, or one of River's"
