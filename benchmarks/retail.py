@@ -1,6 +1,7 @@
 """The retail story end to end on the embedded log: rows a second, what each step costs, how long a decision takes.
 
     python -m benchmarks.retail [--from 2010-12] [--until 2011-03] [--seed 0] [--retail FILE] [--febrl DIR] [--ecb FILE]
+    python -m benchmarks.retail --kafka [--brokers HOST:PORT]
 
 One worker, one partition a topic, Polars on one thread, durable commits every 100 ms. The rates come from runs as they
 are; where the time goes from a further run in which every step's work is timed, which costs some percent itself. Beside
@@ -10,6 +11,8 @@ Latency: all topics are written in the order of event time at a fixed rate, whil
 from its record's timestamp to that of its decision. An order waits until every topic has passed its moment, because
 what it is judged by is what happened before it: at 2,000 rows a second a day of the shop takes 0.6 s, and rates are
 published once a bank day.
+
+With --kafka the same runs are made exactly once on a broker too, and only the two rates are told.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.retail_on_kafka import GOAL, runs_on_kafka
 from connectors.embedded import EmbeddedLog
 from connectors.files.produce import produce_frame
 from connectors.registry import FolderRegistry
@@ -83,6 +87,7 @@ def whole_run(story: Story) -> dict[str, Any]:
         facts = story_facts(story_topics(binding, log), story.truth)
     return {
         "rows": rows, "rows_per_second": rows / wall, "cpu_us_per_row": cpu / rows * 1e6, "seconds": wall,
+        "cpu_seconds": cpu,
         "steps": progress.steps, "persons": facts["persons"], "worth": facts["worth"], "model": facts["model"],
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1_000,
     }  # fmt: skip
@@ -241,14 +246,19 @@ def _stamped(log: Log, known: FolderRegistry, topic: str, name: str) -> Iterator
 @click.option("--ecb", type=click.Path(path_type=Path))
 @click.option("--rounds", default=3, show_default=True, help="Runs for the rate; the median counts.")
 @click.option("--live", default=20.0, show_default=True, help="Seconds of the run for latency.")
+@click.option("--kafka", is_flag=True, help="The rate on Kafka too, and nothing else; starts a broker.")
+@click.option("--brokers", help="With --kafka: use these instead of starting one.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def main(
     first: str, last: str, seed: int, lines: Path | None, febrl: Path | None, ecb: Path | None, rounds: int,
-    live: float, as_json: bool,
+    live: float, kafka: bool, brokers: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     story = make_story(invoice_lines(lines), persons(febrl), reference_rates(ecb), first=first, last=last, seed=seed)
     whole_run(story)  # compiles
     runs = sorted((whole_run(story) for _ in range(rounds)), key=lambda run: run["rows_per_second"])
+    if kafka:
+        _tell_both(runs, sorted(runs_on_kafka(story, rounds, brokers), key=lambda run: run["rows_per_second"]), as_json)
+        return
     figures = {"run": runs[len(runs) // 2], "steps": by_step(story), "latency": latency(story, live)}
     if as_json:
         click.echo(json.dumps(figures, indent=1))
@@ -278,6 +288,21 @@ def main(
         f"{waited['decided']:,.0f} decisions while {waited['rows_per_second']:,.0f} rows/s came: "
         f"p50 {waited['p50_ms']:,.0f} ms, p90 {waited['p90_ms']:,.0f} ms, p99 {waited['p99_ms']:,.0f} ms"
     )
+
+
+def _tell_both(embedded: list[dict[str, Any]], kafka: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"embedded": embedded, "kafka": kafka}, indent=1))
+        return
+    for name, runs in (("embedded", embedded), ("Kafka, exactly once", kafka)):
+        run = runs[len(runs) // 2]
+        each = ", ".join(f"{one['rows_per_second']:,.0f}" for one in runs)
+        click.echo(
+            f"{name}: {run['rows_per_second']:,.0f} rows/s, {run['cpu_seconds']:.2f} CPU s, {run['steps']} steps "
+            f"(median of {each})"
+        )
+    share = kafka[len(kafka) // 2]["rows_per_second"] / embedded[len(embedded) // 2]["rows_per_second"]
+    click.echo(f"Kafka has {share:.0%} of the embedded rate (goal: {GOAL:.0%})")
 
 
 if __name__ == "__main__":
