@@ -31,7 +31,8 @@ from connectors.kafka import Profile, kafka_settings
 from connectors.kafka.answers import Connection
 from connectors.kafka.writing_blocks import BlockSender
 from streamproc.contracts.registry import MemoryRegistry
-from streamproc.hashing import Bytes, Int64s, kernel
+from streamproc.hashing import Bytes, Int64s
+from streamproc.kernels import kernel
 from streamproc.keys import keys_of
 from streamproc.ports import Block, TopicPartition, TopicSettings
 from streamproc.runtime.binding import bind

@@ -24,7 +24,8 @@ import numpy.typing as npt
 from streamproc import slot_index as si
 from streamproc.columns import grow, next_rows, ready_a_page
 from streamproc.errors import StateError
-from streamproc.hashing import UInt64s, frozen, inlined, mix64, mix_pair, tight
+from streamproc.hashing import UInt64s, frozen, mix64, mix_pair
+from streamproc.kernels import inlined, tight
 from streamproc.ports import Bytes, Int64s
 
 Flags = npt.NDArray[np.bool_]

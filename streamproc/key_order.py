@@ -9,7 +9,8 @@ from typing import Final
 
 import numpy as np
 
-from streamproc.hashing import Bytes, Int64s, UInt64s, frozen, load64, swap64, tight
+from streamproc.hashing import Bytes, Int64s, UInt64s, frozen, load64, swap64
+from streamproc.kernels import tight
 
 _SMALL: Final = 24
 

@@ -24,7 +24,8 @@ from streamproc import slot_index as si
 from streamproc.batch import Keys
 from streamproc.columns import grow, next_rows, ready_a_page
 from streamproc.errors import StateError
-from streamproc.hashing import Bytes, Int64s, UInt64s, frozen, hash_bytes, inlined, load64, tight
+from streamproc.hashing import Bytes, Int64s, UInt64s, frozen, hash_bytes, load64
+from streamproc.kernels import inlined, tight
 from streamproc.key_order import key_prefix, key_prefixes, sort_keys
 
 _START: Final = 0

@@ -21,7 +21,8 @@ import pyarrow as pa
 from streamproc.batch import Keys
 from streamproc.contracts.model import Schema
 from streamproc.errors import TypeMismatch
-from streamproc.hashing import frozen, hash_bytes, kernel
+from streamproc.hashing import frozen, hash_bytes
+from streamproc.kernels import kernel
 from streamproc.ports import Bytes, Int64s
 
 NULL_KEY: Final = b"\xff"

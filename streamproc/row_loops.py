@@ -6,7 +6,7 @@ longer than compiling most kernels, and each kernel that has such a line carries
 
 from __future__ import annotations
 
-from streamproc.hashing import inlined
+from streamproc.kernels import inlined
 from streamproc.ports import Int64s
 
 

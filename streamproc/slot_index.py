@@ -23,7 +23,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np import arrayobj
 
-from streamproc.hashing import UInt64s, inlined, tight
+from streamproc.hashing import UInt64s
+from streamproc.kernels import inlined, tight
 from streamproc.ports import Int64s
 
 LIVE: Final = 0

@@ -19,7 +19,8 @@ import streamproc as sp
 from benchmarks.end_to_end import bids as random_bids
 from streamproc.contracts.avro_schema import parse_contract
 from streamproc.contracts.model import Contract
-from streamproc.hashing import hash_bytes, kernel, partitions_of
+from streamproc.hashing import hash_bytes, partitions_of
+from streamproc.kernels import kernel
 from streamproc.keys import keys_of
 from streamproc.wire import Encoder
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from streamproc.hashing import kernel
+from streamproc.kernels import kernel
 
 Int64s = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]

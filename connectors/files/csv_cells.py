@@ -27,7 +27,7 @@ from connectors.files.cells import (
     Cells,
     Int64s,
 )
-from streamproc.hashing import kernel
+from streamproc.kernels import kernel
 
 _LF: Final = 10
 _CR: Final = 13

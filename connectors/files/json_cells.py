@@ -27,7 +27,7 @@ from connectors.files.cells import (
     Cells,
     Int64s,
 )
-from streamproc.hashing import kernel
+from streamproc.kernels import kernel
 
 _BAD: Final = -1
 _DEPTH: Final = 256  # of brackets inside one another

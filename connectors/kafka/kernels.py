@@ -13,7 +13,8 @@ import numpy as np
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from streamproc.hashing import frozen, kernel
+from streamproc.hashing import frozen
+from streamproc.kernels import kernel
 from streamproc.ports import Int64s
 
 _ir: Any = vars(cgutils)["ir"]

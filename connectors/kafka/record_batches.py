@@ -15,7 +15,7 @@ import numpy as np
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from streamproc.hashing import inlined, kernel
+from streamproc.kernels import inlined, kernel
 from streamproc.ports import Bytes, Int64s
 
 _ir: Any = vars(cgutils)["ir"]

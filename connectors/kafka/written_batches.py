@@ -16,7 +16,8 @@ import numpy as np
 from connectors.kafka.kernels import copy_bytes
 from connectors.kafka.packings import NUMBERS, folded
 from connectors.kafka.record_batches import HEAD, crc32c
-from streamproc.hashing import frozen, inlined, kernel
+from streamproc.hashing import frozen
+from streamproc.kernels import inlined, kernel
 from streamproc.ports import Block, Bytes, Int64s
 
 _HEAD = struct.Struct(">qiibIhiqqqhii")

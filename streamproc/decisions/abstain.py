@@ -23,7 +23,8 @@ from streamproc.contracts.model import Field, Schema
 from streamproc.errors import DefinitionError, DuplicateName, TypeMismatch, UnknownColumn, did_you_mean
 from streamproc.event_time import MIN_TIME, Span, span_us
 from streamproc.graph import Step, Stream
-from streamproc.hashing import frozen, kernel
+from streamproc.hashing import frozen
+from streamproc.kernels import kernel
 from streamproc.operator import Output, StepTime, StreamType, passes_through
 from streamproc.operators.event_order import absorb
 from streamproc.operators.lateness import split_late, split_late_labels

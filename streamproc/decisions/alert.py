@@ -23,7 +23,8 @@ from streamproc.contracts.model import Field, Schema
 from streamproc.errors import DefinitionError, DuplicateName, TypeMismatch, UnknownColumn, did_you_mean
 from streamproc.event_time import MIN_TIME, Span, span_us
 from streamproc.graph import Step
-from streamproc.hashing import frozen, kernel, mix64
+from streamproc.hashing import frozen, mix64
+from streamproc.kernels import kernel
 from streamproc.operator import Output, StepTime, StreamType, passes_through
 from streamproc.operators.evaluation import evaluate
 from streamproc.operators.expressions import check_predicate, expression_columns

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from streamproc.contracts.model import Field, Schema
-from streamproc.hashing import kernel
+from streamproc.kernels import kernel
 from streamproc.operators.mean_bounds import mean_bounds
 from streamproc.operators.pending import LEARN, PREDICT
 from streamproc.ports import Int64s

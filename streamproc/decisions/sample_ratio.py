@@ -20,7 +20,8 @@ from streamproc.batch import ACCOUNT, C0, C1, C2, C3, LATE, Batch
 from streamproc.contracts.model import Field, Schema
 from streamproc.errors import DefinitionError, TypeMismatch, UnknownColumn, did_you_mean
 from streamproc.graph import Step
-from streamproc.hashing import frozen, kernel
+from streamproc.hashing import frozen
+from streamproc.kernels import kernel
 from streamproc.operator import Output, StepTime, StreamType
 from streamproc.ports import Int64s
 

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from streamproc.hashing import kernel
+from streamproc.kernels import kernel
 from streamproc.ports import Int64s
 
 DEAD: Final = 0

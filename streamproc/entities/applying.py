@@ -67,7 +67,7 @@ from streamproc.entities.telling import (
     tell_moves,
     tell_reviews,
 )
-from streamproc.hashing import tight
+from streamproc.kernels import tight
 from streamproc.ports import Int64s
 
 RECORD, MUST_LINK, CANNOT_LINK, WITHDRAW, DELETE = 0, 1, 2, 3, 4

@@ -27,7 +27,7 @@ from streamproc.entities.interning import texts_of_keys
 from streamproc.entities.linkage_model import LinkageModel
 from streamproc.entities.stored_columns import check_column, stored_columns
 from streamproc.errors import DuplicateName, UnknownColumn, did_you_mean
-from streamproc.hashing import kernel
+from streamproc.kernels import kernel
 from streamproc.key_table import KeyTable
 from streamproc.operator import Output, StepTime, StreamType, passes_through
 from streamproc.operators.event_order import absorb

@@ -23,7 +23,7 @@ import numpy as np
 from streamproc.entities.links import EDGES_KEPT
 from streamproc.entities.scoring import Scorer, pair_weight
 from streamproc.entities.tables import CANNOT, CANNOTS, MUST, Edges, Entities, Int32s, Records
-from streamproc.hashing import tight
+from streamproc.kernels import tight
 from streamproc.ports import Int64s
 
 SAMPLED: Final = 5

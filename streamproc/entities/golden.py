@@ -17,7 +17,7 @@ from typing import Final
 
 from streamproc.entities.scoring import Scorer
 from streamproc.entities.tables import Entities, Int32s, Records
-from streamproc.hashing import tight
+from streamproc.kernels import tight
 from streamproc.ports import Int64s
 
 SURVIVORSHIP: Final = ("most_recent", "most_frequent", "source_rank", "longest")

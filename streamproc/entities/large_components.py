@@ -29,7 +29,7 @@ from streamproc.entities.telling import (
     name_other,
     say_why,
 )
-from streamproc.hashing import tight
+from streamproc.kernels import tight
 from streamproc.ports import Int64s
 
 

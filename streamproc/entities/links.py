@@ -27,7 +27,7 @@ from streamproc.entities.tables import (
     Int32s,
     Records,
 )
-from streamproc.hashing import tight
+from streamproc.kernels import tight
 from streamproc.ports import Int64s
 
 EDGES_KEPT: Final = 16

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from streamproc.entities.clustering import Room
 from streamproc.entities.tables import ENTITIES, FREE_ENTITY, RETIRED, Entities, Records
-from streamproc.hashing import tight
+from streamproc.kernels import tight
 from streamproc.ports import Int64s
 
 

@@ -14,8 +14,8 @@ from streamproc.entities.linkage_model import Floats
 from streamproc.entities.links import ACROSS, BOTH, EDGES_KEPT, keep_strongest
 from streamproc.entities.scoring import Scorer, pair_weight
 from streamproc.entities.tables import Int32s
-from streamproc.hashing import kernel, tight
 from streamproc.int_table import IntArrays, int_table_find, int_table_find_or_insert, int_table_release
+from streamproc.kernels import kernel, tight
 from streamproc.ports import Int64s
 from streamproc.row_loops import copy_rows
 

@@ -25,7 +25,8 @@ from streamproc.entities.similarity import (
     jaro_winkler,
     kilometres,
 )
-from streamproc.hashing import UInt64s, kernel, tight
+from streamproc.hashing import UInt64s
+from streamproc.kernels import kernel, tight
 from streamproc.ports import Bytes, Int64s
 
 HOPELESS: Final = -1.0e9

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamproc.entities.similarity import LONGEST, Words, code_points
-from streamproc.hashing import inlined, kernel
+from streamproc.kernels import inlined, kernel
 from streamproc.ports import Bytes, Int64s
 
 WORDS: Final = 3

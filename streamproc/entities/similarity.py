@@ -22,7 +22,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from streamproc.hashing import frozen, kernel, tight
+from streamproc.hashing import frozen
+from streamproc.kernels import kernel, tight
 from streamproc.ports import Bytes, Int64s
 
 LONGEST: Final = 256

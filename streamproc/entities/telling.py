@@ -15,7 +15,7 @@ from streamproc.entities.linkage_model import Floats
 from streamproc.entities.links import REVIEWED, constraint
 from streamproc.entities.scoring import Scorer
 from streamproc.entities.tables import MATCH, MUST, Edges, Entities, Int32s, Records
-from streamproc.hashing import tight
+from streamproc.kernels import tight
 from streamproc.ports import Int64s
 
 EVENTS: Final = ("created", "joined", "corrected", "merged", "split", "removed", "review", "golden", "ignored")

@@ -28,7 +28,8 @@ from streamproc.entities.scoring import Scorer, levels, patterns, scorer
 from streamproc.entities.stored_columns import WORD_PATTERN, StoredColumn, part_column, stored_columns
 from streamproc.entities.words import ValueWords, rarest
 from streamproc.errors import InputError
-from streamproc.hashing import UInt64s, hash_bytes, kernel, mix64
+from streamproc.hashing import UInt64s, hash_bytes, mix64
+from streamproc.kernels import kernel
 from streamproc.keys import keys_of
 from streamproc.ports import Int64s
 

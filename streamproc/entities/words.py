@@ -16,7 +16,8 @@ import numpy as np
 
 from streamproc.columns import grow, next_rows
 from streamproc.entities.linkage_model import Floats, Frequencies
-from streamproc.hashing import UInt64s, hash_bytes, kernel
+from streamproc.hashing import UInt64s, hash_bytes
+from streamproc.kernels import kernel
 from streamproc.ports import Bytes, Int64s
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from streamproc.event_time import MIN_TIME
-from streamproc.hashing import kernel
+from streamproc.kernels import kernel
 from streamproc.operators.aggregates import Absent
 from streamproc.operators.values import Flags, codes_of, from_codes, valid_of
 from streamproc.ports import Int64s

@@ -24,7 +24,7 @@ import polars as pl
 
 from streamproc.columns import grow, next_rows
 from streamproc.contracts.model import Field, Schema
-from streamproc.hashing import kernel
+from streamproc.kernels import kernel
 from streamproc.operators.pending import LEARN, PREDICT
 from streamproc.ports import Int64s
 

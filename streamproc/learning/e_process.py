@@ -22,7 +22,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from streamproc.hashing import kernel
+from streamproc.kernels import kernel
 
 Floats = npt.NDArray[np.float64]
 

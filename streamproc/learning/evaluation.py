@@ -23,7 +23,7 @@ import polars as pl
 
 from streamproc.columns import grow, next_rows
 from streamproc.contracts.model import Field, Schema
-from streamproc.hashing import kernel
+from streamproc.kernels import kernel
 from streamproc.ports import Int64s
 
 Floats = npt.NDArray[np.float64]

@@ -18,7 +18,8 @@ import numpy.typing as npt
 import polars as pl
 
 from streamproc.batch import C0, C1, C2, C3, Meta
-from streamproc.hashing import kernel, mix64
+from streamproc.hashing import mix64
+from streamproc.kernels import kernel
 from streamproc.learning.importance import IMPORTANCE, Importance, proposal
 from streamproc.operators.mean_bounds import mean_bounds
 from streamproc.operators.pending import LEARN, PREDICT, Events

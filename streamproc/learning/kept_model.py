@@ -17,7 +17,8 @@ import numpy.typing as npt
 import polars as pl
 
 from streamproc.errors import DefinitionError
-from streamproc.hashing import frozen, kernel
+from streamproc.hashing import frozen
+from streamproc.kernels import kernel
 from streamproc.models.snapshot import read_snapshot, write_snapshot
 from streamproc.models.version import SavedModel
 from streamproc.state import Packed

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamproc.columns import grow, next_rows
-from streamproc.hashing import kernel
+from streamproc.kernels import kernel
 from streamproc.learning.e_process import TILTS, evidence, part_at, take
 from streamproc.learning.evaluation import BINS, SUMS, judge, place_score
 from streamproc.operators.pending import LEARN, PREDICT

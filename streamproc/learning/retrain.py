@@ -19,7 +19,8 @@ from streamproc.contracts.model import Field, Schema
 from streamproc.errors import DefinitionError, UnknownColumn
 from streamproc.event_time import MAX_TIME, MIN_TIME, Span, span_us
 from streamproc.graph import Step, Stream
-from streamproc.hashing import frozen, kernel
+from streamproc.hashing import frozen
+from streamproc.kernels import kernel
 from streamproc.operator import Output, StepTime, StreamType
 from streamproc.operators.columns import select, where, with_columns
 from streamproc.operators.key_by import key_by

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from streamproc.columns import grow
 from streamproc.errors import StreamprocError
-from streamproc.hashing import inlined, kernel, tight
+from streamproc.kernels import inlined, kernel, tight
 from streamproc.operators.exact import ExactSums, exact_sums
 from streamproc.operators.values import Flags, Float64s
 from streamproc.ports import Int64s

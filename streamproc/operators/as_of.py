@@ -22,7 +22,7 @@ from streamproc.batch import DUE, EVENT_TIME, ROW, Batch
 from streamproc.contracts.model import Field, Schema
 from streamproc.event_time import MAX_TIME, MIN_TIME, Span, span_us
 from streamproc.graph import Step, Stream
-from streamproc.hashing import kernel
+from streamproc.kernels import kernel
 from streamproc.operator import Output, StepTime, StreamType
 from streamproc.operators.coverage import Coverage
 from streamproc.operators.deadlines import BLOCK, NEVER

@@ -9,7 +9,8 @@ import numpy as np
 
 from streamproc.batch import Keys
 from streamproc.columns import grow
-from streamproc.hashing import frozen, kernel
+from streamproc.hashing import frozen
+from streamproc.kernels import kernel
 from streamproc.operators.accumulators import Reading
 from streamproc.operators.edges import Edges
 from streamproc.operators.tallies import Tallies

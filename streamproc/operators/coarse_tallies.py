@@ -26,7 +26,8 @@ import numpy as np
 
 from streamproc.columns import grow, next_rows
 from streamproc.errors import DefinitionError
-from streamproc.hashing import UInt64s, inlined, kernel, tight
+from streamproc.hashing import UInt64s
+from streamproc.kernels import inlined, kernel, tight
 from streamproc.operators.accumulators import Reading
 from streamproc.operators.hyperloglog import REGISTERS, VALUE_BITS, register_of
 from streamproc.operators.values import Flags

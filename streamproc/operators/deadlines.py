@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from streamproc.hashing import kernel
+from streamproc.kernels import kernel
 from streamproc.ports import Int64s
 from streamproc.row_loops import copy
 

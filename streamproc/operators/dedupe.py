@@ -17,7 +17,7 @@ from streamproc.contracts.model import Schema
 from streamproc.errors import DefinitionError
 from streamproc.event_time import MIN_TIME, Span, span_us
 from streamproc.graph import Step
-from streamproc.hashing import kernel
+from streamproc.kernels import kernel
 from streamproc.keys import key_kinds, keys_of
 from streamproc.operator import Output, StepTime, StreamType, passes_through
 from streamproc.operators.deadlines import BLOCK, NEVER, blocks_of, take_due

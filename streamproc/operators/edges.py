@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamproc.columns import grow
-from streamproc.hashing import kernel
+from streamproc.kernels import kernel
 from streamproc.operators.accumulators import Reading
 from streamproc.operators.values import Flags
 from streamproc.ports import Int64s

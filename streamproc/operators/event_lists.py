@@ -28,7 +28,7 @@ from typing import Final
 
 import numpy as np
 
-from streamproc.hashing import inlined, polished, tight
+from streamproc.kernels import inlined, polished, tight
 from streamproc.operators.accumulators import wide_add
 from streamproc.operators.event_records import (
     AFTER,

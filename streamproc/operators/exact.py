@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamproc.columns import grow, next_rows
-from streamproc.hashing import inlined, kernel, tight
+from streamproc.kernels import inlined, kernel, tight
 from streamproc.operators.wide_sums import LIMBS, LOWEST_BIT, add_wide, add_wide_square, carry, integer, round_half_even
 from streamproc.ports import Int64s
 from streamproc.row_loops import fill

@@ -26,7 +26,7 @@ from streamproc.contracts.model import Field, Schema
 from streamproc.errors import DefinitionError, DuplicateName, TypeMismatch, UnknownColumn, did_you_mean
 from streamproc.event_time import MIN_TIME, Span, span_text, span_us
 from streamproc.graph import Step, Stream
-from streamproc.hashing import kernel
+from streamproc.kernels import kernel
 from streamproc.operator import Output, StepTime, StreamType
 from streamproc.operators.event_order import absorb, pass_in_order
 from streamproc.operators.join_columns import only_columns, require_same_key

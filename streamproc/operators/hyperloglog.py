@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from streamproc.hashing import inlined, kernel, tight
+from streamproc.kernels import inlined, kernel, tight
 from streamproc.ports import Int64s
 from streamproc.row_loops import fill
 

@@ -23,7 +23,8 @@ from streamproc.contracts.model import Field, Schema
 from streamproc.errors import DefinitionError, DuplicateName
 from streamproc.event_time import MIN_TIME
 from streamproc.graph import Step, Stream
-from streamproc.hashing import kernel, mix64
+from streamproc.hashing import mix64
+from streamproc.kernels import kernel
 from streamproc.operator import Output, StepTime, StreamType
 from streamproc.operators.deadlines import NEVER
 from streamproc.operators.event_order import absorb, pass_in_order

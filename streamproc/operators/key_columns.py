@@ -15,7 +15,8 @@ import pyarrow
 
 from streamproc.batch import Keys
 from streamproc.contracts.model import Field
-from streamproc.hashing import frozen, kernel
+from streamproc.hashing import frozen
+from streamproc.kernels import kernel
 from streamproc.operators.values import decimal_from_wide
 from streamproc.ports import Bytes, Int64s
 from streamproc.wire.cells import is_utf8

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 from streamproc.columns import grow, next_rows
-from streamproc.hashing import kernel, tight
+from streamproc.kernels import kernel, tight
 from streamproc.ports import Int64s
 from streamproc.row_loops import copy_rows
 

@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from streamproc.hashing import tight
+from streamproc.kernels import tight
 from streamproc.operators.accumulators import Counts, Reading, counts
 from streamproc.operators.exact import (
     MINUS,

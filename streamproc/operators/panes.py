@@ -13,8 +13,9 @@ import numpy as np
 
 from streamproc.batch import Keys
 from streamproc.columns import grow
-from streamproc.hashing import frozen, kernel
+from streamproc.hashing import frozen
 from streamproc.int_table import IntTable
+from streamproc.kernels import kernel
 from streamproc.ports import Int64s
 from streamproc.state import KeyTable
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamproc.columns import grow, next_rows
-from streamproc.hashing import kernel
+from streamproc.kernels import kernel
 from streamproc.ports import Int64s
 from streamproc.state import KeyTable
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamproc.hashing import inlined, tight
+from streamproc.kernels import inlined, tight
 from streamproc.operators.accumulators import wide_add
 from streamproc.operators.event_records import (
     BEFORE,

@@ -19,7 +19,8 @@ import polars as pl
 
 from streamproc.batch import WIDTH, Batch, Keys, Meta
 from streamproc.columns import grow, next_rows
-from streamproc.hashing import frozen, kernel
+from streamproc.hashing import frozen
+from streamproc.kernels import kernel
 from streamproc.operators.deadlines import NEVER, blocks_of, minima_of, set_deadlines, take_due
 from streamproc.ports import Bytes, Int64s
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from streamproc.hashing import inlined, tight
+from streamproc.kernels import inlined, tight
 from streamproc.operators.event_records import BEFORE, TIME, VALID, Table
 from streamproc.operators.exact import SumArrays, add_exact
 

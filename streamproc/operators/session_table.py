@@ -19,7 +19,8 @@ import numpy as np
 
 from streamproc.batch import Keys
 from streamproc.columns import grow, next_rows
-from streamproc.hashing import frozen, kernel
+from streamproc.hashing import frozen
+from streamproc.kernels import kernel
 from streamproc.operators.deadlines import NEVER, blocks_of, set_deadlines, take_due
 from streamproc.operators.values import Flags
 from streamproc.ports import Int64s

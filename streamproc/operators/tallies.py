@@ -12,7 +12,8 @@ from typing import Final
 import numpy as np
 
 from streamproc.columns import grow
-from streamproc.hashing import frozen, kernel
+from streamproc.hashing import frozen
+from streamproc.kernels import kernel
 from streamproc.operators.accumulators import Reading
 from streamproc.operators.value_table import values_ordered
 from streamproc.operators.values import Flags

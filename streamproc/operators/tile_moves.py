@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamproc.event_time import MIN_TIME
-from streamproc.hashing import inlined, tight
+from streamproc.kernels import inlined, tight
 from streamproc.operators.event_records import EVER
 from streamproc.ports import Int64s
 from streamproc.row_loops import fill

@@ -14,7 +14,8 @@ import numpy as np
 import polars as pl
 
 from streamproc.batch import Keys
-from streamproc.hashing import hash_bytes, kernel
+from streamproc.hashing import hash_bytes
+from streamproc.kernels import kernel
 from streamproc.keys import keys_of
 from streamproc.operators.key_columns import text_column
 from streamproc.operators.values import Flags, decimal_from_wide

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamproc.hashing import tight
+from streamproc.kernels import tight
 from streamproc.operators.event_records import (
     AFTER,
     BEFORE,

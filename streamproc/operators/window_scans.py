@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from streamproc.hashing import inlined, tight
+from streamproc.kernels import inlined, tight
 from streamproc.operators.event_records import BEFORE, TIME, VALID, Table, Wants
 from streamproc.operators.exact import PARTS, SumArrays, add_exact, clear_exact, rounded_sum
 from streamproc.operators.value_table import values_ordered

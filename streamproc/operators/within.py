@@ -31,7 +31,8 @@ from streamproc.contracts.model import Schema
 from streamproc.errors import DefinitionError
 from streamproc.event_time import MIN_TIME, Span, span_us
 from streamproc.graph import Step, Stream
-from streamproc.hashing import kernel, mix64
+from streamproc.hashing import mix64
+from streamproc.kernels import kernel
 from streamproc.operator import Output, StepTime, StreamType
 from streamproc.operators.event_order import absorb, as_released, hold, pass_in_order, release
 from streamproc.operators.join_columns import (

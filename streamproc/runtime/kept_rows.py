@@ -15,7 +15,7 @@ import polars as pl
 from streamproc.batch import EVENT_TIME, WATERMARK, Batch
 from streamproc.columns import grow
 from streamproc.event_time import MIN_TIME
-from streamproc.hashing import kernel
+from streamproc.kernels import kernel
 from streamproc.operators.deadlines import NEVER
 from streamproc.operators.row_store import RowStore, row_store
 from streamproc.ports import Bytes, Int64s

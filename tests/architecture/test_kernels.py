@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numba.core import event
 
-from streamproc.hashing import inlined, polished, tight
+from streamproc.kernels import inlined, polished, tight
 from streamproc.ports import Int64s
 
 PACKAGE = Path(__file__).parents[2] / "streamproc"

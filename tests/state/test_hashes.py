@@ -9,7 +9,7 @@ from byte_columns import column
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamproc.hashing import (
+from streamproc.hashing import (  # fmt: skip
     NULL_HASH,
     chain,
     content_id,
@@ -20,7 +20,7 @@ from streamproc.hashing import (
     record_hashes,
     row_hashes,
     sum128,
-)  # fmt: skip
+)
 
 ROWS = st.lists(st.binary(max_size=130), min_size=1, max_size=8)
 

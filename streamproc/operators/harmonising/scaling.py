@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from streamproc.hashing import kernel
+from streamproc.kernels import kernel
 from streamproc.ports import Int64s
 
 _LOW = np.uint64(0xFFFFFFFF)
