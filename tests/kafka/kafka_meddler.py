@@ -22,9 +22,10 @@ from confluent_kafka import KafkaError
 
 PRODUCE, FIND, VERSIONS, INIT, END_TXN, OFFSETS = 0, 10, 18, 22, 26, 28
 
-Fate = str | float | Callable[[bytearray], None]
+Fate = str | float | Callable[[bytearray], bool | None]
 """What becomes of a request: "cut" ends its connection before it is heard, "lose" after the broker has answered; "keep"
-is an answer that never comes; a number of seconds is how late the request goes on; a function changes the answer."""
+is an answer that never comes; a number of seconds is how late the request goes on; a function changes the answer, or
+says False and waits for the next."""
 
 
 class Seen(NamedTuple):
@@ -112,11 +113,12 @@ class Meddler:
         with contextlib.suppress(OSError, EOFError):
             while True:
                 data = self._whole(broker, 0)
-                _, fate = asked.popleft()
+                kind, fate = asked.popleft()
                 if fate == "lose":
                     break
-                if callable(fate):
-                    fate(data)
+                if callable(fate) and fate(data) is False:
+                    with self._lock:
+                        self.fates[kind].insert(0, fate)
                 client.sendall(struct.pack(">i", len(data)) + data)
         self._end(client, broker)
 
@@ -167,13 +169,16 @@ def _first_partition(data: bytearray, at: int) -> int:
 
 
 def records_say(code: int, offset: int | None = None) -> Fate:
-    """Makes the answer to the first batch of a Produce request an error."""
+    """Makes the answer to the first batch of a Produce request an error; a duplicate is one that was taken."""
 
-    def change(data: bytearray) -> None:
+    def change(data: bytearray) -> bool | None:
         at = _first_partition(data, 4 + 1) + 4
+        if code == KafkaError.DUPLICATE_SEQUENCE_NUMBER and struct.unpack_from(">h", data, at)[0]:
+            return False
         struct.pack_into(">h", data, at, code)
         if offset is not None:
             struct.pack_into(">q", data, at + 2, offset)
+        return None
 
     change.__name__ = KafkaError(code).name()
     return change

@@ -15,6 +15,8 @@ import streamproc as sp
 from streamproc.contracts.avro_schema import parse_contract
 from streamproc.contracts.model import Field, Schema
 from streamproc.contracts.registry import MemoryRegistry
+from streamproc.entities.comparisons import block, compare
+from streamproc.entities.linkage_model import LinkageModel
 from streamproc.graph import Step, Stream
 from streamproc.operator import Output, StepTime, StreamType
 from streamproc.operators.lookback import lookback
@@ -338,10 +340,21 @@ def a_persons_own() -> Made:
     }, {"a": events(15)}
 
 
+def shared_out() -> Made:
+    """Records of few words in few blocks, of which some are full."""
+    linkage = LinkageModel(
+        (compare("s", "words"), compare("g", "name")), (block("k"), block("s")), 0.1,
+        ((0.5, 0.2, 0.1, 0.1, 0.05, 0.05, 0.01), (0.8, 0.1, 0.05, 0.03, 0.02)),
+        ((0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.4), (0.1, 0.02, 0.03, 0.1, 0.75)),
+    )  # fmt: skip
+    found = source("a") | sp.sharded(sp.resolve(linkage, record="id", threshold=0.6, block_cap=8))
+    return {"found": found, "capped": found.side("capped")}, {"a": events(21)}
+
+
 EVERY: dict[str, Callable[[], Made]] = {
     made.__name__: made
     for made in (
         one_row_at_a_time, by_key_and_time, features, joins, leaves, learning, decisions, reviews, watching,
-        a_persons_own,
+        shared_out, a_persons_own,
     )
 }  # fmt: skip

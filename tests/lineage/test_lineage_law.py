@@ -55,9 +55,11 @@ OWN = {("crossed", made, "a", read) for made in "kvx" for read in ("at", "k", "v
 }  # fmt: skip
 ASKED = {("asked", column, "a", "at") for column in ("cut", "labels", "request", "since")}
 """Alarms whose times are moved a little stay before the same cut."""
+COUNTED = {("capped", column, "a", "g") for column in ("compared", "held", "rule", "unseen")}
+"""Pairs that were looked at, whatever their columns said."""
 IDLE: dict[str, set[Effect]] = {
     "one_row_at_a_time": FUNCTIONS | STATUSES, "features": OF_ROWS, "learning": REPORTS | ASKED, "decisions": CHOICES,
-    "watching": ALARMS, "a_persons_own": OWN,
+    "watching": ALARMS, "shared_out": COUNTED, "a_persons_own": OWN,
 }  # fmt: skip
 
 

@@ -162,8 +162,10 @@ def test_two_workers_of_which_one_is_killed_write_the_rows_of_the_embedded_run(
     differ = {
         name: both
         for name in sorted(promised)
-        if not (both := compare(expected.rows[name], found.rows[name])).equal or not both.same
+        if not (both := compare(expected.rows[name], found.rows[name])).equal
     }
     assert not differ
+    # Two months are too short for chances and windows to be watched.
+    assert {name for name in promised if not expected.rows[name].height} <= {"drift", "label_drift"}
     for name in promised:
         assert found.sums[f"retail.{name}"] == expected.sums[f"retail.{name}"], name
