@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import polars as pl
 import pytest
+from told_clock import Told
 
 import streamproc as sp
 from streamproc.contracts.avro_schema import parse_contract
 from streamproc.contracts.registry import MemoryRegistry
 from streamproc.ports import TopicPartition, TopicSettings
 from streamproc.runtime.binding import bind
-from streamproc.runtime.clock import SystemClock
 from streamproc.runtime.reading import read_topic
 from streamproc.runtime.replay import replay_as_recorded
 from streamproc.runtime.worker import Worker
@@ -22,18 +22,6 @@ CALL = parse_contract(
     {"name": "at", "type": "long", "sp:role": "event_time"}]}"""
 )
 SECOND = 1_000_000
-
-
-class Told(SystemClock):
-    """A clock that stands still until it is told."""
-
-    seconds = 0.0
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    def sleep(self, seconds: float) -> None:
-        self.seconds += seconds
 
 
 def met(*, lateness: str) -> sp.Topology:

@@ -6,13 +6,13 @@ import logging
 
 import polars as pl
 import pytest
+from told_clock import Told
 
 import streamproc as sp
 from streamproc.contracts.avro_schema import parse_contract
 from streamproc.contracts.registry import MemoryRegistry
 from streamproc.ports import TopicPartition, TopicSettings
 from streamproc.runtime.binding import bind
-from streamproc.runtime.clock import SystemClock
 from streamproc.runtime.reading import read_topic
 from streamproc.runtime.replay import replay_as_recorded
 from streamproc.runtime.worker import Worker
@@ -34,18 +34,6 @@ TABLE = [("ann", 7, 0), ("bob", 8, 0), ("cyd", 9, 0), ("dan", 6, 0)]
 STREAM = [("ann", 0, 100), ("bob", 1, 101), ("cyd", 2, 102), ("dan", 3, 103)]
 MATCHED = [(0, 7), (1, 8), (2, 9), (3, 6)]
 UNMATCHED = [(n, None) for n in range(4)]
-
-
-class Told(SystemClock):
-    """A clock that stands still until it is told."""
-
-    seconds = 0.0
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    def sleep(self, seconds: float) -> None:
-        self.seconds += seconds
 
 
 class Fetching(SimulatedLog):

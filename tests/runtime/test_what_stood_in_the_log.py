@@ -7,13 +7,13 @@ from collections.abc import Mapping
 
 import polars as pl
 import pytest
+from told_clock import Told
 
 import streamproc as sp
 from streamproc.contracts.avro_schema import parse_contract
 from streamproc.contracts.registry import MemoryRegistry
 from streamproc.ports import Log, TopicPartition, TopicSettings
 from streamproc.runtime.binding import bind
-from streamproc.runtime.clock import SystemClock
 from streamproc.runtime.reading import read_topic
 from streamproc.runtime.replay import replay_as_recorded
 from streamproc.runtime.worker import Worker
@@ -60,18 +60,6 @@ class Fetching(SimulatedLog):
     def wait(self, partitions: Mapping[TopicPartition, int], timeout_us: int) -> bool:
         self.waited.append(frozenset(partitions))
         return super().wait(partitions, timeout_us)
-
-
-class Told(SystemClock):
-    """A clock that stands still until it is told."""
-
-    seconds = 0.0
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    def sleep(self, seconds: float) -> None:
-        self.seconds += seconds
 
 
 def write(log: Log, topic: str, rows: list[tuple[str, int, int]]) -> None:
