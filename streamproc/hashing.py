@@ -77,6 +77,17 @@ swap64: Any = intrinsic(_swap64)
 """swap64(word): the bytes of a uint64 in reverse order, for kernels."""
 
 
+def _leading_zeros(typing_context: Any, word: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ctlz(args[0], _ir.Constant(_ir.IntType(1), 0))
+
+    return types.uint64(types.uint64), generate
+
+
+leading_zeros: Any = intrinsic(_leading_zeros)
+"""leading_zeros(word): how many of a uint64's highest bits are not set, for kernels."""
+
+
 def _multiply_wide(typing_context: Any, a: Any, b: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         wide, narrow = _ir.IntType(128), _ir.IntType(64)

@@ -22,6 +22,11 @@ def kernel(function: F) -> F:
     return _compiled(function)
 
 
+def unlocked(function: F) -> F:
+    """As `kernel`; other threads run while it does, so it sees only arrays that nobody changes meanwhile."""
+    return _compiled(function, nogil=True)
+
+
 def tight(function: F) -> F:
     """As `kernel`, for functions that only touch arrays they are given: nothing is allocated, no reference counted.
 

@@ -8,9 +8,11 @@ from polars._typing import PolarsDataType
 
 from streamproc.errors import TypeMismatch
 
+_NEWEST = pl.CompatLevel.newest()
+
 
 def conformed(series: pl.Series, dtype: pl.DataType) -> pa.Array:
-    """The column as one Arrow array of the type.
+    """The column as one Arrow array of the type, texts as views.
 
     Raises TypeMismatch for another kind of column, and for the first value that the type cannot hold.
     """
@@ -21,7 +23,7 @@ def conformed(series: pl.Series, dtype: pl.DataType) -> pa.Array:
                 hint="cast it, or change the schema",
             )
         series = _cast(series, dtype)
-    array = series.rechunk().to_arrow()
+    array = series.rechunk().to_arrow(compat_level=_NEWEST)
     return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
 
 

@@ -12,14 +12,15 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from streamproc.hashing import load64
+from streamproc.kernels import tight, unlocked
 from streamproc.wire import opcodes as op
-from streamproc.wire.cells import HIGH_BITS, Bytes, Int64s, is_utf8, put_decimal, put_view, varint, word_at
-from streamproc.wire.kernel import kernel
+from streamproc.wire.cells import HIGH_BITS, Bytes, Int64s, is_utf8, put_decimal, put_view, varint
 from streamproc.wire.layout import ENDS, FLAG, WORD
 from streamproc.wire.types import STACK
 
 
-@kernel
+@unlocked
 def decode_rows(
     buf: Bytes, starts: Int64s, ends: Int64s, first: int, code: npt.NDArray[np.int64], aux: Int64s, columns: Int64s,
     words: Int64s, flags: Bytes, counts: Int64s, capacity: Int64s, verdicts: Bytes, rows: Int64s, shortage: Int64s,
@@ -283,7 +284,7 @@ def decode_rows(
                 if e - p < 8:
                     bad = op.TRUNCATED
                     break
-                words[base + at] = word_at(buf, p)
+                words[base + at] = np.int64(load64(buf, p))
                 p += 8
             elif o in (op.BOOLEAN, op.SKIP_BOOLEAN):
                 if p >= e:
@@ -345,14 +346,14 @@ def decode_rows(
     return starts.size
 
 
-@kernel
+@tight
 def _copy(source: Int64s, target: Int64s) -> None:
     """A loop, because Numba takes seconds to compile the general assignment to a slice."""
     for i in range(source.size):
         target[i] = source[i]
 
 
-@kernel
+@tight
 def _fill(columns: Int64s, first: int, last: int, scope: int, words: Int64s, flags: Bytes, counts: Int64s) -> None:
     """Nulls (zeros, empty lists) into the columns first..last of one scope."""
     at = counts[scope]

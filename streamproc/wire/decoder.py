@@ -104,7 +104,8 @@ class Decoder:
             arena = grown(layout, arena, int(shortage[0]), int(shortage[1]))
             code = _placed(program, arena)
         bad = np.flatnonzero(verdicts)
-        frame = frame_of(layout, self._target, arena, (data, program.constants))
+        buffers = (data, program.constants) if program.constants.size else (data,)
+        frame = frame_of(layout, self._target, arena, buffers)
         return Decoded(frame, rows[: int(arena.counts[0])], bad, verdicts[bad])
 
     def decode_payloads(self, payloads: Sequence[bytes]) -> Decoded:

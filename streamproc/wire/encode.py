@@ -14,8 +14,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from streamproc.hashing import load64
+from streamproc.kernels import inlined, tight, unlocked
 from streamproc.wire import opcodes as op
-from streamproc.wire.kernel import kernel
+from streamproc.wire.cells import put_varint, put_word
 from streamproc.wire.types import STACK
 
 Int64s = npt.NDArray[np.int64]
@@ -41,19 +43,19 @@ _NAN32 = 0x7FC00000
 _INFINITY32 = 0x7F800000
 
 
-@kernel
-def _put_varint(out: Bytes, q: int, value: int) -> int:
-    """Writes a zigzag varint at q and gives the place after it."""
-    v = (value << 1) ^ (value >> 63)
-    while v & ~127:
-        out[q] = v & 127 | 128
-        q += 1
-        v = (v >> 7) & (_TOP_CLEAR >> 6)
-    out[q] = v
-    return q + 1
+@inlined
+def _put_bytes(out: Bytes, q: int, data: Bytes, start: int, size: int) -> None:
+    """Copies data[start:start + size] to q, eight bytes at a time: up to seven after them are written over."""
+    k = 0
+    while k < size and start + k + 8 <= data.size:
+        put_word(out, q + k, np.int64(load64(data, start + k)))
+        k += 8
+    while k < size:
+        out[np.uint64(q + k)] = data[np.uint64(start + k)]
+        k += 1
 
 
-@kernel
+@tight
 def _put_decimal(out: Bytes, q: int, low: int, high: int, size: int) -> int:
     """Writes a 128-bit number big-endian in `size` bytes."""
     for k in range(size - 1, -1, -1):
@@ -67,7 +69,7 @@ def _put_decimal(out: Bytes, q: int, low: int, high: int, size: int) -> int:
     return q
 
 
-@kernel
+@tight
 def _decimal_size(low: int, high: int) -> int:
     """The fewest bytes that hold a 128-bit number with its sign."""
     size = 16
@@ -82,7 +84,7 @@ def _decimal_size(low: int, high: int) -> int:
     return size
 
 
-@kernel
+@tight
 def _decimal_fits(low: int, high: int, limit_low: int, limit_high: int) -> bool:
     """Whether the magnitude is below the limit."""
     if high < 0:
@@ -93,16 +95,19 @@ def _decimal_fits(low: int, high: int, limit_low: int, limit_high: int) -> bool:
     return high < limit_high or (high == limit_high and np.uint64(low) < np.uint64(limit_low))
 
 
-@kernel
+@unlocked
 def encode_rows(
-    code: npt.NDArray[np.int64], aux: Int64s, valids: Int64s, words: Int64s, flags: Bytes, data: Bytes, header: Bytes,
-    scopes: int, out: Bytes, starts: Int64s, ends: Int64s, failure: Int64s,
+    code: npt.NDArray[np.int64], aux: Int64s, valids: Int64s, words: Int64s, flags: Bytes, data: Bytes, parts: Int64s,
+    header: Bytes, scopes: int, out: Bytes, starts: Int64s, ends: Int64s, failure: Int64s,
 ) -> bool:  # fmt: skip
     """Encodes every row; False at the first that cannot be, with failure = (what, row, instruction).
 
     aux     int64[*]  limits of decimals; for each branch of a wide union its slot (-1 for null) and its instruction
     valids  int64[c]  address of each slot's flags, -1 where every row has a value
-    header  uint8[*]  precedes each body;  out has room for the longest possible encoding
+    words   int64[*]  numbers, bounds of lists, and two words for each text: Arrow's views
+    parts   int64[*]  where each buffer that the views of a column name begins in data; its first is instruction's B
+    header  uint8[*]  precedes each body
+    out     uint8[*]  has room for the longest possible encoding and 16 bytes more
     """
     at_of = np.zeros(scopes, np.int64)
     last = np.empty(STACK, np.int64)
@@ -110,8 +115,8 @@ def encode_rows(
     for row in range(starts.size):
         starts[row] = q
         for k in range(header.size):
-            out[q] = header[k]
-            q += 1
+            out[np.uint64(q + k)] = header[k]
+        q += header.size
         at_of[0] = row
         depth = 0
         pc = 0
@@ -137,7 +142,7 @@ def encode_rows(
                 pc = code[pc, op.JUMP]
                 continue
             if o == INDEX:
-                q = _put_varint(out, q, code[pc, op.A])
+                q = put_varint(out, q, code[pc, op.A])
                 pc += 1
                 continue
             tag = code[pc, op.TAG]
@@ -157,7 +162,7 @@ def encode_rows(
                     wrong = NO_BRANCH
                 if wrong != 0:
                     break
-                q = _put_varint(out, q, chosen)
+                q = put_varint(out, q, chosen)
                 pc = aux[code[pc, op.A] + 2 * chosen + 1]
                 continue
             if tag in (op.PLAIN, op.PRESENT):
@@ -172,24 +177,28 @@ def encode_rows(
                     pc = code[pc, op.JUMP]
                     continue
             if o == op.LONG:
-                q = _put_varint(out, q, words[base + at])
+                q = put_varint(out, q, words[np.uint64(base + at)])
             elif o in (op.BYTES, op.FIXED):
-                start = words[base + at]
-                size = words[base + at + 1] - start
+                low = words[np.uint64(base + 2 * at)]
+                high = words[np.uint64(base + 2 * at + 1)]
+                size = low & 0xFFFFFFFF
                 if o == op.BYTES:
-                    q = _put_varint(out, q, size)
+                    q = put_varint(out, q, size)
                 elif size != code[pc, op.A]:
                     wrong = WRONG_SIZE
                     break
-                for k in range(size):
-                    out[q + k] = data[start + k]
+                if size > 12:
+                    start = parts[code[pc, op.B] + (high & 0xFFFFFFFF)] + (high >> 32 & 0xFFFFFFFF)
+                    _put_bytes(out, q, data, start, size)
+                else:
+                    put_word(out, q, (low >> 32 & 0xFFFFFFFF) | high << 32)
+                    put_word(out, q + 8, high >> 32)
                 q += size
             elif o == op.DOUBLE:
-                word = words[base + at]
+                word = words[np.uint64(base + at)]
                 if word & _TOP_CLEAR > _INFINITY:
                     word = np.int64(_NAN)
-                for k in range(8):
-                    out[q + k] = word >> (8 * k) & 255
+                put_word(out, q, word)
                 q += 8
             elif o == op.BOOLEAN:
                 out[q] = flags[base + at]
@@ -209,7 +218,7 @@ def encode_rows(
                 if word % code[pc, op.B] != 0:
                     wrong = TOO_PRECISE
                     break
-                q = _put_varint(out, q, word // code[pc, op.B])
+                q = put_varint(out, q, word // code[pc, op.B])
             elif o in (op.DECIMAL_BYTES, op.DECIMAL_FIXED):
                 low = words[base + 2 * at]
                 high = words[base + 2 * at + 1]
@@ -220,12 +229,12 @@ def encode_rows(
                 size = code[pc, op.A]
                 if o == op.DECIMAL_BYTES:
                     size = _decimal_size(low, high)
-                    q = _put_varint(out, q, size)
+                    q = put_varint(out, q, size)
                 q = _put_decimal(out, q, low, high, size)
             elif o == op.LIST:
                 start = words[base + at]
                 end = words[base + at + 1]
-                q = _put_varint(out, q, end - start)
+                q = put_varint(out, q, end - start)
                 if start == end:
                     pc = code[pc, op.JUMP]
                     continue

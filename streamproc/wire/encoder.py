@@ -12,6 +12,7 @@ from streamproc.errors import InputError, TypeMismatch, UnknownColumn, did_you_m
 from streamproc.wire import encode as kernels
 from streamproc.wire import opcodes as op
 from streamproc.wire.conform import conformed
+from streamproc.wire.decoder import frozen
 from streamproc.wire.layout import Layout, Slot, layout_of
 from streamproc.wire.source import Bytes, Int64s, Source
 from streamproc.wire.types import AvroType, parse
@@ -62,6 +63,7 @@ class Encoder:
         compiler = _Compiler()
         compiler.root(avro, self._layout.root)
         self._code = np.array(compiler.code, np.int64).reshape(-1, op.FIELDS)
+        self._texts = np.isin(self._code[:, op.OP], (op.BYTES, op.FIXED))
         self._aux = np.array([*compiler.aux, -1], np.int64)
         self._numbers, self._paths = compiler.numbers, compiler.paths
 
@@ -78,7 +80,8 @@ class Encoder:
             header = np.frombuffer(b"\0" + schema_id.to_bytes(4, "big"), np.uint8)
         root, n = self._layout.root, frame.height
         slots = len(self._paths)
-        source = Source(np.full(slots, -1, np.int64), np.full(slots, -1, np.int64))
+        bases, valids, firsts = (np.full(slots, -1, np.int64) for _ in range(3))
+        source = Source(bases, valids, firsts)
         given = {series.name: series for series in frame.get_columns()}
         for column, slot in zip(root.avro.fields, root.children, strict=True):
             if column.name not in given:
@@ -90,11 +93,11 @@ class Encoder:
         code[:, op.VALID] = source.valids[code[:, op.VALID]]
         out = np.empty(source.most + header.size * n + 16, np.uint8)
         starts, ends, failure = np.empty(n, np.int64), np.empty(n, np.int64), np.zeros(3, np.int64)
-        words, flags = np.concatenate(source.words), np.concatenate(source.flags)
-        data = np.concatenate(source.data)
+        data, parts = source.data()
+        code[self._texts, op.B] = source.firsts[self._code[self._texts, op.BASE]]
         done = kernels.encode_rows(
-            code, self._aux, source.valids, words, flags, data, header.copy(), self._layout.scope_count, out, starts,
-            ends, failure,
+            code, self._aux, source.valids, np.concatenate(source.words), np.concatenate(source.flags), frozen(data),
+            parts, header.copy(), self._layout.scope_count, out, starts, ends, failure,
         )  # fmt: skip
         if not done:
             raise self._failure(frame, *failure.tolist())

@@ -11,10 +11,10 @@ import numpy as np
 import polars as pl
 
 from streamproc.errors import IncompatibleEvolution, InvalidSchema
+from streamproc.kernels import unlocked
 from streamproc.wire import opcodes as op
 from streamproc.wire.columns import Bytes, Int64s
 from streamproc.wire.decoder import Decoded, Decoder, frozen
-from streamproc.wire.kernel import kernel
 
 HEADER_SIZE = 5
 """Bytes before each body."""
@@ -35,7 +35,7 @@ def split_frames(buffer: Bytes, starts: Int64s, ends: Int64s) -> tuple[Int64s, I
     return ids, bodies
 
 
-@kernel
+@unlocked
 def _split(buffer: Bytes, starts: Int64s, ends: Int64s, ids: Int64s, bodies: Int64s) -> None:
     for row in range(starts.size):
         p = starts[row]

@@ -34,7 +34,7 @@ class Program:
 
     code       int64[*, 10]  instructions, see `opcodes`; BASE and VALID are column numbers
     aux        int64[*]  jump tables of unions, symbol tables of enums
-    constants  uint8[*]  the bytes of texts that defaults give
+    constants  uint8[*]  the bytes of texts that defaults give; views name them as a second buffer
     """
 
     layout: Layout
@@ -52,7 +52,7 @@ def compile_program(writer: AvroType, layout: Layout) -> Program:
     compiler.value(writer, layout.root, op.PLAIN)
     compiler.emit(op.END)
     code = np.array(compiler.code, np.int64).reshape(-1, op.FIELDS)
-    constants = np.frombuffer(bytes(compiler.constants) + bytes(16), np.uint8)
+    constants = np.frombuffer(bytes(compiler.constants), np.uint8)
     return Program(layout, code, np.array([*compiler.aux, -1], np.int64), constants)
 
 

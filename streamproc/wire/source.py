@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -14,22 +15,75 @@ Int64s = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 
 
+_INLINE = 12
+_SPARE, _TIMES = 65_536, 4
+"""Buffers may be so much larger than what is shown of them before that is copied: bytes, and times."""
+
+
+@dataclass(slots=True)
+class _Text:
+    """A column of bytes as Arrow's views: each holds up to twelve bytes itself, or says where in a buffer they are.
+
+    Source: Arrow columnar format, "Variable-size Binary View Layout".
+
+    array  what it was made of, None where the buffer is its own
+    views  int64[2n];  parts  the buffers by the numbers that views give them
+    size   bytes shown, of these `long` from buffers
+    slot, place  the slot's number, and where the views are among the source's words
+    """
+
+    array: pa.Array | None
+    views: Int64s
+    parts: list[Bytes]
+    size: int
+    long: int
+    slot: int = 0
+    place: int = 0
+
+    @classmethod
+    def of(cls, array: pa.Array) -> _Text:
+        """A string_view or binary_view array."""
+        views = _numbers(array, "i8", width=2).astype(np.int64, copy=False)
+        sizes = views[::2] & 0xFFFFFFFF
+        if array.null_count:
+            sizes = np.where(_bits(array.buffers()[0], array.offset, len(array)), sizes, 0)
+        parts = [np.frombuffer(part, np.uint8) for part in array.buffers()[2:]]
+        return cls(array, views, parts, int(sizes.sum()), int(sizes.sum(where=sizes > _INLINE)))
+
+    def gather(self) -> None:
+        """Takes a copy of what is shown in place of the buffers."""
+        if self.array is not None:
+            whole = self.array.cast(pa.large_binary())
+            low, high = self.views[::2], self.views[1::2]
+            high = np.where(low & 0xFFFFFFFF > _INLINE, _bounds(whole)[:-1] << 32, high)
+            self.views = np.stack([low, high], axis=1).ravel()
+            self.parts, self.array = [np.frombuffer(whole.buffers()[2], np.uint8)], None
+
+
+def _place(part: Bytes) -> tuple[int, int]:
+    return part.ctypes.data, part.size
+
+
+
+
 @dataclass(slots=True)
 class Source:
     """The columns of one encode call: parts to be joined, and where each slot's values and flags begin.
 
     bases, valids  int64[c] by slot number; valids -1 where every row has a value
+    firsts         int64[c] by slot number: of a text column, its first buffer in `parts`
+    texts          the text columns, whose bytes are joined last
     most           a bound on the bytes that these columns can encode to
     """
 
     bases: Int64s
     valids: Int64s
+    firsts: Int64s
     words: list[Int64s] = field(default_factory=lambda: [np.zeros(1, np.int64)])
     flags: list[Bytes] = field(default_factory=lambda: [np.zeros(1, np.uint8)])
-    data: list[Bytes] = field(default_factory=lambda: [np.zeros(1, np.uint8)])
+    texts: list[_Text] = field(default_factory=list)
     word_count: int = 1
     flag_count: int = 1
-    data_count: int = 1
     most: int = 0
 
     def add(self, slot: Slot, numbers: dict[int, int], array: pa.Array) -> None:
@@ -57,30 +111,46 @@ class Source:
         elif slot.avro.kind == "boolean":
             self.bases[me] = self.add_flags(_bits(array.buffers()[1], array.offset, n))
         else:
-            self.bases[me] = self.leaf(slot, array)
+            self.bases[me] = self.leaf(me, slot, array)
 
-    def leaf(self, slot: Slot, array: pa.Array) -> int:
+    def leaf(self, me: int, slot: Slot, array: pa.Array) -> int:
         """Appends plain values; gives their address."""
         avro = slot.avro
         if avro.logical == "decimal":
             self.most += 17 * len(array) + avro.size * len(array)
             return self.add_words(_numbers(array, "i8", width=2))
         if avro.kind in {"string", "bytes", "fixed"}:
-            bounds = _bounds(array)
-            raw = np.empty(0, np.uint8) if array.buffers()[2] is None else np.frombuffer(array.buffers()[2], np.uint8)
-            raw = raw[int(bounds[0]) : int(bounds[-1])]
-            bounds = bounds - bounds[0]
-            if avro.logical == "uuid" and avro.kind == "fixed":
-                bounds, raw = _uuid_bytes(bounds, raw)
-            self.most += raw.size
-            address = self.add_words(bounds + self.data_count)
-            self.data.append(raw)
-            self.data_count += raw.size
-            return address
+            text = _uuids(array) if avro.logical == "uuid" and avro.kind == "fixed" else _Text.of(array)
+            text.slot, text.place = me, len(self.words)
+            self.texts.append(text)
+            self.most += text.size
+            return self.add_words(text.views)
         if avro.kind == "enum":
             return self.add_words(_symbols(avro.symbols, array))
         width = array.type.bit_width // 8
         return self.add_words(_numbers(array, "u4" if avro.kind == "float" else f"i{width}"))
+
+    def data(self) -> tuple[Bytes, Int64s]:
+        """The bytes that the views of all text columns show, and where each of their buffers begins among them.
+
+        Buffers are taken as they are where that is little more than what is shown, and always where there is only one:
+        columns that were decoded together share the payloads, and one that came from many steps holds on to them all.
+        """
+        texts = [text for text in self.texts if text.long]
+        held = {_place(part): part for text in texts for part in text.parts}
+        shown = sum(text.long for text in texts)
+        if len(held) > 1 and sum(part.size for part in held.values()) > _SPARE + _TIMES * shown:
+            for text in texts:
+                text.gather()
+                self.words[text.place] = text.views
+            held = {_place(part): part for text in texts for part in text.parts}
+        starts = dict(zip(held, accumulate((part.size for part in held.values()), initial=0), strict=False))
+        parts: list[int] = []
+        for text in texts:
+            self.firsts[text.slot] = len(parts)
+            parts += [starts[_place(part)] for part in text.parts]
+        found = list(held.values()) or [np.zeros(1, np.uint8)]
+        return found[0] if len(found) == 1 else np.concatenate(found), np.array([*parts, 0], np.int64)
 
     def add_words(self, values: npt.NDArray[np.generic]) -> int:
         """Appends numbers as words; gives their address."""
@@ -134,12 +204,16 @@ _NIBBLE[np.frombuffer(b"ABCDEF", np.uint8)] = np.arange(10, 16)
 _PLACES = np.array([i for i in range(36) if i not in {8, 13, 18, 23}])
 
 
-def _uuid_bytes(bounds: Int64s, raw: Bytes) -> tuple[Int64s, Bytes]:
+def _uuids(array: pa.Array) -> _Text:
     """Texts of 36 characters as 16 bytes; what is no UUID becomes empty, which the kernel finds too short."""
+    whole = array.cast(pa.large_binary())
+    bounds, raw = _bounds(whole), np.frombuffer(whole.buffers()[2] or b"", np.uint8)
     candidates = np.flatnonzero(np.diff(bounds) == 36)
     chars = raw[bounds[candidates][:, None] + np.arange(36)]
     nibbles = _NIBBLE[chars[:, _PLACES]]
     good = (nibbles < 16).all(axis=1) & (chars[:, [8, 13, 18, 23]] == ord("-")).all(axis=1)
-    sizes = np.zeros(bounds.size, np.int64)
-    sizes[1 + candidates[good]] = 16
-    return np.cumsum(sizes), (nibbles[good, ::2] << 4 | nibbles[good, 1::2]).reshape(-1)
+    packed = (nibbles[good, ::2] << 4 | nibbles[good, 1::2]).reshape(-1)
+    views = np.zeros(2 * len(array), np.int64)
+    views[2 * candidates[good]] = 16
+    views[2 * candidates[good] + 1] = np.arange(packed.size // 16) << 36
+    return _Text(None, views, [packed], packed.size, packed.size)
