@@ -148,7 +148,7 @@ def _varint(buffer: Bytes, at: int) -> tuple[int, int]:
     """A zigzag varint, and where it ends; the buffer's end ends it too."""
     number, shift = np.uint64(0), np.uint64(0)
     while at < buffer.size:
-        byte = np.uint64(buffer[at])
+        byte = np.uint64(buffer[np.uint64(at)])
         at += 1
         number |= (byte & np.uint64(127)) << shift
         if byte < np.uint64(128):

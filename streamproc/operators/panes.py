@@ -14,18 +14,40 @@ import numpy as np
 from streamproc.batch import Keys
 from streamproc.columns import grow
 from streamproc.hashing import frozen
-from streamproc.int_table import IntTable
-from streamproc.kernels import kernel
+from streamproc.int_table import Flags, IntTable
+from streamproc.kernels import inlined, kernel
 from streamproc.ports import Int64s
 from streamproc.state import KeyTable
 
 
+@inlined
+def _place_of(ends: Int64s, end: int) -> int:
+    """Where the end stands; a loop, because Numba takes long to compile NumPy's search."""
+    low, high = 0, ends.size
+    while low < high:
+        middle = (low + high) >> 1
+        if ends[middle] < end:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
 @kernel
-def _chain(following: Int64s, heads: Int64s, open_of_key: Int64s, panes: Int64s, keys: Int64s, places: Int64s) -> None:
+def _chain(
+    following: Int64s, heads: Int64s, open_of_key: Int64s, panes: Int64s, keys: Int64s, starts: Int64s, fresh: Flags,
+    ends: Int64s, span: int,
+) -> None:  # fmt: skip
+    """Puts new panes before those with the same end."""
+    place = 0
     for i in range(panes.size):
-        following[panes[i]] = heads[places[i]]
-        heads[places[i]] = panes[i]
-        open_of_key[keys[i]] += 1
+        if fresh[i]:
+            end = starts[i] + span
+            if ends[place] != end:
+                place = _place_of(ends, end)
+            following[panes[i]] = heads[place]
+            heads[place] = panes[i]
+            open_of_key[keys[i]] += 1
 
 
 @kernel
@@ -91,12 +113,13 @@ class Panes:
         if fresh.any():
             self.following = grow(self.following, self.table.capacity)
             self.open_of_key = grow(self.open_of_key, self.keys.capacity)
-            ends = starts[fresh] + span
-            distinct = np.unique(ends)
+            distinct = np.unique(starts[fresh]) + span
             if not np.isin(distinct, self.ends, assume_unique=True).all():
                 self._add_ends(distinct)
-            places = np.searchsorted(self.ends, ends).astype(np.int64, copy=False)
-            _chain(self.following, self.heads, self.open_of_key, panes[fresh], slots[fresh], places)
+            _chain(
+                self.following, self.heads, self.open_of_key, frozen(panes), frozen(slots), frozen(starts),
+                frozen(fresh), frozen(self.ends), span,
+            )  # fmt: skip
         return panes
 
     def _add_ends(self, ends: Int64s) -> None:

@@ -6,8 +6,17 @@ import numpy as np
 import numpy.typing as npt
 
 from streamproc.batch import ACCOUNT, C0, C1, C2, C3, DUE, EVENT_TIME, LATE, RANK, ROW, WATERMARK, WIDTH, Meta
+from streamproc.kernels import inlined
 from streamproc.operator import StepTime
 from streamproc.ports import Int64s
+
+
+@inlined
+def released_before(meta: Meta, row: int) -> int:
+    """What `released_up_to` says of one row, for kernels."""
+    if meta[row, ROW] & 1:
+        return int(meta[row, WATERMARK])
+    return int(meta[row, DUE]) - 1
 
 
 def released_up_to(meta: Meta) -> Int64s:

@@ -17,13 +17,16 @@ from functools import lru_cache
 from typing import Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from streamproc.batch import ACCOUNT, EVENT_TIME, LATE, Batch, Keys, Meta
 from streamproc.contracts.model import Field, Schema
 from streamproc.errors import DefinitionError
-from streamproc.event_time import Span, span_text, span_us
+from streamproc.event_time import MIN_TIME, Span, span_text, span_us
 from streamproc.graph import Step
+from streamproc.hashing import frozen
+from streamproc.kernels import kernel
 from streamproc.operator import Output, StepTime, StreamType
 from streamproc.operators.accumulators import Accumulator, Counts, counts
 from streamproc.operators.aggregate_plan import AggregatePlan, plan_aggregates
@@ -31,11 +34,34 @@ from streamproc.operators.aggregates import UNBOUNDED, Aggregate
 from streamproc.operators.inputs import Inputs
 from streamproc.operators.key_columns import key_columns
 from streamproc.operators.panes import Panes
-from streamproc.operators.released import released_meta, released_up_to, updated_meta
+from streamproc.operators.released import released_before, released_meta, updated_meta
 from streamproc.ports import Int64s
 
 Emit = Literal["close", "update"]
 MOMENT: Final = pl.Datetime("us", "UTC")
+
+
+@kernel
+def _open_windows(
+    meta: Meta, span: int, every: int, offset: int
+) -> tuple[Int64s, Int64s, npt.NDArray[np.bool_]]:
+    """Starts of the earliest window of each row that is open for it and of its latest one, and whether the row is late.
+
+    Rows that follow each other mostly fall into the same windows, so a division is only made where they do not.
+    """
+    n = meta.shape[0]
+    first, last, late = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.bool_)
+    lower = upper = MIN_TIME
+    for row in range(n):
+        moment = meta[row, EVENT_TIME]
+        over = max(moment, released_before(meta, row)) - span
+        if not upper <= moment < upper + every:
+            upper = (moment - offset) // every * every + offset
+        if not lower - every <= over < lower:
+            lower = ((over - offset) // every + 1) * every + offset
+        first[row], last[row] = lower, upper
+        late[row] = meta[row, LATE] > 0 or lower > upper
+    return first, last, late
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,33 +188,23 @@ class Windows:
 
     def process(self, state: WindowState, inputs: tuple[Batch, ...], time: StepTime) -> tuple[WindowState, Output]:
         """Adds the rows, then releases what is due by the end of the step."""
-        batch, late = self._live(inputs[0])
-        updates = self._add(state, batch, time) if len(batch) else None
+        batch, late, first, last = self._live(inputs[0])
+        updates = self._add(state, batch, first, last, time) if len(batch) else None
         released = self._release(state, time)
         if self.emit == "close":
             return state, Output(released, late)
         return state, Output(updates if updates is not None else self._no_updates(released), late)
 
-    def _first_open(self, meta: Meta) -> Int64s:
-        """The earliest window start of each row that is still open for it."""
-        reach = np.maximum(meta[:, EVENT_TIME], released_up_to(meta)) - self.span_us - self.offset_us
-        starts: Int64s = (np.floor_divide(reach, self.every_us) + 1) * self.every_us + self.offset_us
-        return starts
-
-    def _last(self, meta: Meta) -> Int64s:
-        """The latest window start of each row."""
-        return np.floor_divide(meta[:, EVENT_TIME] - self.offset_us, self.every_us) * self.every_us + self.offset_us
-
-    def _live(self, batch: Batch) -> tuple[Batch, Batch | None]:
-        late = (batch.meta[:, LATE] > 0) | (self._first_open(batch.meta) > self._last(batch.meta))
+    def _live(self, batch: Batch) -> tuple[Batch, Batch | None, Int64s, Int64s]:
+        """The rows that still have an open window, the others, and the earliest and latest such window of each row."""
+        first, last, late = _open_windows(frozen(batch.meta), self.span_us, self.every_us, self.offset_us)
         if not late.any():
-            return batch, None
-        return batch.filter(~late), batch.filter(late)
+            return batch, None, first, last
+        return batch.filter(~late), batch.filter(late), first[~late], last[~late]
 
-    def _add(self, state: WindowState, batch: Batch, time: StepTime) -> Batch | None:
+    def _add(self, state: WindowState, batch: Batch, first: Int64s, last: Int64s, time: StepTime) -> Batch | None:
         assert batch.keys is not None  # the plan lets only keyed streams in
         plan = state.shape.plan(self.aggregates, self.verb)
-        first, last = self._first_open(batch.meta), self._last(batch.meta)
         rows: Int64s | None = None
         starts = first
         if self.every_us < self.span_us:

@@ -17,7 +17,8 @@ from streamproc.engine.units import Units, no_units
 from streamproc.errors import InputChanged, InputGone, OffsetOutOfRange, UnknownTopic
 from streamproc.event_time import MAX_TIME, MIN_TIME
 from streamproc.graph import Source
-from streamproc.hashing import record_digests
+from streamproc.hashing import frozen, record_digests
+from streamproc.kernels import kernel
 from streamproc.planning.plan import Node, Stage
 from streamproc.ports import Int64s, Log, TopicPartition
 from streamproc.runtime.binding import Binding
@@ -320,6 +321,17 @@ def _verdicts(units: Sequence[Units], judged: Sequence[Int64s]) -> tuple[tuple[i
     )
 
 
+@kernel
+def _record_hashes(units: Int64s) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    """The hash of each record, which stands on its first unit."""
+    out, found = np.empty(units.shape[0], np.uint64), 0
+    for row in range(units.shape[0]):
+        if units[row, unit.ORDINAL] == 0:
+            out[found] = np.uint64(units[row, unit.DIGEST])
+            found += 1
+    return out if found == out.size else out[:found].copy()
+
+
 def consumed(
     channels: Sequence[Any], units: Sequence[Units], before: Int64s, after: Int64s
 ) -> tuple[tuple[ConsumedRange, ...], np.ndarray[Any, np.dtype[np.uint32]]]:
@@ -327,11 +339,7 @@ def consumed(
     ranges: list[ConsumedRange] = []
     digests: list[np.ndarray[Any, np.dtype[np.uint32]]] = []
     for c, (channel, part) in enumerate(zip(channels, units, strict=True)):
-        hashes = (
-            part.units[part.units[:, unit.ORDINAL] == 0, unit.DIGEST].astype(np.uint64)
-            if len(part)
-            else np.empty(0, np.uint64)
-        )
+        hashes = _record_hashes(frozen(part.units))
         ranges.append(
             ConsumedRange(
                 channel.place.topic,
@@ -352,14 +360,13 @@ def consumed(
 def _check_input(channels: Sequence[Any], units: Sequence[Units], entry: Entry) -> None:
     at = 0
     for channel, part, taken in zip(channels, units, entry.ranges, strict=True):
-        first = part.units[:, unit.ORDINAL] == 0 if len(part) else np.zeros(0, np.bool_)
-        hashes = part.units[first, unit.DIGEST].astype(np.uint64)
+        hashes = _record_hashes(frozen(part.units))
         seen = entry.records[at : at + taken.records]
         at += taken.records
         if xxhash.xxh3_128_hexdigest(hashes.tobytes()) == taken.digest:
             continue
         now = record_digests(hashes)
-        offsets = part.units[first, unit.OFFSET]
+        offsets = part.units[part.units[:, unit.ORDINAL] == 0, unit.OFFSET]
         for row in range(min(now.size, seen.size)):
             if now[row] != seen[row]:
                 raise InputChanged(
