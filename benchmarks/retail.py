@@ -195,6 +195,8 @@ def latency(story: Story, seconds: float, rate: int = RATE) -> dict[str, float]:
             thread.join(60)
         orders = dict(_stamped(log, known, ORDERS, "order_id"))
         decided = list(_stamped(log, known, "retail.decisions", "order_id"))
+    if not decided:
+        raise click.ClickException(f"no decision came in {seconds:g} s: give --live more of them")
     waited = np.array([(at - orders[name]) / 1_000 for name, at in decided])
     return {
         "rows_per_second": pace, "orders": len(orders), "decided": len(decided),

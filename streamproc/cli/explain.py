@@ -30,8 +30,8 @@ def explain(topology: str, decision: int | None, as_json: bool, workspace: Works
     Without DECISION every logged decision is made again and the log's hash chain is checked. Exit 1 if anything is not
     as it was logged.
     """
+    plan = plan_topology(load_topology(topology), workspace.registry())
     with workspace.log() as log:
-        plan = plan_topology(load_topology(topology), workspace.registry())
         found = [(sink, node, _lines(log, workspace, sink)) for sink, node in _logs(plan)]
         if not found:
             raise InputError(

@@ -220,9 +220,9 @@ def _run(
             stack.enter_context(beating_while_compiling(vital))
             address = stack.enter_context(serving(upkeep.http, metrics.registry, vital.health, vital.ready))
             _tell_address(address)
-        log = stack.enter_context(workspace.log())
         stack.enter_context(compiling())
         value = load_topology(topology)
+        log = stack.enter_context(workspace.log())
         if shadow:
             refuse_live(value, log)
         elif begin_at is None:

@@ -65,7 +65,7 @@ def simulate(
     else:
         click.echo(
             f"{counted(seeds, 'seed')} from {first} on: nothing lost, nothing doubled; compared row by row: "
-            f"{', '.join(compared) or 'nothing, for no sink lies below ordered'}"
+            f"{', '.join(compared) or 'nothing, for each sink rests on the order of arrival'}"
         )
     if failed is not None:
         raise click.exceptions.Exit(1)

@@ -23,6 +23,8 @@ SOURCE = 's = sp.source("payments", contract="payment", lateness="1m")\n'
         ("check", "Missing argument 'TOPOLOGY'"),
         ("check nosuch.py", "there is no file 'nosuch.py'; name a Python file"),
         ("check nosuch", "there is no module 'nosuch'; write module:name or path/to/file.py:name"),
+        ("run nosuch", "there is no module 'nosuch'; write module:name or path/to/file.py:name"),
+        ("explain nosuch", "there is no module 'nosuch'; write module:name or path/to/file.py:name"),
         ("check .", "'.' names no topology; write module:name"),
         ("check card_risk.py:card_rsk", "'card_risk.py' has no name 'card_rsk'; did you mean 'card_risk'?"),
         ("check card_risk.py:payments", "'card_risk.py:payments' is a Stream, not a topology; there are: card_risk"),
