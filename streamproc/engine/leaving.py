@@ -17,7 +17,8 @@ from streamproc.batch import C0, Batch, row_ids
 from streamproc.engine.compiled import CompiledStage, EdgeWriter, SinkWriter
 from streamproc.engine.edges import write_edge
 from streamproc.engine.tombstones import delete_headers
-from streamproc.hashing import partitions_of
+from streamproc.hashing import frozen, partitions_of
+from streamproc.kernels import kernel
 from streamproc.keys import NULL_KEY, keys_of
 from streamproc.ports import Block, Bytes, HeaderColumn, Int64s
 
@@ -26,6 +27,7 @@ HEADER: Final = "sp"
 _ID: Final = 16
 _HEADER: Final = 32
 _NONE: Final = np.empty(0, np.int64)
+_NO_BYTES: Final = np.empty(0, np.uint8)
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 _UNHASHED: Final = {
     column.name: column
@@ -38,6 +40,7 @@ _UNHASHED: Final = {
     )
 }
 """What stands in the digest of a refused row for what differs between runs."""
+_NULL_SIZE, _NULL_FIRST = len(NULL_KEY), NULL_KEY[0]
 
 
 class Hashed(NamedTuple):
@@ -54,23 +57,15 @@ def sink_blocks(
     """The rows of a sink as records, one block a partition; hashed are their bodies without the schema id."""
     sink = writer.sink
     raw = batch.raw
-    if raw is not None and sink.forwards:
-        buffer, starts, ends = raw.buffer, raw.starts, raw.ends
-        gone = None
-    else:
-        gone = _gone(batch, sink.deletes)
-        buffer, starts, ends = _encoded(writer, batch, gone)
     keys = keys_of(batch.frame, sink.key) if sink.key is not None else batch.keys
+    key_starts = key_ends = np.full(len(batch), -1, np.int64)
+    key_buffer = _NO_BYTES
     if keys is not None:
-        null = (keys.ends - keys.starts == len(NULL_KEY)) & (_first_bytes(keys.buffer, keys.starts) == NULL_KEY[0])
-        key_starts, key_ends, key_buffer = np.where(null, -1, keys.starts), np.where(null, -1, keys.ends), keys.buffer
-        if sink.key == () or (sink.key is None and not sink.type.keyed_by):
-            key_starts = key_ends = np.full(len(batch), -1, np.int64)
+        if not (sink.key == () or (sink.key is None and not sink.type.keyed_by)):
+            key_starts, key_ends = _with_nulls(frozen(keys.buffer), frozen(keys.starts), frozen(keys.ends))
+            key_buffer = keys.buffer
     elif raw is not None:
         key_starts, key_ends, key_buffer = raw.key_starts, raw.key_ends, raw.buffer
-    else:
-        key_starts = key_ends = np.full(len(batch), -1, np.int64)
-        key_buffer = buffer
     if writer.partitions == 1:
         where = np.zeros(len(batch), np.int64)
     elif keys is None:
@@ -79,12 +74,16 @@ def sink_blocks(
     else:
         where = partitions_of(key_buffer, key_starts, key_ends, writer.partitions)
         where = np.where(where < 0, (batch.meta[:, C0] & 0xFFFFFFFF) % writer.partitions, where)
-    if key_buffer is not buffer:
-        key_starts, key_ends = (
-            np.where(key_starts < 0, -1, key_starts + buffer.size),
-            np.where(key_starts < 0, -1, key_ends + buffer.size),
-        )
-        buffer = np.concatenate([buffer, key_buffer])
+    gone = None
+    if raw is not None and sink.forwards:
+        buffer, starts, ends = raw.buffer, raw.starts, raw.ends
+        if key_buffer is not buffer:
+            key_starts, key_ends = _moved(frozen(key_starts), frozen(key_ends), buffer.size)
+            buffer = np.concatenate([buffer, key_buffer])
+    else:
+        gone = _gone(batch, sink.deletes)
+        buffer, starts, ends = _encoded(writer, batch, gone, key_buffer)
+        key_starts, key_ends = _moved(frozen(key_starts), frozen(key_ends), buffer.size - key_buffer.size)
     headers: tuple[HeaderColumn, ...] = ()
     hashed = Hashed(buffer, starts + 5, ends)
     if gone is not None:
@@ -130,10 +129,12 @@ def _gone(batch: Batch, column: str) -> Flags | None:
     return np.array(gone, np.bool_) if gone.any() else None
 
 
-def _encoded(writer: SinkWriter, batch: Batch, gone: Flags | None) -> tuple[Bytes, Int64s, Int64s]:
-    """The values of the rows and their bounds, -1 for those that are gone."""
+def _encoded(
+    writer: SinkWriter, batch: Batch, gone: Flags | None, keys: Bytes
+) -> tuple[Bytes, Int64s, Int64s]:
+    """The values of the rows, the bytes of keys behind them, and the values' bounds, -1 for those that are gone."""
     frame = batch.frame if gone is None else batch.frame.filter(pl.Series(~gone))
-    encoded = writer.encoder.encode(_conformed(frame, writer.columns), schema_id=writer.schema_id)
+    encoded = writer.encoder.encode(_conformed(frame, writer.columns), schema_id=writer.schema_id, behind=keys)
     if gone is None:
         return encoded.buffer, encoded.starts, encoded.ends
     starts, ends = np.full(len(batch), -1, np.int64), np.full(len(batch), -1, np.int64)
@@ -221,8 +222,24 @@ def _conformed(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
     )
 
 
-def _first_bytes(buffer: Any, starts: Int64s) -> Any:
-    return buffer[np.minimum(starts, buffer.size - 1)] if buffer.size else np.zeros(starts.size, np.uint8)
+@kernel
+def _with_nulls(buffer: Bytes, starts: Int64s, ends: Int64s) -> tuple[Int64s, Int64s]:
+    """The bounds of keys, -1 for those that are null."""
+    first, last = starts.copy(), ends.copy()
+    for row in range(starts.size):
+        if ends[row] - starts[row] == _NULL_SIZE and buffer[starts[row]] == _NULL_FIRST:
+            first[row] = last[row] = -1
+    return first, last
+
+
+@kernel
+def _moved(starts: Int64s, ends: Int64s, by: int) -> tuple[Int64s, Int64s]:
+    """Bounds in a buffer that stands behind others now; -1 stays."""
+    first, last = starts + by, ends + by
+    for row in range(starts.size):
+        if starts[row] < 0:
+            first[row] = last[row] = -1
+    return first, last
 
 
 def _small_block(topic: str, partition: int, values: list[bytes]) -> Block:

@@ -17,6 +17,7 @@ from streamproc.wire.layout import Layout, Slot, layout_of
 from streamproc.wire.source import Bytes, Int64s, Source
 from streamproc.wire.types import AvroType, parse
 
+_NOTHING: Bytes = np.empty(0, np.uint8)
 _DAY_UNIT = {"time-millis": 1_000_000, "time-micros": 1_000}
 _FAILURES = {
     kernels.IS_NULL: ("is null, which the schema does not allow", "fill or filter nulls, or make the field nullable"),
@@ -67,8 +68,10 @@ class Encoder:
         self._aux = np.array([*compiler.aux, -1], np.int64)
         self._numbers, self._paths = compiler.numbers, compiler.paths
 
-    def encode(self, frame: pl.DataFrame, *, schema_id: int | None) -> Encoded:
+    def encode(self, frame: pl.DataFrame, *, schema_id: int | None, behind: Bytes = _NOTHING) -> Encoded:
         """Encodes every row; with a schema id, each body follows the five bytes of Confluent's header.
+
+        behind  uint8[*]: bytes that are to stand behind the last row in the buffer
 
         Raises UnknownColumn for a column that is missing, TypeMismatch, naming column and first row, for one of another
         type and for a value that the schema cannot hold.
@@ -101,7 +104,11 @@ class Encoder:
         )  # fmt: skip
         if not done:
             raise self._failure(frame, *failure.tolist())
-        return Encoded(out[: int(ends[-1]) if n else 0], starts, ends)
+        end = int(ends[-1]) if n else 0
+        if end + behind.size > out.size:
+            return Encoded(np.concatenate([out[:end], behind]), starts, ends)
+        out[end : end + behind.size] = behind
+        return Encoded(out[: end + behind.size], starts, ends)
 
     def _failure(self, frame: pl.DataFrame, what: int, row: int, place: int) -> TypeMismatch:
         path = self._paths[int(self._code[place, op.VALID])]
