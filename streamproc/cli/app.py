@@ -15,6 +15,7 @@ from typing import Final
 import click
 
 _VERBS: Final = {
+    "anonymity": ("streamproc.cli.anonymity:anonymity", "Count how few persons share what topics say of them."),
     "audit-features": ("streamproc.cli.audit_features:audit_features_command", "Try whether features look ahead."),
     "check": ("streamproc.cli.check:check", "Plan a topology and say what is wrong with it; runs nothing."),
     "contracts": ("streamproc.cli.contracts:contracts", "List, register and check contracts."),
