@@ -2,9 +2,10 @@
 
 A *leaf* is the smallest thing that can move between entities: one source record, with an id of its own. Leaves never
 move between tasks: this step is keyed by leaf, and keeps each leaf's rows as long as somebody below may look back on
-them. When a link says that a leaf belongs to another entity, the old entity is told that the leaf *leaves* (a row), and
-the new one gets the leaf's rows once more (they *arrive*). These go the way of all rows, by key through the internal
-topic of the next change of key, in the transaction of the step that took the link. So a merge across partitions is an
+them. When a link says that a leaf belongs to another entity, the leaf's rows are told twice more: to the old entity,
+which they *leave*, and to the new one, where they *arrive*. Each that leaves is told as itself, so that a step between
+which drops a row drops all that is ever told of it. These go the way of all rows, by key through the internal topic of
+the next change of key, in the transaction of the step that took the link. So a merge across partitions is an
 append to that topic like any other: there is no cycle, nothing waits for an answer, and a crash in the middle leaves
 what a crash leaves of any step, nothing.
 
@@ -57,8 +58,8 @@ STEP: Final = "leaf_step"
 EPOCH: Final = "leaf_epoch"
 HAPPENED: Final = "leaf_time"
 STEPS: Final = pl.Enum(["arrives", "leaves", "row"])
-"""What a row is: a leaf's row that comes to its new entity, news that a leaf left, or a row that just happened.  Their
-order is the order in which rows of one moment are applied."""
+"""What a row is: a leaf's row that comes to its new entity, one that leaves the old entity, or one that just happened.
+Their order is the order in which rows of one moment are applied."""
 ARRIVES, LEAVES, HAPPENS = range(3)
 _STEPS: Final = pl.Series(STEPS.categories.to_list(), dtype=STEPS)
 _MADE: Final = (ENTITY, LEAF, STEP, EPOCH, HAPPENED)
@@ -313,9 +314,9 @@ def _follow(
             continue
         first = first_at_or_after(runs, arena, slot, link_times[j] - keep + 1)
         stop = runs[slot, BASE] + runs[slot, FIRST] + runs[slot, LENGTH]
-        told = _more(told, n + 1 + stop - first)
-        if stop > first:
-            _tell(told, n, i, LEAVES, arena[stop - 1, NUMBER], slot, entity[slot], epoch[slot])
+        told = _more(told, n + 2 * (stop - first))
+        for place in range(first, stop):
+            _tell(told, n, i, LEAVES, arena[place, NUMBER], slot, entity[slot], epoch[slot])
             n += 1
         entity[slot] = code
         epoch[slot] += 1

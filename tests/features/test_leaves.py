@@ -115,6 +115,16 @@ def test_features_of_entities_equal_a_scan_of_everything_for_every_row(partition
         assert made == expected(frames, rows)
 
 
+@pytest.mark.parametrize("partitions", [1, 4])
+def test_rows_that_a_step_between_drops_leave_nothing_behind_where_their_leaf_moves(partitions: int) -> None:
+    dear = payments | sp.follow(links, keep="40us") | sp.where(pl.col("amount") > 1, name="dear")
+    kept = sp.Topology("t", sinks={"out": dear | sp.key_by("entity") | sp.features(**made)})
+    for seed in range(4):
+        frames = random_streams(seed)
+        found, rows = told_of(drive(kept, frames, partitions=partitions)["out"])
+        assert 40 < len(rows) < 120 and found == expected(frames, rows)
+
+
 corrected = followed | sp.features(corrections=True, since=sp.time_since_last().over("40us"), **made)
 CORRECTED = sp.Topology("t", sinks={"out": corrected})
 
