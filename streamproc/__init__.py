@@ -82,6 +82,7 @@ _HOMES: Final = {
     "min": "streamproc.operators.aggregates",
     "ordered": "streamproc.operators.ordered",
     "outcome": "streamproc.operators.outcome",
+    "outcomes": "streamproc.operators.outcomes",
     "model_costs": "streamproc.runtime.model_costs",
     "model_version": "streamproc.runtime.model_store",
     "quantile": "streamproc.operators.aggregates",

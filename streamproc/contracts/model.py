@@ -19,6 +19,7 @@ class Field:
     pii        sensitivity tag ("" = none), for example "pseudonym" or "direct"
     origins    source fields ("contract.field") from which the values derive
     deletes    true stands on a row that deletes its key: the rows are changes of a table
+    merges     the values are ids of entities that merge and split, or made of such
     owner      in a contract: who owns the field, "" where that is the contract's owner
     """
 
@@ -30,6 +31,7 @@ class Field:
     doc: str = ""
     origins: frozenset[str] = frozenset()
     deletes: bool = False
+    merges: bool = field(default=False, metadata={"fingerprint": False})
     owner: str = field(default="", metadata={"fingerprint": False})
 
     def renamed(self, name: str) -> Field:

@@ -27,6 +27,7 @@ from streamproc.hashing import frozen
 from streamproc.kernels import kernel
 from streamproc.operator import Output, StepTime, StreamType, passes_through
 from streamproc.operators.event_order import absorb
+from streamproc.operators.follow import require_own_id
 from streamproc.operators.lateness import split_late, split_late_labels
 from streamproc.operators.outcome import Outcome
 from streamproc.operators.pending import LEARN, PREDICT, Pending, no_pending
@@ -98,6 +99,7 @@ class Abstain:
                     raise UnknownColumn(
                         f"step 'abstain' joins {whose} by '{name}'", hint=did_you_mean(name, kind.schema.names)
                     )
+            require_own_id(self.verb, kind.schema, self.on, f"joins {whose}")
         if self.label:
             if self.label not in labels.schema:
                 raise UnknownColumn(

@@ -26,6 +26,7 @@ from streamproc.graph import Step, Stream
 from streamproc.keys import key_kinds
 from streamproc.operator import Output, StepTime, StreamType, passes_through
 from streamproc.operators.event_order import absorb
+from streamproc.operators.follow import require_own_id
 from streamproc.operators.lateness import split_late, split_late_labels
 from streamproc.operators.outcome import Outcome
 from streamproc.operators.pending import Pending, no_pending
@@ -92,6 +93,7 @@ class Bandit:
                     raise UnknownColumn(
                         f"step 'bandit' joins {whose} by '{name}'", hint=did_you_mean(name, kind.schema.names)
                     )
+            require_own_id(self.verb, kind.schema, self.on, f"joins {whose}")
         key_kinds(rows.schema, self.on)
         if self.reward:
             if self.reward not in rewards.schema:
@@ -181,8 +183,8 @@ def bandit(
     arms     their names, two at least
     rewards  a stream with `reward` and `horizon`, or `sp.outcome(...)`: an event is a reward of 1, silence one of 0. A
              reward belongs to the row of its key with row <= reward <= row + horizon, as a label in `sp.learn`
-    on       the columns that join rewards to rows: they name the request. Rows go to the task of that key; each task
-             learns by itself
+    on       the columns that join rewards to rows: they name the request, under which it waits whatever becomes of its
+             entity (`sp.outcomes` brings rewards of entities). Rows go to the task of that key; each learns by itself
     salt     the name of the experiment: another salt draws anew
     into     the column of the arm; `<into>_propensity` is the chance with which the row drew it, exactly
     policy   "thompson": with the chance that the arm is the best; "greedy": the best so far

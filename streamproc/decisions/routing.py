@@ -92,7 +92,9 @@ def route(
 ) -> Step:
     """Sends each entity to an arm, always the same one.
 
-    by       the columns of the entity. An entity that `resolve` merges keeps its oldest id, and with it its arm
+    by       the columns of the entity, each row's own at its moment: `sp.as_of(links)` brings it. Of entities that
+             `resolve` merges the oldest keeps its id, and with it its arm; rows of the alias go there from the link
+             on, to an arm that may be another than theirs was. Who splits off goes by the id that it then has
     salt     the name of the experiment: another salt deals anew
     weights  shares of the arms; they must add up to 1. To change them later, write the new ones behind the old ones:
              of the entities only those move that must

@@ -22,7 +22,7 @@ from streamproc.errors import DefinitionError
 from streamproc.event_time import MIN_TIME, span_text
 from streamproc.operators.aggregates import EVER_US, Aggregate
 from streamproc.operators.event_lists import drop_keys
-from streamproc.operators.follow import ARRIVES, EPOCH, HAPPENED, HAPPENS, LEAF, LEAVES, STEP, STEPS, kept_us
+from streamproc.operators.follow import ARRIVES, EPOCH, HAPPENED, HAPPENS, LEAF, LEAVES, STEP, kept_us
 from streamproc.operators.lookback import LookbackState, store_of, take_in
 from streamproc.operators.lookback_plan import LookbackPlan
 from streamproc.operators.row_store import RowStore, row_store
@@ -47,11 +47,6 @@ class Leaves:
     entities: ValueTable
     leaves: ValueTable
     rows: RowStore
-
-
-def is_followed(schema: Schema) -> bool:
-    """Whether rows of a stream say which leaf they are of, and come again where it moves."""
-    return STEP in schema and schema[STEP].dtype == STEPS
 
 
 def check_followed(

@@ -21,7 +21,6 @@ from streamproc.feature.leaves import (
     Leaves,
     check_followed,
     forget_rows,
-    is_followed,
     keep_rows,
     move,
     no_leaves,
@@ -47,7 +46,7 @@ from streamproc.operators.coverage import Coverage
 from streamproc.operators.evaluation import evaluate
 from streamproc.operators.event_records import Results
 from streamproc.operators.expressions import check_elementwise, expression_columns
-from streamproc.operators.follow import EPOCH, LEAF
+from streamproc.operators.follow import EPOCH, LEAF, is_followed
 from streamproc.operators.join import DELETED
 from streamproc.operators.lateness import split_late
 from streamproc.operators.lookback import LookbackState, forget, open_lookback, take_in

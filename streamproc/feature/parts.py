@@ -10,10 +10,10 @@ import polars as pl
 from streamproc.contracts.model import Field, Schema
 from streamproc.errors import DefinitionError
 from streamproc.feature.derived import Derived
-from streamproc.feature.leaves import is_followed
 from streamproc.feature.operator import Features
 from streamproc.feature.plan import EVER, plan_features
 from streamproc.operators.expressions import expression_columns
+from streamproc.operators.follow import is_followed
 
 SCANS: Final = ("quantile", "ewma", "trend", "distinct", "top_k")
 """Aggregates that look at all events of their window for each row that is read."""

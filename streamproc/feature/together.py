@@ -67,6 +67,7 @@ class Together:
             unit=first.unit if len(units) == 1 else "",
             pii=tags[0] if tags else "",  # "direct" sorts before every other tag
             origins=frozenset().union(*(column.origins for _, column in known)),
+            merges=any(column.merges for _, column in known),
         )
 
     def reads(self, needed: frozenset[str], *inputs: Schema) -> tuple[frozenset[str], ...]:

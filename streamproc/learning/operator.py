@@ -34,6 +34,7 @@ from streamproc.learning.racing import no_race
 from streamproc.models.snapshot import read_snapshot
 from streamproc.operator import Output, StepTime, StreamType, passes_through
 from streamproc.operators.event_order import absorb, pass_in_order
+from streamproc.operators.follow import require_own_id
 from streamproc.operators.lateness import split_late, split_late_labels
 from streamproc.operators.pending import PREDICT, Events, no_pending
 from streamproc.operators.reports import Side, beside, report_meta
@@ -129,6 +130,7 @@ class Learn:
                 wanted = "true or false" if self.kind == "binary" else "a number"
                 raise TypeMismatch(f"step 'learn' takes the label from '{self.label}', which is {dtype}, not {wanted}")
         if self.on:
+            require_own_id(self.verb, rows.schema, self.on, "joins labels to rows")
             _require(inputs[1].schema, self.on[0], "its labels")
         ordered = rows.ordered and all(kind.ordered for kind in inputs)
         return replace(rows, schema=rows.schema.with_fields(made), ordered=ordered)

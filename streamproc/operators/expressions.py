@@ -67,7 +67,7 @@ def _checked(written: _Written, schema: Schema, step: str) -> Field:
     return Field(
         name, dtype, seen.nullable or made_null, seen.unit,
         pii=strictest(column.pii for column in read),
-        origins=frozenset().union(*(column.origins for column in read)),
+        origins=frozenset().union(*(column.origins for column in read)), merges=any(column.merges for column in read),
     )  # fmt: skip
 
 

@@ -143,7 +143,7 @@ class Follow:
                     hint="rename the input's column before",
                 )
         made = (
-            Field(ENTITY, pl.String(), pii=links.schema[self.column].pii),
+            Field(ENTITY, pl.String(), pii=links.schema[self.column].pii, merges=True),
             Field(LEAF, pl.String(), pii=rows.schema[key[0]].pii),
             Field(STEP, STEPS),
             Field(EPOCH, pl.Int64()),
@@ -241,6 +241,22 @@ def follow(links: Stream, *, keep: Span, entity: str = "entity_id", name: str = 
     if span <= 0:
         raise DefinitionError(f"'follow' keeps rows for {keep}", hint="spans are above zero")
     return Step(Follow(span, entity), (links,), name)
+
+
+def is_followed(schema: Schema) -> bool:
+    """Whether rows of a stream say which leaf they are of, and come again where it moves."""
+    return STEP in schema and schema[STEP].dtype == STEPS
+
+
+def require_own_id(step: str, schema: Schema, columns: tuple[str, ...], does: str) -> None:
+    """Raises DefinitionError where rows that wait would be known by an entity that may merge and split meanwhile."""
+    for name in columns:
+        if schema[name].merges:
+            raise DefinitionError(
+                f"step '{step}' {does} by '{name}', which is another for the same row once its entity merges or splits",
+                hint="by the row's own id; outcomes of the entity come under it from "
+                "sp.outcomes(rows, events, within='14d', on='order_id', into='returned')",
+            )
 
 
 def kept(keep_us: int) -> str:

@@ -102,4 +102,5 @@ def _joined(columns: list[Field]) -> Field:
         unit=columns[0].unit if len({column.unit for column in columns}) == 1 else "",
         pii=strictest(column.pii for column in columns),
         origins=frozenset().union(*(column.origins for column in columns)),
+        merges=any(column.merges for column in columns),
     )

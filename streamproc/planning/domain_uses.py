@@ -25,7 +25,7 @@ from streamproc.entities.entity_views import EntityRows
 from streamproc.entities.resolve import Resolve
 from streamproc.entities.sharding import ResolvePairs
 from streamproc.feature.derived import Derived
-from streamproc.feature.leaves import OWN, is_followed
+from streamproc.feature.leaves import OWN
 from streamproc.feature.operator import CORRECTED_AT, Features
 from streamproc.feature.plan import SOURCE
 from streamproc.feature.together import Together
@@ -34,7 +34,7 @@ from streamproc.learning.retrain import Retrain
 from streamproc.operator import Operator, StreamType
 from streamproc.operators.aggregates import Aggregate
 from streamproc.operators.expressions import expression_columns, expression_uses
-from streamproc.operators.follow import LEAF, STEP
+from streamproc.operators.follow import LEAF, STEP, is_followed
 from streamproc.operators.join import DELETED
 from streamproc.operators.quality.freshness import Freshness
 from streamproc.operators.quality.tally import RuleTally

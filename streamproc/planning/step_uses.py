@@ -26,6 +26,7 @@ from streamproc.operators.join_columns import output_name, right_columns
 from streamproc.operators.key_by import KeyBy
 from streamproc.operators.lookback import Lookback
 from streamproc.operators.ordered import Ordered
+from streamproc.operators.outcomes import Outcomes
 from streamproc.operators.quality.rule import Rule
 from streamproc.operators.quality.rules import Rules
 from streamproc.operators.sessions import Sessions
@@ -196,6 +197,8 @@ def _of_two(operator: Operator, inputs: Sequence[StreamType], out: StreamType, p
             return _of_tables(inputs, suffix, either=how == "full")
         case Follow(column=column):
             return _of_follow(inputs, column)
+        case Outcomes():
+            return _of_outcomes(inputs, operator.on, operator.at)
     return None
 
 
@@ -255,3 +258,13 @@ def _of_follow(inputs: Sequence[StreamType], entity: str) -> StepUses:
         EVENT_TIME: uses(0, (EVENT_TIME,), "IDENTITY") | uses(1, (EVENT_TIME,), "IDENTITY"),
     }
     return also(made, meeting | late(0) | late(1) | released())
+
+
+def _of_outcomes(inputs: Sequence[StreamType], on: Sequence[str], at: str) -> StepUses:
+    """A row's id, at each moment at which it meets an event of its entity."""
+    leaves = (LEAF, STEP, EPOCH, HAPPENED)
+    meeting = met(inputs) | uses(0, leaves, "JOIN") | uses(1, leaves, "JOIN")
+    times = uses(0, (EVENT_TIME,), "TRANSFORMATION") | uses(1, (EVENT_TIME,), "TRANSFORMATION")
+    decides = meeting | late(0) | late(1) | released()
+    made = {name: uses(0, (name,), "IDENTITY") for name in on}
+    return {**made, at: times | meeting, EVENT_TIME: times, ROWS: uses(0, (ROWS,), "IDENTITY") | decides}

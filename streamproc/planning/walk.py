@@ -16,14 +16,17 @@ import polars as pl
 from streamproc.contracts.model import Contract, Field, Schema
 from streamproc.contracts.sensitivity import LINKING, linked
 from streamproc.errors import ContractError, DefinitionError, DuplicateName, TypeMismatch, UnknownColumn, did_you_mean
+from streamproc.feature.leaves import OWN
+from streamproc.feature.operator import Features
 from streamproc.graph import Source, Stream
 from streamproc.operator import Operator, StreamType, sides_of
 from streamproc.operators.columns import Rename
 from streamproc.operators.dedupe import Dedupe
-from streamproc.operators.follow import Follow
+from streamproc.operators.follow import Follow, is_followed
 from streamproc.operators.join import DELETED
 from streamproc.operators.key_by import KeyBy
 from streamproc.operators.ordered import Ordered
+from streamproc.operators.outcomes import Outcomes
 from streamproc.operators.sessions import Sessions
 from streamproc.operators.windows import Windows
 from streamproc.planning.plan import Node, Port, type_of
@@ -145,16 +148,19 @@ class Walk:
         first: tuple[str, ...] = ()
         last: tuple[str, ...] = ()
         names: list[Rename] = []
+        ended: tuple[str, ...] = ()  # Columns of `follow` end at features: behind them no row moves any more.
         node = self.nodes[port[0]]
         while node.inputs:
             match node.origin:
                 case Ordered():
-                    by = node.origin.by
+                    by = tuple(column for column in node.origin.by if column not in ended)
                     break
                 case Windows() | Sessions():
                     break  # Their rows are told apart by coordinates of their own: key and start of the window.
                 case Rename():
                     names.append(node.origin)
+                case Features():
+                    ended = OWN
                 case Follow():
                     first, last = node.origin.ordered_around
             node = self.nodes[node.inputs[0][0]]
@@ -174,6 +180,7 @@ class Walk:
     def _append(self, operator: Operator, name: str, inputs: tuple[Port, ...], level: int) -> int:
         types = [self._read(port, level) for port in inputs]
         out = self._typed(operator, name, types)
+        _refuse_moves(operator, name, types)
         # A key that the rows have already, or that placed them, moves none of them.
         moves = isinstance(operator, KeyBy) and out.keyed_by not in (types[0].keyed_by, types[0].placed_by)
         sides = sides_of(operator, types)
@@ -251,6 +258,17 @@ class Walk:
             word = f"{word}_{number}"
         self._names[word] = chosen
         return word
+
+
+def _refuse_moves(operator: Operator, name: str, types: list[StreamType]) -> None:
+    """Raises DefinitionError where a step that remembers would take a row that only moves for one that happened."""
+    moving = any(is_followed(kind.schema) for kind in types) and not isinstance(operator, (Ordered, Features, Outcomes))
+    if moving and operator.open(*types) is not None:
+        raise DefinitionError(
+            f"step '{name}' takes rows once each, and those of sp.follow come again where their leaf moves",
+            hint="put sp.features or sp.outcomes there; where nothing looks back, sp.as_of(links) instead of sp.follow "
+            "gives each row its entity",
+        )
 
 
 def _table_type(source: Source, contract: Contract, columns: Schema, event_time: str) -> StreamType:

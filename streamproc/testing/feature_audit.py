@@ -22,12 +22,12 @@ import polars as pl
 from streamproc.contracts.registry import Registry
 from streamproc.errors import DefinitionError
 from streamproc.feature.derived import Derived
-from streamproc.feature.leaves import is_followed
 from streamproc.feature.operator import Features
 from streamproc.feature.plan import SOURCE
 from streamproc.graph import Source, Stream
 from streamproc.operators.aggregates import Aggregate
 from streamproc.operators.event_records import EVER
+from streamproc.operators.follow import is_followed
 from streamproc.planning.topology import Topology
 from streamproc.runtime.binding import plan_topology
 from streamproc.testing.drive import drive

@@ -76,3 +76,18 @@ def seen(row: Paid, rows: Sequence[Paid], links: Sequence[Link], span_us: int) -
         and row.at - span_us < other.at
         and (other.at, other.name) <= (row.at, row.name)
     ]
+
+
+def became(row: Paid, events: Sequence[Paid], links: Sequence[Link], span_us: int) -> tuple[bool, int]:
+    """Whether a row met an event of its entity within the span behind it, and the moment at which that was known.
+
+    >>> became(Paid("o", "b", 0, None), [Paid("r", "a", 4, None)], [Link("b", "e", 6), Link("a", "e", 3)], 9)
+    (True, 6)
+    """
+    for moment in sorted({one.at for one in events} | {link.at for link in links}):
+        if row.at < moment <= row.at + span_us:
+            mine = entity_at(row.leaf, moment, links)
+            known = [event for event in events if row.at < event.at <= moment]
+            if any(entity_at(event.leaf, moment, links) == mine for event in known):
+                return True, moment
+    return False, row.at + span_us

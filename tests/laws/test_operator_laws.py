@@ -21,6 +21,7 @@ from streamproc.graph import Step, Stream
 from streamproc.operator import StreamType
 from streamproc.operators.key_by import KeyBy
 from streamproc.operators.lookback import lookback
+from streamproc.operators.outcomes import Happened, Outcomes
 from streamproc.testing import check_operator
 
 STREAMS = 200
@@ -285,6 +286,8 @@ LAWS: dict[str, tuple[Step, tuple[StreamType, ...]]] = {
         (FOLLOWED,),
     ),
     "follow": (sp.follow(STREAM, keep="9s", entity="s"), (LEAVES, LINKS)),
+    "outcomes": (Step(Outcomes(("i", "s"), 4_000_000, "lost")), (FOLLOWED, FOLLOWED)),
+    "outcomes of what happened": (Step(Happened((pl.col("leaf_step") == "row",))), (FOLLOWED,)),
     "together": (Step(Together(("a", "b")), (STREAM,)), (KEYED, RIGHT)),
     "as_of": (sp.as_of(STREAM, max_age="7s"), (KEYED, RIGHT)),
     "as_of some columns": (sp.as_of(STREAM, columns=("y",)), (KEYED, RIGHT)),

@@ -177,6 +177,11 @@ def leaves() -> Made:
     return {
         "followed": followed,
         "entities": followed | sp.key_by("entity") | sp.features(**told),
+        "became": sp.outcomes(
+            followed | sp.key_by("entity") | sp.where(col("v") > 5),
+            followed | sp.key_by("entity") | sp.where(col("v") < 3),
+            within="20us", on="id", into="lost",
+        ),
         "corrected": followed | sp.key_by("entity") | sp.features(corrections=True, **told),
     }, {"a": events(10), "l": events(11, 40)}
 

@@ -13,6 +13,8 @@ from topologies.retail.risk import decisions
 OF_WEEK = " of the person's orders within a week"
 told = (
     decisions
+    | sp.key_by("entity", name="decisions_by_person")
+    | sp.ordered("order_id", name="decisions_in_order")
     | sp.features(name="of_a_week", of_week=sp.count().over("7d"))
     | sp.with_columns(
         name="reasons_with_week",

@@ -16,7 +16,7 @@ from river import linear_model, optim, preprocessing
 
 import streamproc as sp
 from topologies.retail.people import GUEST
-from topologies.retail.value import known
+from topologies.retail.value import answering, known
 
 HORIZON: Final = "14d"
 USUAL: Final = 0.15
@@ -47,14 +47,27 @@ asked = (
 )
 is_guest = pl.col("entity").str.starts_with(GUEST)
 
+# A return belongs to the person who ordered also where one of the two merges with the other between them.
+became = sp.outcomes(
+    answering
+    | sp.where((pl.col("source") == "orders") & ~pl.col("leaf").str.starts_with(GUEST), name="orders_to_judge"),
+    answering | sp.where(pl.col("source") == "returns", name="returns_to_judge"),
+    within=HORIZON,
+    on="event",
+    into="returned",
+    name="became",
+)
+
 scored = asked | sp.where(~is_guest, name="orders_of_persons") | sp.learn(
     preprocessing.StandardScaler()
     | linear_model.LogisticRegression(optimizer=optim.FTRLProximal(alpha=0.05, l2=1.0), intercept_lr=0.03),
     inputs=INPUTS,
     into="score",
     calibrated="chance",
-    labels=sp.outcome(returned, within=HORIZON),
-    on="entity",
+    labels=became,
+    on="event",
+    label="returned",
+    horizon=HORIZON,
     report=100,
     name="risk",
 )  # fmt: skip
@@ -71,7 +84,7 @@ UNKNOWN: Final = pl.col("cents").is_null()
 
 decided = (
     scored
-    | sp.union(unscored, name="all_orders")
+    | sp.union(unscored | sp.key_by("event", name="guests_by_id"), name="all_orders")
     | sp.fallback("risk", full="chance", own="return_share", usual=USUAL, name="ladder")
     | sp.with_columns(
         name="reasons",
@@ -110,17 +123,21 @@ decisions = decided | sp.select(
 )  # fmt: skip
 
 # What became of each order, told of all orders equally late: labels as the model gets them come early where they are
-# true, so that their share says nothing while a run is young. No return is one of these, so each order waits 14 days.
-nothing = returned | sp.where(pl.col("orders") < 0, name="nothing") | sp.select("entity", name="no_row")
-became = (
+# true, so that their share says nothing while a run is young. No outcome is one of these, so each order waits 14 days.
+nothing = (
+    became
+    | sp.where(pl.col("returned_at") < pl.col("at"), name="nothing")
+    | sp.select("event", name="no_row")
+)
+judged = (
     asked
     | sp.where(~is_guest, name="orders_with_outcome")
-    | sp.select("entity", "event", "at", name="orders_to_judge")
+    | sp.select("event", "at", name="orders_alone")
+    | sp.key_by("event", name="orders_by_id")
+    | sp.ordered("event", name="orders_in_order")
     | sp.within(nothing, before="0s", after=HORIZON, how="left", name="fourteen_days_later")
-    | sp.ordered("event", name="judged_in_order")
-    | sp.as_of(returned | sp.select("entity", return_id=pl.col("event"), name="returns_to_judge"),
-               max_age=HORIZON, name="outcome")
-    | sp.select("event", "at", returned=pl.col("outcome_status") == "MATCHED", name="became")
+    | sp.as_of(became, max_age=HORIZON, columns=("returned",), name="outcome")
+    | sp.select("event", "at", "returned", name="judged")
 )  # fmt: skip
 
 watched = (
@@ -146,7 +163,7 @@ drift = (
     )
 )  # fmt: skip
 label_drift = (
-    became
+    judged
     | sp.key_by(name="one_label_watcher")
     | sp.ordered("event", name="labels_in_order")
     | sp.drift("returned", run_length=20_000, warm=500, report=1_000, name="drift_of_labels")
