@@ -16,11 +16,14 @@ from connectors.registry import FolderRegistry
 from streamproc.contracts.model import Field, Schema
 from streamproc.runtime.workspace import shipped_contracts
 from streamproc.testing import drive
+from streamproc.testing.drive import Driven
+from streamproc.testing.naive_leaves import Link, Paid, became
 from topologies.retail import retail
 from topologies.retail.load import shipped_story
 from topologies.retail.make_story import CONTACTS, MOVEMENTS, ORDERS, RETURNS
 from topologies.retail.people import links as links_of_people
 from topologies.retail.processes import PERSON
+from topologies.retail.risk import became as became_of_orders
 from topologies.retail.sources import persons
 
 LONG_AGO = pl.lit(datetime(1970, 1, 1, tzinfo=UTC))
@@ -117,7 +120,10 @@ class Timed:
         return state, rows.select("writing", "entity_id", at=pl.col("_event_time").cast(pl.Datetime("us", "UTC")))
 
 
-TIMED = replace(retail, sinks={**retail.sinks, "since": links_of_people | sp.key_by() | sp.custom(Timed())})
+TIMED = replace(retail, sinks={
+    **retail.sinks, "since": links_of_people | sp.key_by() | sp.custom(Timed()),
+    "became": became_of_orders | sp.select("event", "returned", "returned_at"),
+})  # fmt: skip
 NAMED = ("given_name", "surname", "date_of_birth")
 
 
@@ -153,12 +159,14 @@ def halves(people: int, events: int) -> dict[str, pl.DataFrame]:
     return {**topics, MOVEMENTS: topics[MOVEMENTS].head(10)}
 
 
-@pytest.mark.parametrize("partitions", [1, 4])
-def test_the_response_is_that_of_all_whom_a_person_turned_out_to_be(partitions: int) -> None:
+@pytest.fixture(scope="module", params=[1, 4])
+def merged(request: pytest.FixtureRequest) -> Driven:
+    return drive(TIMED, halves(60, 900), registry=FolderRegistry((shipped_contracts(),)), partitions=request.param)
+
+
+def test_the_response_is_that_of_all_whom_a_person_turned_out_to_be(merged: Driven) -> None:
     """Mails to a name and orders from an address are one person's from the moment on at which somebody wrote both."""
-    ran = drive(TIMED, halves(60, 900), registry=FolderRegistry((shipped_contracts(),)), partitions=partitions)
-    events = ran["events"]
-    since = ran["since"].rename({"writing": "record"})
+    events, since = merged["events"], merged["since"].rename({"writing": "record"})
     moved = since.filter(~pl.col("record").is_first_distinct())
     assert moved.height > 20, "persons merge"
     both = compared(events, answers(events, since))
@@ -168,3 +176,22 @@ def test_the_response_is_that_of_all_whom_a_person_turned_out_to_be(partitions: 
     assert never.height == both.height and (~never["right"]).sum() > 100, "merges decide"
     at_last = since.group_by("record").last().with_columns(at=LONG_AGO)
     assert (~compared(events, answers(events, at_last))["right"]).sum() > 20, "and since when they hold"
+
+
+def test_an_order_was_followed_by_a_return_of_whoever_the_person_turned_out_to_be(merged: Driven) -> None:
+    """The label that the model of risk learns: of each order once, as a scan of everything has it."""
+    day = 86_400_000_000
+    links = [Link(*row) for row in
+             merged["since"].sort("_offset").select("writing", "entity_id", pl.col("at").to_physical()).iter_rows()]
+    paid = {
+        source: [Paid(*row, None) for row in merged["events"].filter(pl.col("source").cast(pl.String) == source).select(
+            "event", "writing", pl.col("at").to_physical()).iter_rows()]
+        for source in ("orders", "returns")
+    }  # fmt: skip
+    told = {event: (returned, at) for event, returned, at in
+            merged["became"].select("event", "returned", pl.col("returned_at").to_physical()).iter_rows()}  # fmt: skip
+    assert merged["became"].height == len(paid["orders"]) > 300
+    assert told == {order.name: became(order, paid["returns"], links, 14 * day) for order in paid["orders"]}
+    first = [link for n, link in enumerate(links) if link.leaf not in {other.leaf for other in links[:n]}]
+    alone = {order.name: became(order, paid["returns"], first, 14 * day)[0] for order in paid["orders"]}
+    assert sum(alone[event] != returned for event, (returned, _) in told.items()) > 10, "merges decide"
