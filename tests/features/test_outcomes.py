@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, datetime
 from typing import Any
 
@@ -153,6 +154,17 @@ def test_a_row_waits_for_whoever_it_belongs_to(case: str, partitions: int) -> No
     paid = [("o", "b", 7.0, 10), *((f"r{n}", *one) for n, one in enumerate(happened)), ("z", "z", -2.0, 60)]
     frames = story(sorted(paid, key=lambda row: row[3]), told)
     assert told_of(drive(TOPOLOGY, frames, partitions=partitions)["out"]) == {"o": ("b", *became_of_it)}
+
+
+def test_what_waits_is_kept_while_thousands_before_it_are_forgotten() -> None:
+    """State closes its holes now and then: what stays is found again in its new place."""
+    paid, told, known = [], [], {}
+    for n in range(2_500):
+        paid += [(f"o{n:04}", f"a{n}", 7.0, 4 * n), (f"r{n:04}", f"b{n}", -2.0, 4 * n + 2)]
+        told += [(f"b{n}", f"a{n}", 4 * n + 3)] if n % 2 else []
+        known[f"o{n:04}"] = (f"a{n}", True, 4 * n + 3) if n % 2 else (f"a{n}", False, 4 * n + 12)
+    ran = drive(TOPOLOGY, story(paid, told), steps=itertools.repeat(300))
+    assert told_of(ran["out"]) == known
 
 
 def test_that_nothing_came_is_told_once_time_has_passed_the_horizon_and_not_before() -> None:
