@@ -219,8 +219,9 @@ def outcomes(
     For a model: `sp.learn(..., labels=outcomes, on="order_id", label="returned", horizon=within)`; so for `sp.bandit`
     and `sp.abstain`. What waits for a label there waits under its own id, which no merge changes.
 
-    Memory: by entity 56 bytes and the id for a row that waits, 56 for an event, each for `within`; by id the row's
-    columns that are read further down, for twice that long.
+    Memory: by entity 180 bytes and the id for a row that waits, 72 for an event, each for `within`, and the ids of
+    entities and leaves; by id the row's columns that are read further down, until the horizon, and the id for `within`
+    more.
     Raises DefinitionError.
 
     >>> told = outcomes(Stream(None), Stream(None), within="14d", on="order_id", into="returned")
