@@ -13,15 +13,18 @@ import numpy.typing as npt
 import polars as pl
 
 from streamproc.entities.comparisons import RARE_WORDS
+from streamproc.entities.interning import Values
 from streamproc.entities.linkage_model import LinkageModel
 from streamproc.entities.program import unseen_share
 from streamproc.entities.stored_columns import StoredColumn, part_column
 from streamproc.entities.words import add_words, rarest, value_words
-from streamproc.hashing import UInt64s, mix64
+from streamproc.hashing import UInt64s, mix64, mix_pair
+from streamproc.kernels import kernel
 from streamproc.keys import keys_of
 from streamproc.ports import Int64s
 
 NO_BLOCK: Final = -1
+Flags = npt.NDArray[np.bool_]
 
 
 def block_keys(frame: pl.DataFrame, model: LinkageModel) -> Int64s:
@@ -44,6 +47,37 @@ def block_keys(frame: pl.DataFrame, model: LinkageModel) -> Int64s:
 def entry_rules(model: LinkageModel) -> Int64s:
     """Which rule each entry is of: a rule is one entry, one of rare words several."""
     return np.repeat(np.arange(len(model.blocks)), [RARE_WORDS if one.words else 1 for one in model.blocks])
+
+
+@kernel
+def hash_blocks(values: Values, parts: Int64s, rare: Int64s, hashes: Int64s, there: Flags) -> None:
+    """Writes per entry and row a hash of the values that name its block, and whether it has one.
+
+    parts, rare    see `Program`; entries of rules of rare words are left as they are
+    hashes, there  [entries, rows]
+    """
+    entry = 0
+    for rule in range(rare.size):
+        if rare[rule] >= 0:
+            entry += RARE_WORDS
+            continue
+        for i in range(values.shape[0]):
+            known = True
+            mixed = np.uint64(0)
+            for k in range(parts.shape[1]):
+                if parts[rule, k] < 0:
+                    break
+                value = values[i, parts[rule, k]]
+                known = known and value >= 0
+                if k == 0:
+                    mixed = np.uint64(np.int64(value))
+                else:
+                    mixed = mix_pair(mixed, np.uint64(np.int64(value)))
+            if parts.shape[1] < 2 or parts[rule, 1] < 0:
+                mixed = mix_pair(mixed, np.uint64(0))
+            hashes[entry, i] = np.int64(mixed)
+            there[entry, i] = known
+        entry += 1
 
 
 def _named(rule: int, hashes: list[UInt64s], there: npt.NDArray[np.bool_]) -> Int64s:

@@ -8,11 +8,12 @@ block may have brought them together. Summed over rows, by rule, this is the rec
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 import polars as pl
 
-from streamproc.batch import Batch, Meta
+from streamproc.batch import Batch, Meta, empty_batch
 from streamproc.contracts.model import Field, Schema
 from streamproc.entities.comparisons import Block
 from streamproc.entities.entity_rows import ordinals
@@ -46,12 +47,19 @@ def capped_rows(
     state: Tables, capped: Int64s, ops: Int64s, metas: Meta, blocks: tuple[Block, ...], program: Program, cap: int
 ) -> Batch:
     """What the kernel told of full blocks, as rows beside those of the record that came."""
+    if not len(capped):
+        return _no_rows()
     of = capped[:, OF_OP]
     frame = capped_frame(
         texts_of_keys(state.keys, ops[of, 1]), program.entry_rule[capped[:, OF_ENTRY]], capped[:, HELD],
         capped[:, COMPARED], capped[:, AGREED], blocks, cap,
     )  # fmt: skip
     return Batch(frame, child_meta(metas[of], ordinals(of)))
+
+
+@lru_cache(maxsize=1)
+def _no_rows() -> Batch:
+    return empty_batch(capped_type(Field("record", pl.String())).schema.polars())
 
 
 def capped_frame(

@@ -10,16 +10,16 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+from streamproc.entities.interning import spread
 from streamproc.entities.tables import RETIRED, Tables
-from streamproc.hashing import UInt64s, hash_bytes, mix64
-from streamproc.ports import Int64s
+from streamproc.hashing import frozen, hash_bytes, mix_pair, wyhash
+from streamproc.kernels import kernel
+from streamproc.ports import Bytes, Int64s
 
 _arrow: Any = pa
-_DIGITS: Final = np.array([f"{byte:02x}".encode() for byte in range(256)]).view(np.uint8).reshape(256, 2)
 LENGTH: Final = 33
 """Letters of an id: an `e` and 128 bits in hex."""
 
@@ -30,37 +30,32 @@ def namespace_seed(namespace: str) -> int:
     return int(hash_bytes(raw, np.array([0]), np.array([raw.size]))[0]) >> 1 if raw.size else 0
 
 
-def id_words(tables: Tables, claims: Int64s, generations: Int64s, seed: int) -> tuple[UInt64s, UInt64s]:
-    """The 128 bits of the ids of these claims, none of them -1."""
-    keys = tables.keys.key_bytes(claims)
-    halves = []
-    for number in (1, 2):
-        hashes = hash_bytes(keys.buffer, keys.starts, keys.ends, seed=seed ^ number)
-        halves.append(mix64(hashes.view(np.int64), generations, np.full(claims.size, number, np.int64)))
-    return halves[0], halves[1]
+@kernel
+def _write_ids(buffer: Bytes, starts: Int64s, ends: Int64s, generations: Int64s, seed: np.uint64, out: Bytes) -> None:
+    """Writes the letters of ids, one after the other: 128 bits of a record's id, its generation and the namespace."""
+    for i in range(starts.size):
+        at = i * LENGTH
+        out[at] = 0x65
+        for number in range(1, 3):
+            hashed = wyhash(buffer, starts[i], ends[i], seed ^ np.uint64(number))
+            word = mix_pair(mix_pair(hashed, np.uint64(generations[i])), np.uint64(number))
+            for letter in range(16):
+                digit = np.uint8((word >> np.uint64(60 - 4 * letter)) & np.uint64(15))
+                out[at + 16 * number - 15 + letter] = digit + np.uint8(48 if digit < 10 else 87)
 
 
 def id_texts(tables: Tables, claims: Int64s, generations: Int64s, seed: int) -> pl.Series:
     """The ids of these claims, null for -1."""
     there = claims >= 0
-    first, second = id_words(tables, claims[there], generations[there], seed)
-    letters = np.empty((first.size, LENGTH), np.uint8)
-    letters[:, 0] = ord("e")
-    words = np.stack([first, second], axis=1).astype(">u8")
-    letters[:, 1:] = _DIGITS[words.view(np.uint8).reshape(first.size, 16)].reshape(first.size, LENGTH - 1)
-    bounds = np.arange(first.size + 1, dtype=np.int64) * LENGTH
-    made = _arrow.LargeStringArray.from_buffers(first.size, _arrow.py_buffer(bounds), _arrow.py_buffer(letters.ravel()))
+    if not there.any():
+        return pl.Series("id", [None] * there.size, dtype=pl.String)
+    keys = tables.keys.key_bytes(claims[there])
+    letters = np.empty(keys.starts.size * LENGTH, np.uint8)
+    generations = frozen(generations[there])
+    _write_ids(frozen(keys.buffer), frozen(keys.starts), frozen(keys.ends), generations, np.uint64(seed), letters)
+    bounds = np.arange(keys.starts.size + 1, dtype=np.int64) * LENGTH
+    made = _arrow.LargeStringArray.from_buffers(bounds.size - 1, _arrow.py_buffer(bounds), _arrow.py_buffer(letters))
     return spread(pl.Series("id", made, dtype=pl.String), there)
-
-
-def spread(values: pl.Series, there: npt.NDArray[np.bool_]) -> pl.Series:
-    """Values put where `there` holds, nulls elsewhere."""
-    if bool(there.all()):
-        return values
-    if not len(values):
-        return pl.Series(values.name, [None] * there.size, dtype=values.dtype)
-    at = pl.Series(np.cumsum(there) - 1).zip_with(pl.Series(there), pl.Series([None], dtype=pl.Int64))
-    return values.gather(at)
 
 
 def current_ids(tables: Tables, ids: list[str], seed: int) -> list[str | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
@@ -38,8 +39,8 @@ EVENT: Final = pl.Enum(EVENTS)
 REASON_TYPE: Final = pl.Enum(REASONS)
 
 
-def _enum(codes: Int64s, kind: pl.Enum, name: str) -> pl.Series:
-    return pl.Series(name, kind.categories.gather(codes), dtype=kind)
+_EVENTS: Final = pl.Series("event", EVENTS, dtype=EVENT)
+_REASONS: Final = pl.Series("reason", REASONS, dtype=REASON_TYPE)
 
 
 def event_columns(tables: Tables, events: Int64s, weights: Floats, moved: Int32s, seed: int) -> dict[str, pl.Series]:
@@ -48,11 +49,10 @@ def event_columns(tables: Tables, events: Int64s, weights: Floats, moved: Int32s
     record_texts, offsets = _records(tables, events, moved)
     with np.errstate(over="ignore"):
         posterior = 1.0 / (1.0 + np.exp2(-weights))
-    known = pl.Series(~np.isnan(weights))
-    nothing = pl.Series([None], dtype=pl.Float64)
+    known = ~np.isnan(weights)
     return {
-        "event": _enum(kinds, EVENT, "event"),
-        "reason": _enum(events[:, REASON], REASON_TYPE, "reason"),
+        "event": _EVENTS[pl.Series(kinds)],
+        "reason": _REASONS[pl.Series(events[:, REASON])],
         "entity_id": id_texts(tables, events[:, CLAIM], events[:, GENERATION], seed),
         "other_id": id_texts(tables, events[:, OTHER], events[:, OTHER_GENERATION], seed),
         "records": pl.Series(
@@ -60,15 +60,25 @@ def event_columns(tables: Tables, events: Int64s, weights: Floats, moved: Int32s
             dtype=pl.List(pl.String),
         ),
         "matched": texts_of_keys(tables.keys, events[:, MATCHED]),
-        "weight": pl.Series(weights).zip_with(known, nothing),
-        "posterior": pl.Series(posterior).zip_with(known, nothing),
+        "weight": _where(known, weights),
+        "posterior": _where(known, posterior),
         "size": pl.Series(events[:, SIZE]),
     }  # fmt: skip
+
+
+def _where(known: npt.NDArray[np.bool_], numbers: Floats) -> pl.Series:
+    """Numbers, null elsewhere."""
+    if known.all():
+        return pl.Series(numbers)
+    nothing = pl.Series([None], dtype=pl.Float64)
+    return pl.Series(numbers).zip_with(pl.Series(known), nothing)
 
 
 def _records(tables: Tables, events: Int64s, moved: Int32s) -> tuple[pl.Series, Int64s]:
     """The records that each event speaks of: those that moved, else the one that came."""
     counts = events[:, COUNT]
+    if not counts.any() and (events[:, SUBJECT] >= 0).all():
+        return texts_of_keys(tables.keys, events[:, SUBJECT]), np.arange(counts.size + 1)
     alone = (counts == 0) & (events[:, SUBJECT] >= 0)
     sizes = counts + alone
     offsets = np.zeros(sizes.size + 1, np.int64)
@@ -108,8 +118,9 @@ def passing_rows(frame: pl.DataFrame, events: Int64s, row_of: Int64s) -> pl.Data
         return frame.clear(events.shape[0])
     rows = row_of[events[:, OP]]
     own = (events[:, KIND] <= CORRECTED) & (rows >= 0)
-    index = pl.Series(rows).zip_with(pl.Series(own), pl.Series([None], dtype=pl.Int64))
-    return frame.select(pl.all().gather(index))
+    if rows.size == frame.height and own.all() and (rows == np.arange(rows.size)).all():
+        return frame
+    return frame[pl.Series(rows).zip_with(pl.Series(own), pl.Series([None], dtype=pl.Int64))]
 
 
 def ordinals(ops: Int64s) -> Int64s:

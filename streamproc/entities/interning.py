@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from streamproc.batch import Keys
 from streamproc.columns import grow
+from streamproc.entities.few_rows import FEW, days_of_few, texts_of_few
 from streamproc.entities.linkage_model import Floats, LinkageModel
 from streamproc.entities.program import Program, adjustment, unseen_share
 from streamproc.entities.signatures import WORDS, Signatures, sign
@@ -52,6 +53,8 @@ class Interned:
 
     def release(self, slots: Int64s) -> None:
         """Forgets those of these values that no record has any more."""
+        if not slots.size:
+            return
         gone = np.unique(slots)
         gone = gone[self.counts[gone] == 0]
         if gone.size:
@@ -70,11 +73,8 @@ def intern_frame(
 ) -> Values:
     """The values of rows as numbers, int32[rows, columns], -1 where they are missing; new ones are added to `kept`."""
     n = frame.height
-    texts = texts_of(frame, stored)
-    there = texts.is_not_null().to_numpy()
     out = np.full(len(stored) * n, -1, np.int64)
-    at = np.flatnonzero(there)
-    keys = keys_of(pl.DataFrame({"t": texts if at.size == out.size else texts.drop_nulls()}), ["t"])
+    at, keys = _keys(frame, stored)
     slots, fresh = kept.table.intern_marked(keys)
     out[at] = slots
     capacity = kept.table.capacity
@@ -101,10 +101,34 @@ def intern_frame(
     values = out.reshape(len(stored), n)
     for number, one in enumerate(stored):
         if one.numeric:
-            for side, column in enumerate(one.numbers(frame)):
+            for side, column in enumerate(_numbers(frame, one)):
                 known = values[number] >= 0
                 kept.numbers[values[number][known], side] = column[known]
     return np.ascontiguousarray(values.T.astype(np.int32))
+
+
+def _keys(frame: pl.DataFrame, stored: tuple[StoredColumn, ...]) -> tuple[Int64s, Keys]:
+    """Where `texts_of` has a text, and these texts as keys."""
+    few = texts_of_few(frame, stored)
+    if few is None:
+        texts = texts_of(frame, stored)
+        at = np.flatnonzero(texts.is_not_null().to_numpy())
+        return at, keys_of(pl.DataFrame({"t": texts if at.size == len(texts) else texts.drop_nulls()}), ["t"])
+    known = [text for text in few if text is not None]
+    bounds = np.zeros(len(known) + 1, np.int64)
+    np.cumsum([len(text) for text in known], out=bounds[1:])
+    buffer = np.frombuffer("".join(known).encode(), np.uint8)
+    at = np.array([place for place, text in enumerate(few) if text is not None], np.int64)
+    return at, Keys(buffer, bounds[:-1], bounds[1:], hash_bytes(buffer, bounds[:-1], bounds[1:]))
+
+
+def _numbers(frame: pl.DataFrame, one: StoredColumn) -> list[Floats]:
+    """As `StoredColumn.numbers`."""
+    if frame.height <= FEW and one.form == "date" and frame.get_column(one.column).dtype == pl.String:
+        days = days_of_few(frame.get_column(one.column).to_list())
+        if days is not None:
+            return [days]
+    return one.numbers(frame)
 
 
 def _weigh(
@@ -128,14 +152,22 @@ def texts(kept: Interned, slots: Int64s) -> pl.Series:
 def texts_of_keys(table: KeyTable, slots: Int64s) -> pl.Series:
     """Text keys of slots as a column, null for -1."""
     there = slots >= 0
+    if not there.any():
+        return pl.Series("text", [None] * slots.size, dtype=pl.String)
     keys = table.key_bytes(slots[there])
-    bounds = np.zeros(keys.starts.size + 1, np.int64)
-    np.cumsum(keys.ends - keys.starts, out=bounds[1:])
+    bounds = np.append(keys.starts, keys.ends[-1])
     made = _arrow.LargeStringArray.from_buffers(
         bounds.size - 1, _arrow.py_buffer(bounds), _arrow.py_buffer(keys.buffer)
     )
-    column = pl.Series("text", made, dtype=pl.String)
+    return spread(pl.Series("text", made, dtype=pl.String), there)
+
+
+def spread(values: pl.Series, there: npt.NDArray[np.bool_]) -> pl.Series:
+    """Values put where `there` holds, nulls elsewhere."""
     if bool(there.all()):
-        return column
+        return values
+    if not len(values):
+        return pl.Series(values.name, [None] * there.size, dtype=values.dtype)
     at = pl.Series(np.cumsum(there) - 1).zip_with(pl.Series(there), pl.Series([None], dtype=pl.Int64))
-    return column.gather(at) if len(column) else pl.Series("text", [None] * slots.size, dtype=pl.String)
+    # By index and not by `gather`, which is an expression.
+    return values[at]

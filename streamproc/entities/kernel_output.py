@@ -79,6 +79,8 @@ def room_for(state: Tables, rows: int, wide: int, *, golden: int, stored: int, e
 
 def release_blocks(state: Tables, emptied: Int64s) -> None:
     """Frees those of these blocks that hold nobody."""
+    if not emptied.size:
+        return
     gone = np.unique(emptied)
     gone = gone[state.block_count[gone] == 0]
     if gone.size:

@@ -17,6 +17,7 @@ from streamproc.batch import ACCOUNT, DUE, EVENT_TIME, RANK, ROW, Batch
 from streamproc.contracts.model import Field, Schema
 from streamproc.entities import telling
 from streamproc.entities.applying import DELETE, MUST_LINK, RECORD, Operations, apply
+from streamproc.entities.block_keys import hash_blocks
 from streamproc.entities.capped import CAPPED, capped_rows, capped_type
 from streamproc.entities.clustering import COMMANDED, COMPONENT, room
 from streamproc.entities.comparisons import RARE_WORDS
@@ -35,7 +36,6 @@ from streamproc.entities.telling import Settings
 from streamproc.entities.words import rarest
 from streamproc.errors import DefinitionError, DuplicateName, TypeMismatch, UnknownColumn, did_you_mean
 from streamproc.graph import Step, Stream
-from streamproc.hashing import mix64
 from streamproc.keys import keys_of
 from streamproc.operator import Output, StepTime, StreamType, passes_through
 from streamproc.operators.explode import child_meta
@@ -185,9 +185,10 @@ class Resolve:
         made = Told.nothing(len(self.golden))
         if todo.ops.shape[0]:
             made = self._apply(state, todo, may_command=commands is not None)
-        frame = passing_rows(rows.frame, made.events, row_of).with_columns(
-            **event_columns(state, made.events, made.weights, made.moved, namespace_seed(self.namespace)),
-            **golden_columns(state, made.events, made.golden, self.golden, rows.frame.schema),
+        made_columns = event_columns(state, made.events, made.weights, made.moved, namespace_seed(self.namespace))
+        made_columns |= golden_columns(state, made.events, made.golden, self.golden, rows.frame.schema)
+        frame = passing_rows(rows.frame, made.events, row_of).hstack(
+            [column.alias(name) for name, column in made_columns.items()]
         )
         state.kept.release(made.values.astype(np.int64))
         release_blocks(state, made.blocks.astype(np.int64))
@@ -243,19 +244,14 @@ class Resolve:
         if self.pairs_given:
             return np.full((n, 1), -1, np.int64)
         hashes, there = np.empty((entries, n), np.int64), np.empty((entries, n), np.bool_)
+        hash_blocks(values, self.program.parts, self.program.rare, hashes, there)
         at = 0
         for rule in range(len(self.model.blocks)):
             if self.program.rare[rule] >= 0:
                 words = values[:, self.program.rare[rule]].astype(np.int64)
                 rare, known = rarest(state.kept.words, words, RARE_WORDS)
                 hashes[at : at + RARE_WORDS], there[at : at + RARE_WORDS] = rare.view(np.int64).T, (known == 1).T
-                at += RARE_WORDS
-                continue
-            parts = self.program.parts[rule][self.program.parts[rule] >= 0]
-            columns = [values[:, part].astype(np.int64) for part in parts]
-            there[at] = np.logical_and.reduce([column >= 0 for column in columns])
-            hashes[at] = mix64(*columns).view(np.int64)
-            at += 1
+            at += RARE_WORDS if self.program.rare[rule] >= 0 else 1
         out = np.full((entries, n), -1, np.int64)
         rules = np.broadcast_to(self.program.entry_rule[:, None], (entries, n))
         out[there] = state.block_table.intern(rules[there], hashes[there])
