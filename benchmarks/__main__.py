@@ -27,6 +27,7 @@ SUITES = {
     "end_to_end": ([], ["--records", "500000"]),
     "nexmark": ([], ["--events", "50000"]),
     "learning": ([], ["--rows", "40000"]),
+    "entities": ([], ["--records", "10000,20000", "--shared", "10000", "--crowd", "20000"]),
     "harmonise": ([], ["--rows", "200000"]),
     "retail": ([], ["--until", "2010-12", "--rounds", "1", "--live", "5"]),
 }

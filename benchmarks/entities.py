@@ -1,6 +1,6 @@
 """What one more record costs `resolve` as records grow many, and what crowded blocks cost it.
 
-    python -m benchmarks.entities [--records 10000,100000,1000000] [--crowd 1000000] [--json]
+    python -m benchmarks.entities [--records 10000,100000,1000000] [--shared 10000,100000] [--crowd 1000000] [--json]
 
 In process, one core, the operator alone: no log, no decoding, no commit. Records are Febrl's (data set 3) as often as
 it takes, in each round of other people ("people apart": blocks stay as they are), or of people who have the same
@@ -207,13 +207,14 @@ CURVE = {
 
 @click.command(help=__doc__)
 @click.option("--records", "sizes", default="10000,100000,1000000", show_default=True, help="Where to measure.")
+@click.option("--shared", default="10000,100000", show_default=True, help="The same where names are shared.")
 @click.option("--crowd", "crowds", default=1_000_000, show_default=True, help="Records in one block; 0: no crowds.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables.")
-def main(sizes: str, crowds: int, as_json: bool) -> None:
-    where = sorted(int(size) for size in sizes.split(",") if size)
+def main(sizes: str, shared: str, crowds: int, as_json: bool) -> None:
     told: dict[str, Any] = {"benchmark": "entities"}
-    for name, shared in (("people apart", False), ("names shared", True)):
-        told[name] = curve(where, shared=shared) if where else []
+    for name, given in (("people apart", sizes), ("names shared", shared)):
+        where = sorted(int(size) for size in given.split(",") if size)
+        told[name] = curve(where, shared=name == "names shared") if where else []
     told["crowds"] = []
     if crowds:
         crowded(2_000, 2_000)

@@ -335,6 +335,11 @@ class KeyTable:
         _gather(self.arrays.records, self.arrays.arena, frozen(slots), bounds, out)
         return Keys(out, bounds[:-1], bounds[1:], records[:, _HASH].copy().view(np.uint64))
 
+    def key(self, slot: int) -> bytes:
+        """The key of one slot in use."""
+        start = int(self.arrays.records[slot, _START])
+        return self.arrays.arena[start : start + (int(self.arrays.records[slot, _SIZE]) & _LOW) - 1].tobytes()
+
     def slots(self) -> Int64s:
         """The slots in use, ascending."""
         return np.flatnonzero(self.arrays.records[: self.used, _SIZE] & _LOW)

@@ -31,17 +31,35 @@ def namespace_seed(namespace: str) -> int:
 
 
 @kernel
+def _id_words(
+    buffer: Bytes, start: int, end: int, generation: np.uint64, seed: np.uint64
+) -> tuple[np.uint64, np.uint64]:  # fmt: skip
+    """The 128 bits of an id: of a record's id, its generation and the namespace."""
+    one = mix_pair(wyhash(buffer, start, end, seed ^ np.uint64(1)), generation)
+    two = mix_pair(wyhash(buffer, start, end, seed ^ np.uint64(2)), generation)
+    return mix_pair(one, np.uint64(1)), mix_pair(two, np.uint64(2))
+
+
+@kernel
 def _write_ids(buffer: Bytes, starts: Int64s, ends: Int64s, generations: Int64s, seed: np.uint64, out: Bytes) -> None:
-    """Writes the letters of ids, one after the other: 128 bits of a record's id, its generation and the namespace."""
+    """Writes the letters of ids, one after the other."""
     for i in range(starts.size):
         at = i * LENGTH
         out[at] = 0x65
-        for number in range(1, 3):
-            hashed = wyhash(buffer, starts[i], ends[i], seed ^ np.uint64(number))
-            word = mix_pair(mix_pair(hashed, np.uint64(generations[i])), np.uint64(number))
+        words = _id_words(buffer, starts[i], ends[i], np.uint64(generations[i]), seed)
+        for number in range(2):
             for letter in range(16):
-                digit = np.uint8((word >> np.uint64(60 - 4 * letter)) & np.uint64(15))
-                out[at + 16 * number - 15 + letter] = digit + np.uint8(48 if digit < 10 else 87)
+                digit = np.uint8((words[number] >> np.uint64(60 - 4 * letter)) & np.uint64(15))
+                out[at + 16 * number + 1 + letter] = digit + np.uint8(48 if digit < 10 else 87)
+
+
+def id_text(tables: Tables, claim: int, generation: int, seed: int) -> str | None:
+    """One id, None for -1."""
+    if claim < 0:
+        return None
+    raw = np.frombuffer(tables.keys.key(claim), np.uint8)
+    first, second = _id_words(raw, 0, raw.size, np.uint64(generation), np.uint64(seed))
+    return f"e{int(first):016x}{int(second):016x}"
 
 
 def id_texts(tables: Tables, claims: Int64s, generations: Int64s, seed: int) -> pl.Series:

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from streamproc.entities.entity_ids import id_texts
+from streamproc.entities.entity_ids import id_text, id_texts
+from streamproc.entities.few_rows import FEW
 from streamproc.entities.interning import texts, texts_of_keys
 from streamproc.entities.linkage_model import Floats
 from streamproc.entities.stored_columns import raw_values
@@ -45,14 +46,15 @@ _REASONS: Final = pl.Series("reason", REASONS, dtype=REASON_TYPE)
 
 def event_columns(tables: Tables, events: Int64s, weights: Floats, moved: Int32s, seed: int) -> dict[str, pl.Series]:
     """The columns that `resolve` makes, one row an event."""
-    kinds = events[:, KIND]
+    if events.shape[0] <= FEW:
+        return _columns_of_few(tables, events, weights, moved, seed)
     record_texts, offsets = _records(tables, events, moved)
     with np.errstate(over="ignore"):
         posterior = 1.0 / (1.0 + np.exp2(-weights))
     known = ~np.isnan(weights)
     return {
-        "event": _EVENTS[pl.Series(kinds)],
-        "reason": _REASONS[pl.Series(events[:, REASON])],
+        "event": _picked(_EVENTS, events[:, KIND]),
+        "reason": _picked(_REASONS, events[:, REASON]),
         "entity_id": id_texts(tables, events[:, CLAIM], events[:, GENERATION], seed),
         "other_id": id_texts(tables, events[:, OTHER], events[:, OTHER_GENERATION], seed),
         "records": pl.Series(
@@ -66,6 +68,40 @@ def event_columns(tables: Tables, events: Int64s, weights: Floats, moved: Int32s
     }  # fmt: skip
 
 
+def _columns_of_few(
+    tables: Tables, events: Int64s, weights: Floats, moved: Int32s, seed: int
+) -> dict[str, pl.Series]:
+    """As `event_columns`, event by event."""
+    rows = events.tolist()
+    named = [moved[row[FROM] : row[FROM] + row[COUNT]].tolist() or [row[SUBJECT]] * (row[SUBJECT] >= 0) for row in rows]
+    text = pl.String()
+    with np.errstate(over="ignore"):
+        posterior = 1.0 / (1.0 + np.exp2(-weights))
+    known = ~np.isnan(weights)
+    ids = [id_text(tables, row[CLAIM], row[GENERATION], seed) for row in rows]
+    others = [id_text(tables, row[OTHER], row[OTHER_GENERATION], seed) for row in rows]
+    return {
+        "event": _picked(_EVENTS, events[:, KIND]),
+        "reason": _picked(_REASONS, events[:, REASON]),
+        "entity_id": pl.Series(ids, dtype=text),
+        "other_id": pl.Series(others, dtype=text),
+        "records": pl.Series([[_key(tables, slot) for slot in slots] for slots in named], dtype=pl.List(text)),
+        "matched": pl.Series([_key(tables, row[MATCHED]) for row in rows], dtype=text),
+        "weight": _where(known, weights),
+        "posterior": _where(known, posterior),
+        "size": pl.Series(events[:, SIZE]),
+    }
+
+
+def _key(tables: Tables, slot: int) -> str | None:
+    return None if slot < 0 else tables.keys.key(slot).decode()
+
+
+def _picked(names: pl.Series, codes: Int64s) -> pl.Series:
+    # A slice is cheaper than taking by index.
+    return names.slice(int(codes[0]), 1) if codes.size == 1 else names[pl.Series(codes)]
+
+
 def _where(known: npt.NDArray[np.bool_], numbers: Floats) -> pl.Series:
     """Numbers, null elsewhere."""
     if known.all():
@@ -77,8 +113,6 @@ def _where(known: npt.NDArray[np.bool_], numbers: Floats) -> pl.Series:
 def _records(tables: Tables, events: Int64s, moved: Int32s) -> tuple[pl.Series, Int64s]:
     """The records that each event speaks of: those that moved, else the one that came."""
     counts = events[:, COUNT]
-    if not counts.any() and (events[:, SUBJECT] >= 0).all():
-        return texts_of_keys(tables.keys, events[:, SUBJECT]), np.arange(counts.size + 1)
     alone = (counts == 0) & (events[:, SUBJECT] >= 0)
     sizes = counts + alone
     offsets = np.zeros(sizes.size + 1, np.int64)
@@ -125,6 +159,8 @@ def passing_rows(frame: pl.DataFrame, events: Int64s, row_of: Int64s) -> pl.Data
 
 def ordinals(ops: Int64s) -> Int64s:
     """Which of the rows of its operation each one is; rows of one operation stand together."""
+    if ops.size == 1:
+        return np.zeros(1, np.int64)
     first = np.flatnonzero(np.concatenate(([True], ops[1:] != ops[:-1]))) if ops.size else np.empty(0, np.int64)
     counts = np.diff(np.append(first, ops.size))
     return np.arange(ops.size, dtype=np.int64) - np.repeat(first, counts)

@@ -15,8 +15,10 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from streamproc.batch import Keys
 from streamproc.entities.linkage_model import Floats
 from streamproc.entities.stored_columns import StoredColumn
+from streamproc.hashing import hash_bytes
 
 FEW: Final = 32
 """Up to so many rows; from some hundred rows on the expressions are quicker."""
@@ -51,6 +53,22 @@ def texts_of_few(frame: pl.DataFrame, stored: tuple[StoredColumn, ...]) -> list[
         mark = chr(1 + number)
         out += [None if (text := _text(one, value)) is None else mark + text for value in values]
     return out
+
+
+def keys_of_few(texts: Sequence[str]) -> Keys:
+    """As `keys_of` of a column of text without nulls.
+
+    >>> keys_of_few(["ab", "é"]).get(1) == "é".encode()
+    True
+    """
+    raw = [text.encode() for text in texts]
+    bounds = np.zeros(len(raw) + 1, np.int64)
+    at = 0
+    for place, one in enumerate(raw, 1):
+        at += len(one)
+        bounds[place] = at
+    buffer, starts, ends = np.frombuffer(b"".join(raw), np.uint8), bounds[:-1], bounds[1:]
+    return Keys(buffer, starts, ends, hash_bytes(buffer, starts, ends))
 
 
 def _text(one: StoredColumn, value: str | None) -> str | None:

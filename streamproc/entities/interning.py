@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from streamproc.batch import Keys
 from streamproc.columns import grow
-from streamproc.entities.few_rows import FEW, days_of_few, texts_of_few
+from streamproc.entities.few_rows import FEW, days_of_few, keys_of_few, texts_of_few
 from streamproc.entities.linkage_model import Floats, LinkageModel
 from streamproc.entities.program import Program, adjustment, unseen_share
 from streamproc.entities.signatures import WORDS, Signatures, sign
@@ -114,12 +114,8 @@ def _keys(frame: pl.DataFrame, stored: tuple[StoredColumn, ...]) -> tuple[Int64s
         texts = texts_of(frame, stored)
         at = np.flatnonzero(texts.is_not_null().to_numpy())
         return at, keys_of(pl.DataFrame({"t": texts if at.size == len(texts) else texts.drop_nulls()}), ["t"])
-    known = [text for text in few if text is not None]
-    bounds = np.zeros(len(known) + 1, np.int64)
-    np.cumsum([len(text) for text in known], out=bounds[1:])
-    buffer = np.frombuffer("".join(known).encode(), np.uint8)
     at = np.array([place for place, text in enumerate(few) if text is not None], np.int64)
-    return at, Keys(buffer, bounds[:-1], bounds[1:], hash_bytes(buffer, bounds[:-1], bounds[1:]))
+    return at, keys_of_few([text for text in few if text is not None])
 
 
 def _numbers(frame: pl.DataFrame, one: StoredColumn) -> list[Floats]:
@@ -134,14 +130,17 @@ def _numbers(frame: pl.DataFrame, one: StoredColumn) -> list[Floats]:
 def _weigh(
     kept: Interned, keys: Keys, slots: Int64s, new: Int64s, columns: Int64s, model: LinkageModel, program: Program
 ) -> None:
-    for i in np.flatnonzero(program.frequencies).tolist():
+    weighed = np.flatnonzero(program.frequencies).tolist()
+    if not weighed:
+        return
+    # Behind the letter that names the stored column.
+    hashes = hash_bytes(keys.buffer, keys.starts[new] + 1, keys.ends[new])
+    for i in weighed:
         known = model.frequencies.get(model.comparisons[i].column)
         if known is not None:
-            mine = new[columns == program.columns[i]]
-            if mine.size:
-                # Behind the letter that names the stored column.
-                hashes = hash_bytes(keys.buffer, keys.starts[mine] + 1, keys.ends[mine])
-                kept.rarity[slots[mine]] = adjustment(model, i, known.of(hashes, unseen_share(model)))
+            mine = columns == program.columns[i]
+            if mine.any():
+                kept.rarity[slots[new[mine]]] = adjustment(model, i, known.of(hashes[mine], unseen_share(model)))
 
 
 def texts(kept: Interned, slots: Int64s) -> pl.Series:

@@ -23,6 +23,7 @@ from streamproc.entities.clustering import COMMANDED, COMPONENT, room
 from streamproc.entities.comparisons import RARE_WORDS
 from streamproc.entities.entity_ids import namespace_seed
 from streamproc.entities.entity_rows import EVENT, REASON_TYPE, event_columns, golden_columns, ordinals, passing_rows
+from streamproc.entities.few_rows import FEW, keys_of_few
 from streamproc.entities.golden import SURVIVORSHIP
 from streamproc.entities.interning import Values, intern_frame
 from streamproc.entities.kernel_output import Told, release_blocks, room_for
@@ -76,12 +77,21 @@ class Resolve:
     pairs_given: bool = field(default=False, metadata={"fingerprint": False})
     stored: tuple[StoredColumn, ...] = field(init=False, repr=False, metadata={"fingerprint": False})
     program: Program = field(init=False, repr=False, compare=False, metadata={"fingerprint": False})
+    settings: Settings = field(init=False, repr=False, compare=False, metadata={"fingerprint": False})
 
     def __post_init__(self) -> None:
         raw = [name for name, _ in self.golden] + ([self.source] if self.source else [])
         blocks = () if self.pairs_given else self.model.blocks
         object.__setattr__(self, "stored", stored_columns(self.model.comparisons, blocks, raw))
         object.__setattr__(self, "program", program_of(self.model, self.stored, blocks))
+        least = weight_of(self.threshold)
+        settings = Settings(
+            np.array([self.block_cap, self.mode, int(self.one_per_source), int(self.pairs_given)], np.int64),
+            np.array([least, least if self.review is None else weight_of(self.review)]),
+            np.array([self.stored.index(StoredColumn(name, "raw")) for name, _ in self.golden], np.int64),
+            np.array([SURVIVORSHIP.index(rule) for _, rule in self.golden], np.int64),
+        )
+        object.__setattr__(self, "settings", settings)
 
     @property
     def verb(self) -> str:
@@ -164,8 +174,9 @@ class Resolve:
         """Cost a record: what is looked at in its blocks, and its component."""
         rows = inputs[0]
         rejected: list[tuple[str, Batch]] = []
-        if rows.frame[self.record].null_count():
-            there = rows.frame[self.record].is_not_null().to_numpy()
+        ids = rows.frame.get_column(self.record)
+        if ids.null_count():
+            there = ids.is_not_null().to_numpy()
             rejected.append(("record_is_null", rows.filter(~there)))
             rows = rows.filter(there)
         given = Given(np.zeros(len(rows) + 1, np.int64), np.empty(0, np.int64), np.empty(0))
@@ -201,8 +212,9 @@ class Resolve:
     ) -> tuple[Operations, np.ndarray[tuple[int, int], np.dtype[np.int64]], Int64s]:
         """What is to be done, in order of position; meta and input row of each operation."""
         values = intern_frame(state.kept, rows.frame, self.stored, self.model, self.program)
-        mine = state.keys.intern(keys_of(rows.frame, [self.record]))
         n = len(rows)
+        ids = rows.frame.get_column(self.record)
+        mine = state.keys.intern(keys_of_few(ids.to_list()) if n <= FEW else keys_of(rows.frame, [self.record]))
         ops = np.empty((n, 4), np.int64)
         ops[:, 0], ops[:, 1], ops[:, 2], ops[:, 3] = RECORD, mine, -1, np.arange(n)
         metas = rows.meta
@@ -260,13 +272,6 @@ class Resolve:
 
     def _apply(self, state: Tables, todo: Operations, *, may_command: bool) -> Told:
         """Runs the kernel over the operations, as often as it asks for room."""
-        least = weight_of(self.threshold)
-        settings = Settings(
-            np.array([self.block_cap, self.mode, int(self.one_per_source), int(self.pairs_given)], np.int64),
-            np.array([least, least if self.review is None else weight_of(self.review)]),
-            np.array([self.stored.index(StoredColumn(name, "raw")) for name, _ in self.golden], np.int64),
-            np.array([SURVIVORSHIP.index(rule) for _, rule in self.golden], np.int64),
-        )
         told = Told.nothing(len(self.golden))
         done, k = 0, todo.ops.shape[0]
         edges = 2 * EDGES_KEPT + 2
@@ -281,7 +286,7 @@ class Resolve:
                 block_cap=self.block_cap,
             )  # fmt: skip
             done = apply(
-                done, todo, settings, scorer(self.program, state.kept), state.kept.counts, state.records,
+                done, todo, self.settings, scorer(self.program, state.kept), state.kept.counts, state.records,
                 state.blocks(self.program.entry_rule), state.edges, state.entities, state.counters,
                 state.retired if may_command else None, room(), made, edges,
             )  # fmt: skip
