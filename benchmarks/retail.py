@@ -270,10 +270,11 @@ def main(
         f"{run['rows']:,} rows of {first} to {last}, seed {seed}: {run['rows_per_second']:,.0f} rows/s on one core, "
         f"{run['cpu_us_per_row']:.1f} CPU µs a row (median of {rounds}); at most {run['peak_mb']:,.0f} MB"
     )
-    quarters = ((f"up to {n + 1}/4", one) for n, one in enumerate(run["persons"]["quarters"]))
-    for name, one in (*quarters, ("in the end", run["persons"])):
+    shares = ((f"up to {share}", one) for share, one in run["persons"]["by_share"].items())
+    for name, one in (*shares, ("in the end", run["persons"])):
         console.print(
-            f"  persons {name}: F1 {one['f1']:.5f}, precision {one['precision']:.5f}, "
+            f"  persons {name}: F1 {one['f1']:.5f}, B-cubed F1 {one['b_cubed_f1']:.5f}, "
+            f"precision {one['precision']:.5f}, "
             f"orders with returns {one['order_return_recall']:.5f}, {one['entities']:,} found of {one['persons']:,}"
         )
     table = Table(title="where the time goes (a run in which every step is timed)", title_justify="left")

@@ -27,11 +27,13 @@ import polars as pl
 
 from streamproc.batch import ACCOUNT, C1, EVENT_TIME, ROW, WIDTH, Batch
 from streamproc.contracts.model import Field, Schema
+from streamproc.entities.block_keys import block_keys, entry_rules
 from streamproc.entities.cluster_quality import calibration, cluster_quality
 from streamproc.entities.comparisons import Block, Comparison
 from streamproc.entities.interning import texts_of_keys
 from streamproc.entities.linkage_model import LinkageModel, posterior
 from streamproc.entities.proposing import propose_blocks, propose_comparisons
+from streamproc.entities.quality_curve import blocking_recall
 from streamproc.entities.resolve import Resolve, resolve
 from streamproc.entities.scoring import pair_weights, scorer
 from streamproc.entities.splink_model import splink_rule
@@ -105,16 +107,6 @@ def entities_of(state: Tables) -> pl.DataFrame:
     return pl.DataFrame({"record": texts_of_keys(state.keys, slots), "found": state.entity[slots]})
 
 
-def blocking_recall(frame: pl.DataFrame, blocks: tuple[Block, ...]) -> float:
-    """The share of true pairs that agree in a block."""
-    pairs = frame.join(frame, on="truth", suffix="_b").filter(pl.col("record") < pl.col("record_b"))
-    agree = pl.any_horizontal(
-        pl.all_horizontal((pl.col(column) == pl.col(f"{column}_b")).fill_null(False) for column, _ in one.parts)
-        for one in blocks
-    )
-    return float(pairs.select(agree.mean()).item() or 0.0)
-
-
 def calibrated(step: Resolve, state: Tables, frame: pl.DataFrame) -> tuple[float, list[dict[str, Any]]]:
     """Expected calibration error of the posterior over all pairs that agree in a block, which the state weighs."""
     lists = []
@@ -181,7 +173,6 @@ def one_set(name: str, frame: pl.DataFrame, fields: list[str], shuffles: int, *,
     comparisons, blocks = propose_comparisons(frame, fields), propose_blocks(frame, fields)
     told: dict[str, Any] = {
         "set": name, "records": frame.height, "blocks": [str(one) for one in blocks],
-        "blocking_recall": blocking_recall(frame, blocks),
     }  # fmt: skip
     runs = []
     for seed in range(shuffles):
@@ -196,6 +187,8 @@ def one_set(name: str, frame: pl.DataFrame, fields: list[str], shuffles: int, *,
         quality = asdict(cluster_quality(both["found"], both["truth"]))
         runs.append(quality | {"train_s": trained, "records_per_s": frame.height / seconds})
         if seed == 0:
+            keys, rules = block_keys(shuffled, model), entry_rules(model)
+            told["blocking_recall"] = blocking_recall(keys, rules, shuffled["truth"])
             told["calibration_error"], told["calibration"] = calibrated(step, state, shuffled)
     told["ours"] = runs[0]
     told["f1_spread"] = max(run["f1"] for run in runs) - min(run["f1"] for run in runs)

@@ -27,6 +27,7 @@ _VERBS: Final = {
     "explain": ("streamproc.cli.explain:explain", "Make a decision again from its log, and say why it is so."),
     "explain-match": ("streamproc.cli.linkage:explain_match", "Say why two records match, weight by weight."),
     "freshness": ("streamproc.cli.freshness:freshness", "Say how late rows came, against what contracts promise."),
+    "judge-linkage": ("streamproc.cli.linkage:judge_linkage", "Hold entities against a known truth."),
     "lineage": ("streamproc.cli.lineage:lineage", "Say which source columns each written column is made of."),
     "manifest": ("streamproc.cli.manifest:manifest", "Write a compose file and Kubernetes manifests."),
     "model": ("streamproc.cli.model:model", "Keep, compare, rebuild, export and retrain models."),

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from streamproc.cli.demo_score import judged_events, lifetime_values, person_quality, quarters
+from streamproc.cli.demo_score import by_share, judged_events, lifetime_values, person_quality
 from streamproc.ports import Log
 from streamproc.runtime.binding import Binding
 from streamproc.runtime.reading import read_topic
@@ -35,7 +35,7 @@ def story_facts(topics: Mapping[str, pl.DataFrame], truth: pl.DataFrame) -> dict
     return {
         "persons": {
             **asdict(person_quality(judged, "found")),
-            "quarters": [asdict(one) for one in quarters(judged)],
+            "by_share": {share: asdict(one) for share, one in by_share(judged).items()},
             "doubtful_pairs": topics["doubts"].height,
         },
         "model": model_facts(topics["metrics"]),

@@ -143,11 +143,12 @@ def _topology(facts: Facts) -> str:
 def _persons(facts: Facts) -> str:
     columns = [("up to quarter", "", "text"), ("events", "events", ""), ("persons", "persons", ""),
                ("found", "entities", ""), ("precision", "precision", ".4f"), ("recall", "recall", ".4f"),
-               ("F1", "f1", ".4f"), ("orders with returns", "order_return_recall", ".4f")]  # fmt: skip
-    rows = {**numbered(facts, "persons/quarters"), "in the end": "persons"}
+               ("F1", "f1", ".4f"), ("B-cubed F1", "b_cubed_f1", ".4f"),
+               ("orders with returns", "order_return_recall", ".4f")]  # fmt: skip
+    rows = {**named(facts, "persons/by_share"), "in the end": "persons"}
     return (
-        "<p>Pairs of events that are said to be of one person, against the truth, which no topology reads: up to each "
-        f"quarter of the stream as it was told then, and in the end.</p>{table(facts, columns, rows)}"
+        "<p>Pairs of events that are said to be of one person, against the truth, which no topology reads: up to "
+        f"parts of the stream as it was told then, and in the end.</p>{table(facts, columns, rows)}"
         f"<p>{facts.shown('persons/doubtful_pairs')} pairs wait for a person to decide.</p>"
     )
 

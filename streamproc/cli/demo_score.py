@@ -13,14 +13,15 @@ import polars as pl
 
 from streamproc.entities.cluster_quality import cluster_quality
 
-QUARTERS: Final = 4
+SHARES: Final = (10, 25, 50, 100)
+"""Percent of the events after which the quality of what was told is looked at."""
 _TOPIC_OF: Final = {"orders": "sales.orders", "returns": "service.returns", "contacts": "marketing.contacts"}
 
 
 @dataclass(frozen=True, slots=True)
 class PersonQuality:
     """Of pairs of events: how many that were found are true, how many true ones were found, and what holds of an order
-    and a return of one person.
+    and a return of one person; B-cubed asks of each event how far its entity is its person.
 
     events   of persons, which are those that are judged
     persons  that there are; entities: that were found
@@ -32,6 +33,7 @@ class PersonQuality:
     precision: float
     recall: float
     f1: float
+    b_cubed_f1: float
     order_return_recall: float
 
 
@@ -61,14 +63,13 @@ def person_quality(judged: pl.DataFrame, by: str) -> PersonQuality:
     pairs = cluster_quality(judged[by], judged["person"])
     return PersonQuality(
         judged.height, judged["person"].n_unique(), judged[by].n_unique(), pairs.precision, pairs.recall, pairs.f1,
-        _order_return_recall(judged, by),
+        pairs.b_cubed_f1, _order_return_recall(judged, by),
     )  # fmt: skip
 
 
-def quarters(judged: pl.DataFrame) -> list[PersonQuality]:
-    """The quality of what was told up to the end of each quarter of the stream."""
-    ends = [judged.height * (n + 1) // QUARTERS for n in range(QUARTERS)]
-    return [person_quality(judged.head(end), "told") for end in ends]
+def by_share(judged: pl.DataFrame) -> dict[str, PersonQuality]:
+    """The quality of what was told up to parts of the stream, by percent of its events."""
+    return {f"{share} %": person_quality(judged.head(judged.height * share // 100), "told") for share in SHARES}
 
 
 def lifetime_values(judged: pl.DataFrame, customers: pl.DataFrame) -> pl.DataFrame:

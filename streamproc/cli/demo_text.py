@@ -13,11 +13,11 @@ def tell_facts(answer: dict[str, Any]) -> None:
     """Persons, worth, model, drift, decisions and alerts, as tables."""
     persons, worth = answer["persons"], answer["worth"]
     put_table(
-        "who is who: pairs of events that are of one person, against the truth, up to each quarter of the stream",
-        ("up to", "events", "persons", "found", "precision", "recall", "F1", "orders with returns"),
-        [(f"{n + 1}/4" if n < 4 else "in the end", one["events"], one["persons"], one["entities"],
-          *(f"{one[key]:.4f}" for key in ("precision", "recall", "f1", "order_return_recall")))
-         for n, one in enumerate((*persons["quarters"], persons))],
+        "who is who: pairs of events that are of one person, against the truth, up to parts of the stream",
+        ("up to", "events", "persons", "found", "precision", "recall", "F1", "B-cubed F1", "orders with returns"),
+        [(share, one["events"], one["persons"], one["entities"],
+          *(f"{one[key]:.4f}" for key in ("precision", "recall", "f1", "b_cubed_f1", "order_return_recall")))
+         for share, one in (*persons["by_share"].items(), ("in the end", persons))],
     )  # fmt: skip
     click.echo(
         f"lifetime value of {worth['entities']:,} persons: {worth['said']:,.2f} EUR; by the truth "

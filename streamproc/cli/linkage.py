@@ -1,14 +1,15 @@
-"""`train-linkage` and `explain-match`: what a linkage is learned from, and why two records match."""
+"""`train-linkage`, `explain-match`, `judge-linkage`: learn a linkage, say why two records match, judge entities."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from streamproc.cli.kernels import compiling
-from streamproc.cli.render import counted, put_json
+from streamproc.cli.render import counted, put_json, put_table
 from streamproc.cli.workspace import Workspace, workspace_options
 from streamproc.errors import InputError, UnknownColumn, did_you_mean
 
@@ -140,6 +141,66 @@ def explain_match(
         put_json(told.to_dict())
     else:
         click.echo(told.to_text())
+
+
+@click.command("judge-linkage")
+@click.argument("events")
+@click.option("--truth", required=True, help="A file or a topic that says of which person each record is.")
+@click.option("--record", "column", default="record_id", show_default=True, help="Its column of a record's id.")
+@click.option("--person", default="person", show_default=True, help="Its column of the person.")
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="The linkage, for the recall of its blocks; needs --records.",
+)
+@click.option("--records", default="", help="A file or a topic of the records, for the recall of blocks.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.  [default: text]")
+@workspace_options
+def judge_linkage(
+    events: str, truth: str, column: str, person: str, model: Path | None, records: str, as_json: bool,
+    workspace: Workspace,
+) -> None:  # fmt: skip
+    """Hold EVENTS, what `entity_rows("events")` wrote of a run, against a known truth: how good were entities after 10,
+    25, 50 and 100 % of the records?
+
+    EVENTS is a topic of one partition, or a file (.parquet) of its rows in order.
+    """
+    import polars as pl
+
+    from streamproc.entities.linkage_model import LinkageModel
+    from streamproc.entities.quality_curve import quality_curve
+
+    told = _read(events, workspace)
+    for name in ("event", "entity_id", "records"):
+        _require(told, name, events)
+    if "_partition" in told.columns and told["_partition"].n_unique() > 1:
+        raise InputError(
+            f"'{events}' has several partitions, and so no order", hint="run it with one partition of this topic"
+        )
+    known = _read(truth, workspace)
+    for name in (column, person):
+        _require(known, name, truth)
+    linkage, rows = None, None
+    if (model is None) != (not records):
+        raise InputError("the recall of blocks needs both --model and --records")
+    if model is not None:
+        linkage, rows = LinkageModel.from_json(model.read_text(encoding="utf-8")), _read(records, workspace)
+        for name in (column, *dict.fromkeys(name for rule in linkage.blocks for name in rule.columns)):
+            _require(rows, name, records)
+        rows = rows.with_columns(record=pl.col(column).cast(pl.String))
+    people = known.select(record=pl.col(column).cast(pl.String), person=pl.col(person).cast(pl.String)).drop_nulls()
+    with compiling():
+        curve = quality_curve(told, people, model=linkage, records=rows)
+    if as_json:
+        put_json({"events": events, "curve": [asdict(one) for one in curve]})
+        return
+    put_table(
+        f"entities of {events} against {truth}: what had been told after so much of the stream",
+        ("of the stream", "records", "people", "found", "precision", "recall", "F1", "B-cubed F1", "recall of blocks"),
+        [(f"{one.share} %", one.records, one.people, one.entities, f"{one.quality.precision:.4f}",
+          f"{one.quality.recall:.4f}", f"{one.quality.f1:.4f}", f"{one.quality.b_cubed_f1:.4f}",
+          "" if one.blocking_recall is None else f"{one.blocking_recall:.4f}") for one in curve],
+    )  # fmt: skip
 
 
 def _require(frame: pl.DataFrame, column: str, records: str) -> None:

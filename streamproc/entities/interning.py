@@ -82,12 +82,15 @@ def intern_frame(
     kept.numbers = grow(kept.numbers, capacity)
     kept.rarity = grow(kept.rarity, capacity)
     kept.signatures = grow(kept.signatures, capacity)
-    kept.words.starts = grow(kept.words.starts, capacity)
+    worded = any(one.form == "words" for one in stored)
+    if worded:
+        kept.words.starts = grow(kept.words.starts, capacity)
     new = np.flatnonzero(fresh)
     if new.size:
         kept.counts[slots[new]] = 0
         kept.rarity[slots[new]] = 0.0
-        kept.words.starts[slots[new]] = 0
+        if worded:
+            kept.words.starts[slots[new]] = 0
         columns = at[new] // n
         # Behind the letter that names the stored column.
         sign(keys.buffer, keys.starts[new] + 1, keys.ends[new], slots[new], _POINTS, kept.signatures)

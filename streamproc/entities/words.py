@@ -23,7 +23,10 @@ from streamproc.ports import Bytes, Int64s
 
 @dataclass(slots=True)
 class ValueWords:
-    """Per value, `starts` (int64[values, 2]: begin and count) into hashes and weights; `used` of these are taken."""
+    """Per value, `starts` (int64[values, 2]: begin and count) into hashes and weights; `used` of these are taken.
+
+    No rows at all where no column is read as words.
+    """
 
     starts: Int64s
     hashes: UInt64s
@@ -94,6 +97,8 @@ def add_words(
 
 def forget_words(kept: ValueWords, slots: Int64s) -> None:
     """Values that are gone have no words any more."""
+    if not kept.starts.size:
+        return
     kept.starts[slots, 1] = 0
     live = int(kept.starts[:, 1].sum())
     if kept.used > 1024 and live < kept.used // 2:

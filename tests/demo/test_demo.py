@@ -90,7 +90,7 @@ def test_the_demo_writes_the_bytes_that_it_has_always_written(demo: DemoRun) -> 
 def test_the_demo_finds_persons_without_a_key(demo: DemoRun) -> None:
     persons = demo.answer["persons"]
     assert persons["events"] == 10_244 and persons["persons"] == 3_127
-    for quality in (persons, *persons["quarters"]):
+    for quality in (persons, *persons["by_share"].values()):
         assert quality["f1"] >= 0.99 and quality["precision"] >= 0.999 and quality["order_return_recall"] >= 0.97
     assert abs(demo.answer["worth"]["said"] - demo.answer["worth"]["true"]) < 0.01 * demo.answer["worth"]["true"]
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import json
+from pathlib import Path
 
 import polars as pl
 import pytest
 
 from connectors.registry import FolderRegistry
+from streamproc.cli.app import run as command
 from streamproc.cli.workspace import load_topology
 from streamproc.entities.cluster_quality import cluster_quality
+from streamproc.entities.quality_curve import quality_curve
 from streamproc.runtime.workspace import shipped_contracts
 from streamproc.testing.drive import Driven, drive
 from topologies.people.load import RECORDS, read_records, truth
+from topologies.people.topology import LINKAGE
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +46,46 @@ def test_every_record_has_one_row_and_every_entity_one_golden_record(run: Driven
     sizes = golden.filter(pl.col("entity_id").is_in(now.unique().implode()))
     assert sizes["size"].sum() == 5_000
     assert sizes.filter(pl.col("surname").is_not_null() & pl.col("surname_from").is_null()).height == 0
+
+
+def test_quality_is_told_at_parts_of_the_stream_and_agrees_with_a_count_by_hand(run: Driven) -> None:
+    people = truth().rename({"record_id": "record"})
+    curve = quality_curve(
+        run["entity_events"], people, model=LINKAGE, records=read_records().rename({"record_id": "record"})
+    )
+    assert [(one.share, one.records) for one in curve] == [(10, 500), (25, 1_250), (50, 2_500), (100, 5_000)]
+    for one in curve:
+        by_hand = entities_at(run, one.records)
+        assert one.quality == cluster_quality(by_hand["entity_id"], by_hand["person"])
+        assert one.entities == by_hand["entity_id"].n_unique() and one.people == by_hand["person"].n_unique()
+        assert one.blocking_recall == pytest.approx(pairs_in_blocks(one.records), abs=1e-12)
+
+
+def test_the_command_prints_the_curve(
+    run: Driven, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    run["entity_events"].write_parquet(tmp_path / "events.parquet")
+    truth().write_csv(tmp_path / "truth.csv")
+    judge = ["judge-linkage", str(tmp_path / "events.parquet"), "--truth", str(tmp_path / "truth.csv")]
+    assert command([*judge, "--json"]) == 0
+    curve = json.loads(capsys.readouterr().out)["curve"]
+    assert [one["share"] for one in curve] == [10, 25, 50, 100] and curve[-1]["quality"]["f1"] >= 0.998
+    assert command(judge) == 0
+    assert "B-cubed F1" in capsys.readouterr().out
+    assert command([*judge, "--person", "nobody"]) == 2
+    assert "has no column 'nobody'" in capsys.readouterr().err
+
+
+def pairs_in_blocks(records: int) -> float:
+    """Which true pairs agree in a rule, pair by pair."""
+    rows = read_records().head(records).join(truth(), on="record_id").to_dicts()
+    people: dict[str, list[dict[str, object]]] = {}
+    for row in rows:
+        people.setdefault(row["person"], []).append(row)
+    pairs = [pair for group in people.values() for pair in itertools.combinations(group, 2)]
+    rules = [[column for column, _ in rule.parts] for rule in LINKAGE.blocks]
+    found = [any(all(a[name] is not None and a[name] == b[name] for name in rule) for rule in rules) for a, b in pairs]
+    return sum(found) / len(found)
 
 
 def entities_at(run: Driven, records: int) -> pl.DataFrame:

@@ -25,6 +25,7 @@ MINUTE = 60_000_000
 ORDERS = sp.source("orders", contract=ORDER, lateness="3m")
 RULES: dict[str, Any] = {
     "price_above_zero": pl.col("price") > 0,
+    "price_below_9": sp.rule.row(pl.col("price") < 9, at_most=0.2),
     "known_status": sp.rule.one_of("status", ["new", "paid"], at_most=0.25),
     "prices_there": sp.rule.null_rate("price", at_most=0.3),
     "no_repeats": sp.rule.duplicates("order_id"),
@@ -81,6 +82,7 @@ def expected(frame: pl.DataFrame) -> dict[str, list[tuple[Any, ...]]]:
             return broken > 0, broken
         tests = {
             "price_above_zero": (lambda row: row["price"] is not None and row["price"] > 0, 0.0),
+            "price_below_9": (lambda row: row["price"] is not None and row["price"] < 9, 0.2),
             "known_status": (lambda row: row["status"] in ("new", "paid"), 0.25),
             "prices_there": (lambda row: row["price"] is not None, 0.3),
         }

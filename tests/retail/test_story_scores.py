@@ -8,7 +8,7 @@ import pytest
 from told_story import Told
 
 from streamproc.cli.demo_facts import model_facts
-from streamproc.cli.demo_score import lifetime_values, person_quality, quarters
+from streamproc.cli.demo_score import by_share, lifetime_values, person_quality
 from topologies.retail.make_story import CONTACTS, ORDERS, RATES, RETURNS
 from topologies.retail.risk import HORIZON
 from topologies.retail.value import MAIL_CENTS
@@ -45,9 +45,9 @@ def priced(told: Told) -> pl.DataFrame:
         return base.sql(SQL).pl()
 
 
-def test_persons_are_found_over_the_whole_slice_and_at_each_quarter(told: Told) -> None:
+def test_persons_are_found_over_the_whole_slice_and_at_parts_of_it(told: Told) -> None:
     whole = person_quality(told.judged, "found")
-    for quality in (whole, person_quality(told.judged, "told"), *quarters(told.judged)):
+    for quality in (whole, person_quality(told.judged, "told"), *by_share(told.judged).values()):
         assert quality.f1 >= 0.99 and quality.precision >= 0.999 and quality.order_return_recall >= 0.97, quality
     assert whole.events == told.story.truth["person"].count() - _refused(told)
     assert whole.persons > 2_000

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,17 +13,21 @@ import polars as pl
 from streamproc.batch import EVENT_TIME, LATE, Batch, Meta
 from streamproc.contracts.model import Field, Schema
 from streamproc.event_time import MIN_TIME
+from streamproc.hashing import frozen
+from streamproc.kernels import kernel
 from streamproc.keys import key_kinds, keys_of
 from streamproc.operator import Output, StepTime, StreamType
 from streamproc.operators.evaluation import in_columns
 from streamproc.operators.expressions import check_predicate, expression_columns
 from streamproc.operators.quality.rule import Rule
 from streamproc.operators.released import released_meta, released_up_to
-from streamproc.ports import Int64s
+from streamproc.ports import Bytes, Int64s
 from streamproc.state import KeyTable, grow
 
 COUNTS = Schema((Field("rule", pl.String()), Field("rows", pl.Int64()), Field("broken", pl.Int64())))
 _END = "\x00window"
+_NO_BYTES: Final = np.empty(0, np.uint8)
+_BITS: Final = np.array([byte.bit_count() for byte in range(256)])
 
 
 @dataclass(slots=True)
@@ -174,10 +178,31 @@ def _kept(
     if (number[1:] < number[:-1]).any():
         order = np.argsort(number, kind="stable")
         made, number = made[order], number[order]
-    bounds = np.searchsorted(number, np.arange(windows + 1)).tolist()
-    columns = made.get_columns()
-    spans = [(start, stop - start) for start, stop in itertools.pairwise(bounds)]
-    return np.array([[column.slice(*span).sum() or 0 for column in columns] for span in spans], np.int64)
+    bounds = np.searchsorted(number, np.arange(windows + 1))
+    counts = np.empty((windows, made.width), np.int64)
+    for place, column in enumerate(made.get_columns()):
+        array: Any = column.rechunk().to_arrow()
+        valid, bits = (_NO_BYTES if one is None else np.frombuffer(one, np.uint8) for one in array.buffers())
+        _ones(frozen(bits), frozen(valid), array.offset, bounds, counts[:, place])
+    return counts
+
+
+@kernel
+def _ones(bits: Bytes, valid: Bytes, offset: int, bounds: Int64s, out: npt.NDArray[np.int64]) -> None:
+    """Writes how many bits are set between each bound and the next one; `valid` is empty where none is null."""
+    for window in range(bounds.size - 1):
+        begin, end = bounds[window] + offset, bounds[window + 1] + offset
+        total = 0
+        for at in range(begin >> 3, (end + 7) >> 3 if end > begin else begin >> 3):
+            byte = np.int64(bits[at])
+            if valid.size:
+                byte &= np.int64(valid[at])
+            if at == begin >> 3:
+                byte &= 255 << (begin & 7)
+            if at == end >> 3:
+                byte &= (1 << (end & 7)) - 1
+            total += _BITS[byte]
+        out[window] = total
 
 
 def _repeated(seen: Seen, frame: pl.DataFrame, columns: tuple[str, ...], ends: Int64s) -> npt.NDArray[np.bool_]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from streamproc.batch import EVENT_TIME, Batch
 from streamproc.contracts.model import Schema
+from streamproc.kernels import kernel, tight
 from streamproc.operator import Output, StepTime, StreamType
 from streamproc.operators.explode import child_meta
 from streamproc.operators.quality.alerts import ALERT, CLEARED, ONGOING, RAISED, STATUS
@@ -33,6 +35,11 @@ class Standing:
     broken: Int64s
     all_windows: Int64s
     all_broken: Int64s
+
+    @property
+    def arrays(self) -> tuple[Int64s, ...]:
+        """All of them, as the kernel gets them."""
+        return (self.since, self.told, self.last, self.windows, self.broken, self.all_windows, self.all_broken)
 
 
 _NEVER = -(2**63)
@@ -61,93 +68,112 @@ class RuleVerdicts:
         return Standing(never, never.copy(), never.copy(), none, none.copy(), none.copy(), none.copy())
 
     def process(self, state: Standing, inputs: tuple[Batch, ...], time: StepTime) -> tuple[Standing, Output]:
-        """Goes through the counts one by one: there are as many as rules, once a window."""
+        """Cost O(counts), of which there are as many as rules, once a window."""
         (batch,) = inputs
-        places = {name: place for place, (name, _) in enumerate(self.declared)}
-        parents: list[int] = []
-        ordinals: list[int] = []
-        alerts: list[tuple[object, ...]] = []
-        # The time of a count is the end of its window: of the column `window_start` nothing is needed.
-        moments = batch.meta[:, EVENT_TIME].tolist()
-        counts = zip(batch.frame["rule"], batch.frame["rows"], batch.frame["broken"], moments, strict=True)
-        for row, (name, rows, broken, moment) in enumerate(counts):
-            place = places.get(name, -1)
-            if place < 0:  # A rule of another declaration.
-                continue
-            made = self._judged(state, place, int(rows or 0), int(broken or 0), self._end(moment))
-            alerts += [(name, *alert) for alert in made]
-            parents += [row] * len(made)
-            ordinals += range(len(made))
-        frame = pl.DataFrame(alerts, schema=_PLAIN, orient="row").with_columns(pl.col("status").cat.to(STATUS))
-        index = np.array(parents, np.int64)
+        known = {name: place for place, (name, _) in enumerate(self.declared)}
+        counts = batch.frame.select(pl.col("rows", "broken").fill_null(0).cast(pl.Int64))
+        # The time of a count is the end of its window, at most a microsecond later: `window_start` is not needed.
+        ends = batch.meta[:, EVENT_TIME] // self.span_us * self.span_us
+        # A rule of another declaration has no place.
+        places = np.array([known.get(name, -1) for name in batch.frame["rule"].to_list()], np.int64)
+        alerts, measured = judge(
+            places, counts["rows"].to_numpy(), counts["broken"].to_numpy(), ends, self._bounds(), self._shares(),
+            np.array([self.span_us, self.remind_us]), state.arrays,
+        )  # fmt: skip
+        names = pl.Series("rule", [name for name, _ in self.declared], dtype=pl.String)
+        columns = {name: alerts[:, column] for column, name in enumerate(_NUMBERS, _STATUS)}
+        frame = pl.DataFrame({"rule": names[pl.Series(alerts[:, _PLACE])], **columns, "measured": measured})
+        frame = frame.with_columns(pl.col("status").cast(pl.UInt8).cat.to(STATUS))
+        index = alerts[:, _PARENT].copy()
         children = batch.take(index)
-        meta = child_meta(children.meta, np.array(ordinals, np.int64)) if index.size else children.meta
+        meta = child_meta(children.meta, alerts[:, _ORDINAL].copy()) if index.size else children.meta
         return state, Output(Batch(frame.cast(ALERT.polars()), meta, children.keys))
 
-    def _end(self, moment: int) -> int:
-        """The end of the window whose counts were brought together at this moment, at most a microsecond later."""
-        return moment // self.span_us * self.span_us
+    def _bounds(self) -> Int64s:
+        """int64[rules, 3]: whether it is of volume, the fewest rows and the most, -1 for none."""
+        return np.array(
+            [
+                (rule.kind == "volume", rule.at_least, -1 if rule.at_most is None else int(rule.at_most))
+                for _, rule in self.declared
+            ],
+            np.int64,
+        )
 
-    def _judged(self, state: Standing, place: int, rows: int, broken: int, end: int) -> list[tuple[object, ...]]:
-        """The alerts of one rule for one window."""
-        rule = self.declared[place][1]
-        made: list[tuple[object, ...]] = []
-        start, last = end - self.span_us, int(state.last[place])
-        if rule.kind == "volume" and rule.at_least > 0 and last != _NEVER and start > last:
-            made += self._met(state, place, (last, start), (start - last) // self.span_us, 0, 0, 0.0, broke=True)
-        state.last[place] = end
-        if rule.kind == "volume":
-            broke = rows < rule.at_least or (rule.at_most is not None and rows > rule.at_most)
-            measured = float(rows)
+    def _shares(self) -> npt.NDArray[np.float64]:
+        return np.array([rule.at_most or 0.0 for _, rule in self.declared])
+
+
+_PARENT, _ORDINAL, _PLACE, _STATUS = range(4)
+_NUMBERS = ("status", "since", "window_start", "window_end", "windows", "broken", "rows")
+_WIDTH = _STATUS + len(_NUMBERS)
+_SINCE, _TOLD, _LAST, _WINDOWS, _BROKEN, _ALL_WINDOWS, _ALL_BROKEN = range(7)
+
+
+@kernel
+def judge(
+    places: Int64s, rows: Int64s, broken: Int64s, ends: Int64s, bounds: Int64s, shares: npt.NDArray[np.float64],
+    spans: Int64s, standing: tuple[Int64s, ...],
+) -> tuple[Int64s, npt.NDArray[np.float64]]:  # fmt: skip
+    """The alerts of counts, one after the other: int64[alerts, 10], see `_PARENT` and `_NUMBERS`, and their measures.
+
+    bounds, shares  see `RuleVerdicts`; spans: of a window and between reminders
+    """
+    out = np.empty((2 * places.size, _WIDTH), np.int64)
+    measured = np.empty(2 * places.size, np.float64)
+    n = 0
+    for row in range(places.size):
+        place = places[row]
+        if place < 0:
+            continue
+        before = n
+        volume, end = bounds[place, 0] == 1, ends[row]
+        start, last = end - spans[0], standing[_LAST][place]
+        if volume and bounds[place, 1] > 0 and last != _NEVER and start > last:
+            measured[n] = 0.0
+            n += _met(out[n], place, last, start, (start - last) // spans[0], 0, 0, True, spans[1], standing)
+        standing[_LAST][place] = end
+        counted = broken[row]
+        if volume:
+            counted = rows[row]
+            broke = counted < bounds[place, 1] or (bounds[place, 2] >= 0 and counted > bounds[place, 2])
+            measured[n] = np.float64(counted)
         else:
-            measured = broken / rows if rows else 0.0
-            broke = broken > 0 and measured > (rule.at_most or 0.0)
-        counted = rows if rule.kind == "volume" else broken
-        return [*made, *self._met(state, place, (start, end), 1, counted, rows, measured, broke=broke)]
-
-    def _met(
-        self, state: Standing, place: int, window: tuple[int, int], windows: int, broken: int, rows: int,
-        measured: float, *, broke: bool,
-    ) -> list[tuple[object, ...]]:  # fmt: skip
-        start, end = window
-        raised = int(state.since[place]) != _NEVER
-        if not broke:
-            if not raised:
-                return []
-            since = int(state.since[place])
-            state.since[place] = _NEVER
-            return [
-                (
-                    CLEARED,
-                    since,
-                    start,
-                    end,
-                    int(state.all_windows[place]),
-                    int(state.all_broken[place]),
-                    rows,
-                    measured,
-                )
-            ]
-        if not raised:
-            state.since[place] = start
-            for counts in (state.windows, state.broken, state.all_windows, state.all_broken):
-                counts[place] = 0
-        state.windows[place] += windows
-        state.broken[place] += broken
-        state.all_windows[place] += windows
-        state.all_broken[place] += broken
-        if raised and end - int(state.told[place]) < self.remind_us:
-            return []
-        alert = (
-            ONGOING if raised else RAISED, int(state.since[place]), start, end, int(state.windows[place]),
-            int(state.broken[place]), rows, measured,
-        )  # fmt: skip
-        state.told[place] = end
-        state.windows[place] = state.broken[place] = 0
-        return [alert]
+            measured[n] = np.float64(counted) / np.float64(rows[row]) if rows[row] != 0 else 0.0
+            broke = counted > 0 and measured[n] > shares[place]
+        n += _met(out[n], place, start, end, 1, counted, rows[row], broke, spans[1], standing)
+        for made in range(before, n):
+            out[made, _PARENT], out[made, _ORDINAL], out[made, _PLACE] = row, made - before, place
+    return out[:n].copy(), measured[:n].copy()
 
 
-_PLAIN = {
-    "rule": pl.String, "status": pl.UInt8, "since": pl.Int64, "window_start": pl.Int64, "window_end": pl.Int64,
-    "windows": pl.Int64, "broken": pl.Int64, "rows": pl.Int64, "measured": pl.Float64,
-}  # fmt: skip
+@tight
+def _met(
+    out: Int64s, place: int, start: int, end: int, windows: int, broken: int, rows: int, broke: bool, remind: int,
+    standing: tuple[Int64s, ...],
+) -> int:  # fmt: skip
+    """What a window says of a rule: 1 if that is an alert, which is written to `out`."""
+    since = standing[_SINCE]
+    raised = since[place] != _NEVER
+    out[_STATUS + 2], out[_STATUS + 3], out[_STATUS + 6] = start, end, rows
+    if not broke:
+        if raised:
+            out[_STATUS], out[_STATUS + 1] = CLEARED, since[place]
+            out[_STATUS + 4], out[_STATUS + 5] = standing[_ALL_WINDOWS][place], standing[_ALL_BROKEN][place]
+            since[place] = _NEVER
+        return int(raised)
+    if not raised:
+        since[place] = start
+        for column in (_WINDOWS, _BROKEN, _ALL_WINDOWS, _ALL_BROKEN):
+            standing[column][place] = 0
+    standing[_WINDOWS][place] += windows
+    standing[_BROKEN][place] += broken
+    standing[_ALL_WINDOWS][place] += windows
+    standing[_ALL_BROKEN][place] += broken
+    if raised and end - standing[_TOLD][place] < remind:
+        return 0
+    out[_STATUS], out[_STATUS + 1] = ONGOING if raised else RAISED, since[place]
+    out[_STATUS + 4], out[_STATUS + 5] = standing[_WINDOWS][place], standing[_BROKEN][place]
+    standing[_TOLD][place] = end
+    standing[_WINDOWS][place] = 0
+    standing[_BROKEN][place] = 0
+    return 1
