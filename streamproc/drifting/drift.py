@@ -13,7 +13,6 @@ import polars as pl
 from streamproc.batch import C1, Batch, Meta
 from streamproc.contracts.model import Field, Schema
 from streamproc.drifting.alarms import ALARM, absorb_all, alarm_batch, at_rows, picture, place
-from streamproc.drifting.columns import ranked, require_columns
 from streamproc.drifting.evidence import (
     ROWS,
     SERIAL,
@@ -26,10 +25,12 @@ from streamproc.drifting.evidence import (
     watch,
 )
 from streamproc.drifting.river_tests import river_test
-from streamproc.drifting.windows import TESTS, WindowTest
+from streamproc.drifting.windows import WindowTest
 from streamproc.errors import DefinitionError
 from streamproc.graph import Step
 from streamproc.operator import Output, StepTime, StreamType
+from streamproc.operators.ranked_columns import ranked, require_columns
+from streamproc.operators.two_samples import TESTS
 
 Floats = npt.NDArray[np.float64]
 Serial = Literal["raw", "whiten", "thin"]

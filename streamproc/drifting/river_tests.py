@@ -15,10 +15,10 @@ import numpy as np
 from streamproc.batch import C1, Batch
 from streamproc.contracts.model import Schema
 from streamproc.drifting.alarms import ALARM, absorb_all, alarm_batch, place
-from streamproc.drifting.columns import ranked, require_columns
 from streamproc.errors import DefinitionError, StateError
 from streamproc.models.snapshot import read_snapshot, unseeded_part, write_snapshot
 from streamproc.operator import Output, StepTime, StreamType
+from streamproc.operators.ranked_columns import ranked, require_columns
 from streamproc.state import Packed
 
 _KNOWN: Final = ("ADWIN", "KSWIN", "PageHinkley")

@@ -1,11 +1,13 @@
 """A linkage proposed from the records alone, by rules that are written here: a beginning, and no labels are needed.
 
 **Comparisons.** A column of digits, at least four of them on average, is compared for typing errors; fewer digits, or
-at most fifty different values, exactly; all other text as names whose rare values weigh more.
+at most fifty different values, exactly; text of six words and more on average as words, by the cosine of their weights;
+all other text as names whose rare values weigh more.
 
-**Blocks.** The cost of a block is the number of pairs that it brings, a record. Every column that alone costs at most
-four pairs a record is a block. Then pairs of columns, the cheapest first, until each column is in two blocks, where the
-columns of a pair are not blocks themselves, or one of them would else be in fewer than two.
+**Blocks.** The rare words of each text of words are a block. The cost of another block is the number of pairs that it
+brings, a record. Every column that alone costs at most four pairs a record is a block. Then pairs of columns, the
+cheapest first, until each column is in two blocks, where the columns of a pair are not blocks themselves, or one of
+them would else be in fewer than two.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ from typing import Final
 import polars as pl
 
 from streamproc.entities.comparisons import Block, Comparison, block, compare
+from streamproc.entities.stored_columns import WORD_PATTERN
 
 FEW_VALUES: Final = 50
 CHEAP: Final = 4.0
 EACH_IN: Final = 2
+MANY_WORDS: Final = 6.0
 
 
 def propose_comparisons(frame: pl.DataFrame, columns: Sequence[str]) -> tuple[Comparison, ...]:
@@ -40,6 +44,8 @@ def propose_comparisons(frame: pl.DataFrame, columns: Sequence[str]) -> tuple[Co
             made.append(compare(column, "typing"))
         elif float(digits) > 0.95 or texts.n_unique() <= FEW_VALUES:  # type: ignore[arg-type]
             made.append(compare(column))
+        elif _words(texts) >= MANY_WORDS:
+            made.append(compare(column, "words"))
         else:
             made.append(compare(column, "name", frequencies=True))
     return tuple(made)
@@ -62,7 +68,13 @@ def propose_blocks(frame: pl.DataFrame, columns: Sequence[str], *, cheap: float 
             chosen.append(names)
             for name in names:
                 met[name] += 1
-    return tuple(block(*names) for names in chosen)
+    titles = [name for name in columns if clean[name].n_unique() > FEW_VALUES and _words(clean[name]) >= MANY_WORDS]
+    return (*(block(*names) for names in chosen), *(block(f"rare({name})") for name in titles))
+
+
+def _words(texts: pl.Series) -> float:
+    """The mean number of words of texts."""
+    return float(texts.str.count_matches(WORD_PATTERN).mean() or 0.0)  # type: ignore[arg-type]
 
 
 def _pairs_a_record(frame: pl.DataFrame, names: Sequence[str]) -> float:

@@ -36,6 +36,7 @@ from streamproc.operators.aggregates import Aggregate
 from streamproc.operators.expressions import expression_columns, expression_uses
 from streamproc.operators.follow import LEAF, STEP, is_followed
 from streamproc.operators.join import DELETED
+from streamproc.operators.quality.drift_tally import DriftTally
 from streamproc.operators.quality.freshness import Freshness
 from streamproc.operators.quality.tally import RuleTally
 from streamproc.operators.quality.verdicts import RuleVerdicts
@@ -96,7 +97,7 @@ def domain_uses(operator: Operator, inputs: Sequence[StreamType], out: StreamTyp
             return _of_review(operator, inputs)
         case Drift() | WindowTest() | RiverTest() | SampleRatio():
             return summed(operator, inputs, out)
-        case RuleTally() | RuleVerdicts() | Freshness() | Retrain():
+        case RuleTally() | DriftTally() | RuleVerdicts() | Freshness() | Retrain():
             return summed(operator, inputs, out, timed=True)
     return None
 

@@ -14,9 +14,9 @@ from streams import DEPENDENT, INDEPENDENT, autoregressive, watched
 import streamproc as sp
 from streamproc.contracts.model import Field, Schema
 from streamproc.drifting.evidence import BINS, CELLS, no_evidence, wagers, watch
-from streamproc.drifting.windows import figure
 from streamproc.errors import DefinitionError, TypeMismatch, UnknownColumn
 from streamproc.operator import StreamType
+from streamproc.operators.two_samples import figure
 
 STREAMS, ROWS, RUN_LENGTH = 200, 5_000, 500
 

@@ -110,8 +110,12 @@ RATES = sp.canonical.ecb_rates(b"Date,USD,\n1970-01-02,1.5,\n1969-12-30,1.25,\n1
 COUNTING: Any = sp.rules(
     window="4s", positive=pl.col("i") > 0, nulls=sp.rule.null_rate("x", at_most=0.2), many=sp.rule.volume(at_most=2),
     again=sp.rule.duplicates("i"), both=sp.rule.duplicates("s", "k", at_most=0.5), newest=sp.rule.fresh(within="1s"),
+    shifted=sp.rule.drift("x", test="ks", reference=20, run_length=20, at_least=10),
+    texts=sp.rule.drift("s", reference=20, run_length=15, at_least=10),
 )  # fmt: skip
-VERDICTS: Any = sp.rules(window="2s", remind="5s", hot=pl.col("i") > 0, a=sp.rule.volume(at_least=2)).operator.watch[3]  # type: ignore[attr-defined]
+DRIFTING: Any = [Step(replace(step.operator, reference=4, at_least=3)) for step in COUNTING.operator.tallies[1:]]
+"""In laws streams are short."""
+VERDICTS: Any = sp.rules(window="2s", remind="5s", hot=pl.col("i") > 0, a=sp.rule.volume(at_least=2)).operator.watch[2]  # type: ignore[attr-defined]
 COUNTED = Schema((Field("rule", pl.String(), nullable=True), Field("rows", pl.Int64()), Field("broken", pl.Int64())))
 AGGREGATES = {
     "count": sp.count(), "count of a column": sp.count("x"), "total of floats": sp.total("x"),
@@ -165,7 +169,9 @@ LAWS: dict[str, tuple[Step, tuple[StreamType, ...]]] = {
         (KEYED,),
     ),
     "rules that only alert": (sp.rules(positive=pl.col("i") > 0), (PLAIN,)),
-    "rules' counts": (COUNTING.operator.watch[0], (PLAIN,)),
+    "rules' counts": (COUNTING.operator.tallies[0], (PLAIN,)),
+    "rules' drift": (DRIFTING[0], (PLAIN,)),
+    "rules' drift of texts": (DRIFTING[1], (PLAIN,)),
     "rules' verdicts": (VERDICTS, (StreamType(COUNTED, ("rule",)),)),
     "rules' freshness": (COUNTING.operator.fresh[0], (PLAIN,)),
     "require": (sp.require(positive=pl.col("i") > 0, finite=pl.col("x").is_finite()), (PLAIN,)),

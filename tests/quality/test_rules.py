@@ -12,7 +12,7 @@ import pytest
 import streamproc as sp
 from streamproc.batch import ROW, WIDTH, Batch
 from streamproc.contracts.avro_schema import parse_contract
-from streamproc.errors import DefinitionError, RuleBroken
+from streamproc.errors import DefinitionError, RuleBroken, UnknownColumn
 from streamproc.operator import StepTime
 from streamproc.testing import drive
 
@@ -219,3 +219,56 @@ def test_silence_is_told_by_the_clock_once_and_again_after_a_while_and_cleared()
 def test_rules_that_cannot_be_are_refused_where_they_are_written(made: Any, words: str) -> None:
     with pytest.raises(DefinitionError, match=words):
         made()
+
+
+def shifting(seed: int, minutes: int = 40, rows: int = 200) -> pl.DataFrame:
+    """Prices like those of the first minutes, but for minutes 20 to 26, which are dearer; 30 has few rows."""
+    random = np.random.default_rng(seed)
+    at = np.arange(minutes * rows) * (MINUTE // rows)
+    minute = at // MINUTE
+    price = random.lognormal(size=at.size) * np.where((minute >= 20) & (minute < 27), 2.0, 1.0)
+    moment = pl.Series(at).cast(pl.Datetime("us", "UTC"))
+    frame = pl.DataFrame({"order_id": np.arange(at.size), "price": price, "status": "new", "at": moment})
+    return frame.filter((minute != 30) | (at % MINUTE < MINUTE // 10))
+
+
+@pytest.mark.parametrize("test", ["psi", "ks", "chi2", "wasserstein"])
+def test_a_rule_of_drift_is_broken_while_the_column_is_otherwise_than_at_first(test: str) -> None:
+    dear = sp.rule.drift("price", test=test, reference=2_000)
+    checked = ORDERS | sp.rules(window="1m", remind="3m", price_as_ever=dear, busy=sp.rule.volume(at_least=1))
+    topology = sp.Topology("shop", sinks={"orders": sp.sink(checked, topic="checked"), "alerts": checked.alerts})
+    frame = shifting(3)
+    whole = drive(topology, orders=frame)
+    alerts = [
+        (row["status"], row["window_start"].minute, row["windows"], row["broken"])
+        for row in whole["alerts"].iter_rows(named=True)
+    ]
+    ongoing = [("ONGOING", 23, 3, 600), ("ONGOING", 26, 3, 600)]
+    assert alerts == [("RAISED", 20, 1, 200), *ongoing, ("CLEARED", 27, 7, 1400)]
+    assert whole["orders"].drop("_partition", "_offset").equals(frame), "the rows go on as they came"
+    cut = drive(topology, orders=frame, steps=iter([37] * 100_000))
+    assert cut["alerts"].equals(whole["alerts"])
+
+
+def test_a_rule_of_drift_keeps_its_promise_on_rows_that_do_not_drift() -> None:
+    """Twenty streams of which 8,000 rows are judged, one false alarm in 4,000 rows promised: about 40 may come."""
+    checked = ORDERS | sp.rules(window="1m", steady=sp.rule.drift("price", reference=4_000, run_length=4_000))
+    topology = sp.Topology("shop", sinks={"orders": sp.sink(checked, topic="checked"), "alerts": checked.alerts})
+    raised = 0
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        at = np.arange(12_000) * (MINUTE // 200)
+        frame = pl.DataFrame({"order_id": np.arange(at.size), "price": random.normal(size=at.size), "status": "new",
+                              "at": pl.Series(at).cast(pl.Datetime("us", "UTC"))})  # fmt: skip
+        raised += drive(topology, orders=frame)["alerts"]["status"].is_in(["RAISED"]).sum()
+    assert 5 <= raised <= 70
+
+
+def test_a_rule_of_drift_that_cannot_be_is_refused() -> None:
+    with pytest.raises(DefinitionError, match="tests are ks, psi"):
+        sp.rule.drift("price", test="t")
+    with pytest.raises(DefinitionError, match="reference=3"):
+        sp.rule.drift("price", reference=3)
+    with pytest.raises(UnknownColumn, match="pric"):
+        checked = ORDERS | sp.rules(dear=sp.rule.drift("pric"))
+        drive(sp.Topology("shop", sinks={"alerts": checked.alerts}), orders=orders(1))

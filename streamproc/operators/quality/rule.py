@@ -15,12 +15,13 @@ import polars as pl
 
 from streamproc.errors import DefinitionError
 from streamproc.event_time import Span, span_us
+from streamproc.operators.two_samples import TESTS
 
 Action = Literal["alert", "tag", "dead_letter", "stop"]
-Kind = Literal["row", "null_rate", "duplicates", "volume", "fresh"]
+Kind = Literal["row", "null_rate", "duplicates", "volume", "drift", "fresh"]
 ACTIONS: Final = ("alert", "tag", "dead_letter", "stop")
 
-__all__ = ["Rule", "between", "duplicates", "fresh", "null_rate", "one_of", "row", "volume"]
+__all__ = ["Rule", "between", "drift", "duplicates", "fresh", "null_rate", "one_of", "row", "volume"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,9 +29,10 @@ class Rule:
     """One rule.
 
     test        of a row rule: true where a row keeps it; null counts as broken
-    columns     of null_rate and duplicates
+    columns     of null_rate, duplicates and drift
     at_most     the largest share of rows of a window that may break it, or the most rows of a volume
-    at_least    the fewest rows of a window (volume)
+    at_least    the fewest rows of a window (volume); of fewer nothing is said (drift)
+    drift       its test, rows of the reference, and rows between false alarms
     within_us   how old the newest row may be (fresh)
     """
 
@@ -41,6 +43,7 @@ class Rule:
     at_most: float | None = None
     at_least: int = 0
     within_us: int = 0
+    drift: tuple[str, int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:
@@ -132,6 +135,32 @@ def volume(*, at_least: int = 0, at_most: int | None = None) -> Rule:
     if at_least <= 0 and at_most is None:
         raise DefinitionError("a rule of volume has no bound", hint="volume(at_least=10, at_most=100_000)")
     return Rule("volume", at_least=at_least, at_most=at_most)
+
+
+def drift(
+    column: str, *, test: str = "psi", reference: int = 2000, run_length: int = 100_000, at_least: int = 50
+) -> Rule:  # fmt: skip
+    """A column of a window is distributed as in the first windows; an alert for each window that is not.
+
+    test        "psi", "ks", "chi2" or "wasserstein", as of `sp.drift`
+    reference   the windows that come first, until they have so many rows, are what later ones are compared with
+    run_length  rows between false alarms on average, if rows are independent: thresholds follow from it and from how
+                many rows a window has
+    at_least    windows of fewer rows are not judged
+
+    Each partition compares its own rows, and a window is broken as far as its partitions are. Unlike `sp.drift` the
+    reference stays, so that the rule is kept again when the column is as it was.
+
+    >>> drift("amount", test="ks").columns
+    ('amount',)
+    """
+    if test not in TESTS:
+        raise DefinitionError(f"a rule of drift by '{test}'", hint=f"tests are {', '.join(TESTS)}")
+    bounds = (("reference", reference, 20), ("run_length", run_length, 10), ("at_least", at_least, 10))
+    for word, number, least in bounds:
+        if number < least:
+            raise DefinitionError(f"the rule of drift of '{column}': {word}={number}", hint=f"at least {least}")
+    return Rule("drift", columns=(column,), at_least=at_least, drift=(test, reference, run_length))
 
 
 def fresh(*, within: Span) -> Rule:

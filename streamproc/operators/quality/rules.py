@@ -20,6 +20,7 @@ from streamproc.operators.aggregates import total
 from streamproc.operators.evaluation import in_columns
 from streamproc.operators.expressions import check_predicate, expression_columns, never_null_where_true
 from streamproc.operators.key_by import key_by
+from streamproc.operators.quality.drift_tally import DriftTally
 from streamproc.operators.quality.freshness import Freshness
 from streamproc.operators.quality.rule import Rule, row
 from streamproc.operators.quality.tally import RuleTally
@@ -35,12 +36,13 @@ TAGS: Final = pl.List(pl.String())
 class Rules:
     """Applies the row rules that act on rows, see `rules`; those that only raise alerts cost nothing here.
 
-    tag    the column that names the tag rules that a row breaks, "" where there is none
-    watch  the steps that make alerts of the rows that come in
+    tag      the column that names the tag rules that a row breaks, "" where there is none
+    tallies  the steps that count, over the rows that come in; watch: those that make alerts of what was counted
     """
 
     declared: tuple[tuple[str, Rule], ...]
     tag: str = ""
+    tallies: tuple[Step, ...] = ()
     watch: tuple[Step, ...] = ()
     fresh: tuple[Step, ...] = ()
     verb: str = "rules"
@@ -132,7 +134,9 @@ class Rules:
         """The alerts that these rules raise over the rows that come in."""
         parts = []
         if self.watch:
-            stream = rows
+            stream, *others = [rows | step for step in self.tallies]
+            if others:
+                stream = stream | union(*others)
             for step in self.watch:
                 stream = stream | step
             parts.append(stream)
@@ -148,7 +152,7 @@ def rules(
     """Holds rows to rules; what happens where one is broken is the rule's action, by default an alert.
 
     declared  rules by name: a Boolean expression (a row rule that alerts), or one of `sp.rule`: row, between, one_of
-              (of rows), null_rate, duplicates, volume (of windows), fresh (of the clock)
+              (of rows), null_rate, duplicates, volume, drift (of windows), fresh (of the clock)
     window    alerts come once per rule and window of event time, with the number of rows
     remind    while a rule stays broken, an alert comes at the start, then every so often, and when it is kept again
     tag       the column that names the tag rules that a row breaks, if there are any
@@ -178,9 +182,13 @@ def rules(
             )
     counted = tuple((key, value) for key, value in all_rules if value.kind != "fresh")
     watch: tuple[Step, ...] = ()
+    plain = tuple((key, value) for key, value in counted if value.kind != "drift")
+    tallies = [Step(RuleTally(plain, span))] if plain else []
+    for key, value in counted:
+        if value.drift is not None:
+            tallies.append(Step(DriftTally(key, value.columns[0], *value.drift, value.at_least, span)))
     if counted:
         watch = (
-            Step(RuleTally(counted, span)),
             key_by("rule"),
             # What several tasks counted of one window has one event time, the window's end.
             tumbling("1us", rows=total("rows"), broken=total("broken")),
@@ -188,7 +196,7 @@ def rules(
         )
     fresh = tuple(Step(Freshness(key, value.within_us, often)) for key, value in all_rules if value.kind == "fresh")
     tags = tag if any(value.action == "tag" for _, value in all_rules) else ""
-    return Step(Rules(all_rules, tags, watch, fresh), name=name)
+    return Step(Rules(all_rules, tags, tuple(tallies), watch, fresh), name=name)
 
 
 def broken_rows(frame: pl.DataFrame, tests: Sequence[pl.Expr]) -> list[Flags]:

@@ -86,7 +86,7 @@ class RuleTally:
     def process(self, state: Tally, inputs: tuple[Batch, ...], time: StepTime) -> tuple[Tally, Output]:
         """Cost per row: a Polars expression per rule, a key look-up per rule of duplicates."""
         (batch,) = inputs
-        ends = _window_ends(batch.meta, self.span_us)
+        ends = window_ends(batch.meta, self.span_us)
         late = (batch.meta[:, LATE] > 0) | (ends <= released_up_to(batch.meta))
         if late.any():
             batch, ends = batch.filter(~late), ends[~late]
@@ -146,7 +146,7 @@ class RuleTally:
         return made
 
 
-def _window_ends(meta: Meta, span: int) -> Int64s:
+def window_ends(meta: Meta, span: int) -> Int64s:
     """The end of each row's window, from multiples of the span since 1970."""
     ends: Int64s = (np.floor_divide(meta[:, EVENT_TIME], span) + 1) * span
     return ends

@@ -16,14 +16,14 @@ _TEXTS = (pl.String, pl.Categorical, pl.Enum)
 _MOST_TEXTS = 1000
 
 
-def require_columns(schema: Schema, columns: tuple[str, ...]) -> None:
+def require_columns(schema: Schema, columns: tuple[str, ...], step: str = "drift") -> None:
     """Raises UnknownColumn, TypeMismatch for columns that are neither numbers nor texts."""
     for name in columns:
         if name not in schema:
-            raise UnknownColumn(f"step 'drift' watches '{name}'", hint=did_you_mean(name, schema.names))
+            raise UnknownColumn(f"step '{step}' watches '{name}'", hint=did_you_mean(name, schema.names))
         dtype = schema[name].dtype
         if not (dtype.is_numeric() or dtype.is_temporal() or isinstance(dtype, (pl.Boolean, *_TEXTS))):
-            raise TypeMismatch(f"step 'drift' watches '{name}', which is {dtype}", hint="watch numbers and texts")
+            raise TypeMismatch(f"step '{step}' watches '{name}', which is {dtype}", hint="watch numbers and texts")
 
 
 def ranked(column: pl.Series, texts: list[str]) -> Floats:
