@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from scipy.stats import kstwobign
 
 import streamproc as sp
 from streamproc.batch import ROW, WIDTH, Batch
@@ -248,6 +249,32 @@ def test_a_rule_of_drift_is_broken_while_the_column_is_otherwise_than_at_first(t
     assert whole["orders"].drop("_partition", "_offset").equals(frame), "the rows go on as they came"
     cut = drive(topology, orders=frame, steps=iter([37] * 100_000))
     assert cut["alerts"].equals(whole["alerts"])
+
+
+def share_below(x: float, values: list[float]) -> float:
+    return sum(value <= x for value in values) / len(values)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_windows_that_drift_are_those_of_a_naive_reading_late_rows_left_out(seed: int) -> None:
+    frame = orders(seed).with_columns(pl.col("order_id") + pl.col("at").to_physical() // MINUTE * 8)
+    first: list[float] = []
+    expected = []
+    for start, rows in sorted(counted(frame).items()):
+        values = [float(row["order_id"]) for row in rows]
+        if len(first) < 100:
+            first += values
+        elif len(values) >= 15:
+            n, m = len(first), len(values)
+            beyond = kstwobign.isf(min(0.5, m / 2_000)) * np.sqrt((n + m) / (n * m))
+            apart = [abs(share_below(x, first) - share_below(x, values)) for x in first + values]
+            if max(apart) > beyond:
+                expected.append(start)
+    rule = sp.rule.drift("order_id", test="ks", reference=100, run_length=2_000, at_least=15)
+    checked = ORDERS | sp.rules(window="1m", remind="1m", ids=rule)
+    topology = sp.Topology("shop", sinks={"orders": sp.sink(checked, topic="checked"), "alerts": checked.alerts})
+    alerts = drive(topology, orders=frame, steps=iter([61] * 100_000))["alerts"].filter(pl.col("status") != "CLEARED")
+    assert expected and alerts["window_start"].to_physical().to_list() == expected
 
 
 def test_a_rule_of_drift_keeps_its_promise_on_rows_that_do_not_drift() -> None:
