@@ -2,8 +2,9 @@
 
 Of a block's records the newest are looked at, `block_cap` of them. A record that comes to a block that holds more gives
 a row here. How many matches that may have cost: of the pairs of that block which were compared, `matched / compared`
-agreed, so about `unseen * matched / compared` of those that were not compared would have; at most, because another
-block may have brought them together. Summed over rows, by rule, this is the recall that the cap costs.
+agreed, so at most some `unseen * matched / compared` of those that were not compared would have: another block may have
+brought them together, and older records match less often than the newest. Summed over rows, by rule, this is a bound
+of what the cap costs.
 """
 
 from __future__ import annotations
