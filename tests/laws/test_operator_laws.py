@@ -113,9 +113,9 @@ COUNTING: Any = sp.rules(
     shifted=sp.rule.drift("x", test="ks", reference=20, run_length=20, at_least=10),
     texts=sp.rule.drift("s", reference=20, run_length=15, at_least=10),
 )  # fmt: skip
-DRIFTING: Any = [Step(replace(step.operator, reference=4, at_least=3)) for step in COUNTING.operator.tallies[1:]]
+DRIFTING: Any = [Step(replace(step.operator, reference=4, at_least=3)) for step in COUNTING.operator.also]
 """In laws streams are short."""
-VERDICTS: Any = sp.rules(window="2s", remind="5s", hot=pl.col("i") > 0, a=sp.rule.volume(at_least=2)).operator.watch[2]  # type: ignore[attr-defined]
+VERDICTS: Any = sp.rules(window="2s", remind="5s", hot=pl.col("i") > 0, a=sp.rule.volume(at_least=2)).operator.watch[3]  # type: ignore[attr-defined]
 COUNTED = Schema((Field("rule", pl.String(), nullable=True), Field("rows", pl.Int64()), Field("broken", pl.Int64())))
 AGGREGATES = {
     "count": sp.count(), "count of a column": sp.count("x"), "total of floats": sp.total("x"),
@@ -169,7 +169,7 @@ LAWS: dict[str, tuple[Step, tuple[StreamType, ...]]] = {
         (KEYED,),
     ),
     "rules that only alert": (sp.rules(positive=pl.col("i") > 0), (PLAIN,)),
-    "rules' counts": (COUNTING.operator.tallies[0], (PLAIN,)),
+    "rules' counts": (COUNTING.operator.watch[0], (PLAIN,)),
     "rules' drift": (DRIFTING[0], (PLAIN,)),
     "rules' drift of texts": (DRIFTING[1], (PLAIN,)),
     "rules' verdicts": (VERDICTS, (StreamType(COUNTED, ("rule",)),)),

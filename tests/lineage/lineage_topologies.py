@@ -277,6 +277,7 @@ def watching() -> Made:
     a = plain("a") | sp.select("k", "v", "w", "x", "at")
     checked = a | sp.rules(
         window="20us", remind="50us", positive=col("v") > 1, there=sp.rule.null_rate("w", at_most=0.1),
+        steady=sp.rule.drift("x", test="ks", reference=20, run_length=20, at_least=10),
         alive=sp.rule.fresh(within="1h"),
     )  # fmt: skip
     late_half = pl.int_range(pl.len()) > pl.len() // 2

@@ -32,7 +32,6 @@ class Rule:
     columns     of null_rate, duplicates and drift
     at_most     the largest share of rows of a window that may break it, or the most rows of a volume
     at_least    the fewest rows of a window (volume); of fewer nothing is said (drift)
-    drift       its test, rows of the reference, and rows between false alarms
     within_us   how old the newest row may be (fresh)
     """
 
@@ -43,7 +42,6 @@ class Rule:
     at_most: float | None = None
     at_least: int = 0
     within_us: int = 0
-    drift: tuple[str, int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:
@@ -63,6 +61,15 @@ class Rule:
         if self.kind == "null_rate":
             return pl.col(self.columns[0]).is_not_null()
         return self.test
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DriftRule(Rule):
+    """A rule of drift: its test, rows of the reference, and rows between false alarms."""
+
+    statistic: str = "psi"
+    reference: int = 2000
+    run_length: int = 100_000
 
 
 def row(test: pl.Expr, *, action: Action = "alert", at_most: float = 0.0) -> Rule:
@@ -160,7 +167,9 @@ def drift(
     for word, number, least in bounds:
         if number < least:
             raise DefinitionError(f"the rule of drift of '{column}': {word}={number}", hint=f"at least {least}")
-    return Rule("drift", columns=(column,), at_least=at_least, drift=(test, reference, run_length))
+    return DriftRule(
+        "drift", columns=(column,), at_least=at_least, statistic=test, reference=reference, run_length=run_length
+    )
 
 
 def fresh(*, within: Span) -> Rule:

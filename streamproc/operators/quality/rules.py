@@ -22,7 +22,7 @@ from streamproc.operators.expressions import check_predicate, expression_columns
 from streamproc.operators.key_by import key_by
 from streamproc.operators.quality.drift_tally import DriftTally
 from streamproc.operators.quality.freshness import Freshness
-from streamproc.operators.quality.rule import Rule, row
+from streamproc.operators.quality.rule import DriftRule, Rule, row
 from streamproc.operators.quality.tally import RuleTally
 from streamproc.operators.quality.verdicts import RuleVerdicts
 from streamproc.operators.union import union
@@ -36,16 +36,17 @@ TAGS: Final = pl.List(pl.String())
 class Rules:
     """Applies the row rules that act on rows, see `rules`; those that only raise alerts cost nothing here.
 
-    tag      the column that names the tag rules that a row breaks, "" where there is none
-    tallies  the steps that count, over the rows that come in; watch: those that make alerts of what was counted
+    tag    the column that names the tag rules that a row breaks, "" where there is none
+    watch  the steps that make alerts of the rows that come in; the first one counts, and so do those of `also`
     """
 
     declared: tuple[tuple[str, Rule], ...]
     tag: str = ""
-    tallies: tuple[Step, ...] = ()
     watch: tuple[Step, ...] = ()
     fresh: tuple[Step, ...] = ()
     verb: str = "rules"
+    # What these are follows from the rules, so they add nothing to the fingerprint.
+    also: tuple[Step, ...] = field(default=(), metadata={"fingerprint": False})
     acting: tuple[tuple[str, Rule], ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -134,10 +135,11 @@ class Rules:
         """The alerts that these rules raise over the rows that come in."""
         parts = []
         if self.watch:
-            stream, *others = [rows | step for step in self.tallies]
-            if others:
-                stream = stream | union(*others)
-            for step in self.watch:
+            first, *then = self.watch
+            stream = rows | first
+            if self.also:
+                stream = stream | union(*(rows | step for step in self.also))
+            for step in then:
                 stream = stream | step
             parts.append(stream)
         parts += [rows | step for step in self.fresh]
@@ -185,10 +187,12 @@ def rules(
     plain = tuple((key, value) for key, value in counted if value.kind != "drift")
     tallies = [Step(RuleTally(plain, span))] if plain else []
     for key, value in counted:
-        if value.drift is not None:
-            tallies.append(Step(DriftTally(key, value.columns[0], *value.drift, value.at_least, span)))
+        if isinstance(value, DriftRule):
+            of = (value.columns[0], value.statistic, value.reference, value.run_length, value.at_least)
+            tallies.append(Step(DriftTally(key, *of, span)))
     if counted:
         watch = (
+            tallies[0],
             key_by("rule"),
             # What several tasks counted of one window has one event time, the window's end.
             tumbling("1us", rows=total("rows"), broken=total("broken")),
@@ -196,7 +200,7 @@ def rules(
         )
     fresh = tuple(Step(Freshness(key, value.within_us, often)) for key, value in all_rules if value.kind == "fresh")
     tags = tag if any(value.action == "tag" for _, value in all_rules) else ""
-    return Step(Rules(all_rules, tags, tuple(tallies), watch, fresh), name=name)
+    return Step(Rules(all_rules, tags, watch, fresh, also=tuple(tallies[1:])), name=name)
 
 
 def broken_rows(frame: pl.DataFrame, tests: Sequence[pl.Expr]) -> list[Flags]:
