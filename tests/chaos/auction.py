@@ -83,12 +83,15 @@ def prices(first: int, count: int) -> pl.DataFrame:
     ).with_columns(pl.col("at").cast(pl.Datetime("us", "UTC")))
 
 
-def append(log: EmbeddedLog, known: MemoryRegistry, first: int, count: int) -> None:
-    """Writes the next rows of both streams, and one record that nobody can read."""
+def append(log: EmbeddedLog, known: MemoryRegistry, first: int, count: int, *, ahead: int = 0) -> None:
+    """Writes the next rows of both streams, and one record that nobody can read.
+
+    ahead  the prices that are there already belong to so many bids that are not
+    """
+    priced = first + ahead if first else 0
     produce_frame(log, bids(first, count), "bids", contract=BID, schema_id=known.adopt(BID), producer_id="bids")
-    produce_frame(
-        log, prices(first, count), "prices", contract=PRICE, schema_id=known.adopt(PRICE), producer_id="prices"
-    )
+    told = prices(priced, first + count + ahead - priced)
+    produce_frame(log, told, "prices", contract=PRICE, schema_id=known.adopt(PRICE), producer_id="prices")
     transaction = log.producer("rubbish").begin()
     transaction.append(block_of("bids", 0, [b"rubbish %d" % first]))
     transaction.commit()
@@ -144,4 +147,32 @@ def learned(commit: str = "10ms") -> Topology:
     return sp.Topology("learned", commit=commit, sinks={"scored": scored, "metrics": scored.side("metrics")})
 
 
-TOPOLOGIES = {"narrow": narrow, "wide": wide, "learned": learned}
+def answered(commit: str = "10ms") -> Topology:
+    """Two models: each has labels that come before their rows.
+
+    One guesses the floor price under the id of a bid, in the order of time: of labels that are there far ahead, most
+    wait in front of it. The other guesses in which auction whoever bids will bid next, in the order of arrival, which
+    is one only where each topic has one partition: where that bid is ahead in the log, it waits for its row.
+    """
+    from river import linear_model, preprocessing
+
+    model = preprocessing.StandardScaler() | linear_model.LinearRegression()
+    came = sp.source("bids", contract="bid.v1", lateness="20ms")
+    floors = sp.source("prices", contract="price.v1", lateness="20ms") | sp.ordered(by=("id", "auction"))
+    scored = came | sp.ordered(by=("id", "auction", "who")) | sp.learn(
+        model, inputs=("price", "auction"), labels=floors, on="id", label="floor", horizon="2s", into="guess",
+        every=3, report=50,
+    )  # fmt: skip
+    mine = came | sp.key_by("who")
+    following = mine | sp.learn(
+        model, inputs=("price", "id"), labels=mine | sp.where(pl.col("id") % 4 == 0), on="who", label="auction",
+        horizon="300ms", into="next_auction", every=2, report=500, name="following",
+    )  # fmt: skip
+    metrics, worth = scored.side("metrics"), following.side("metrics")
+    sinks = {"scored": scored, "metrics": metrics, "following": following, "worth": worth}
+    return sp.Topology("answered", commit=commit, sinks=sinks)
+
+
+TOPOLOGIES = {"narrow": narrow, "wide": wide, "learned": learned, "answered": answered}
+AHEAD = {"answered": 3_000}
+"""Of how many bids the prices, which are labels, are in the log before the bids are."""

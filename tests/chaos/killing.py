@@ -19,10 +19,13 @@ from typing import Any
 import auction
 from child import Job, work
 
+from connectors.checkpoints import DirectoryCheckpoints
 from connectors.embedded import EmbeddedLog
 from streamproc.planning.topology import Topology
-from streamproc.ports import Log, TopicPartition
+from streamproc.ports import CheckpointStore, Log, TopicPartition
 from streamproc.runtime.binding import Binding, bind
+from streamproc.runtime.journal import journal_entries
+from streamproc.runtime.model_versions import current_versions, learners_of
 from streamproc.runtime.overlay import OverlayLog
 from streamproc.runtime.replay import TopicSum, recorded_sums, replay_as_recorded, source_ends
 from streamproc.runtime.verify import verify
@@ -86,13 +89,13 @@ def survive(folder: Path, topology: str, kills: int, seed: int, *, partitions: t
     """
     dice = random.Random(seed)
     known = auction.registry()
-    rows, seen = 0, {"kills": 0, "while restoring": 0, "commits": 0}
+    rows, seen = 0, {"kills": 0, "while restoring": 0, "commits": 0, "while labels waited": 0, "labels": 0}
     with EmbeddedLog(folder / "log.db") as log:
         auction.create(log, bids=partitions[0], prices=partitions[1])
         for kill in range(kills):
             binding = bind(auction.TOPOLOGIES[topology](), log, known)
             if _left(binding, log) < 4_000:
-                auction.append(log, known, rows, 6_000)
+                auction.append(log, known, rows, 6_000, ahead=auction.AHEAD.get(topology, 0))
                 rows += 6_000
             if dice.random() < 0.1 and kill < 50:  # later the journal is so long that it would take minutes
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -111,18 +114,20 @@ def survive(folder: Path, topology: str, kills: int, seed: int, *, partitions: t
                     except EOFError:
                         break
             seen["kills"] += 1
+            seen["while labels waited"] += _labels_ahead(binding, log) > 100
             seen["commits"] += commits
             seen["while restoring"] += not commits and not kill % 4
         finish(Job(folder, topology, seed, close=True, sizes=(2_000, 2_000)))
-        prove(auction.TOPOLOGIES[topology](), log)
+        seen["labels"] = prove(auction.TOPOLOGIES[topology](), log, DirectoryCheckpoints(folder / "checkpoints"))
         assert list(log.check()) == []
     return seen
 
 
-def prove(topology: Topology, log: Log) -> None:
-    """What the killed workers left is sound, replays as recorded, and equals an undisturbed run.
+def prove(topology: Topology, log: Log, checkpoints: CheckpointStore | None = None) -> int:
+    """What the killed workers left is sound, replays as recorded, and equals an undisturbed run; gives labels learned.
 
-    With one task in each stage the payloads of each sink are the same in the same order.
+    With one task in each stage the payloads of each sink are the same in the same order. Learners stand where those of
+    the undisturbed run do, as the killed workers' checkpoints have them.
     """
     binding = bind(topology, log, auction.registry())
     report = verify(binding, log)
@@ -134,6 +139,30 @@ def prove(topology: Topology, log: Log) -> None:
     if binding.tasks == (1,) * len(binding.tasks) and all(len(stage.stage.inputs) == 1 for stage in binding.stages):
         for sink in binding.plan.sinks:
             assert payloads(log, sink.topic) == payloads(calm, sink.topic), sink.topic
+    kept, now_kept = learned(calm_binding, calm, None), learned(binding, log, checkpoints)
+    assert now_kept == kept
+    return sum(labels for labels, *_ in now_kept)
+
+
+def learned(binding: Binding, log: Log, checkpoints: CheckpointStore | None) -> list[tuple[int, str, Any]]:
+    """Per task of each learner: labels learned, metrics, and its models bit for bit."""
+    return [
+        (one.content["labels_learned"], repr(one.content["metrics"]), dict(one.models))
+        for learner in learners_of(binding)
+        for one in current_versions(binding, learner, log, checkpoints)
+    ]
+
+
+def _labels_ahead(binding: Binding, log: Log) -> int:
+    """How many labels a learner holds that came before their rows, at the most, as its last entry has it."""
+    held = [0]
+    for learner in learners_of(binding):
+        for number in learner.tasks:
+            place = TopicPartition(binding.names.tasks, number)
+            end = log.end_offset(place)
+            for _, entry in [*journal_entries(log, place, log.start_offset(place), end)][-1:]:
+                held.append(list(entry.fates.values())[-1]["held"])
+    return max(held)
 
 
 def undisturbed(topology: Topology, log: Log) -> tuple[Binding, Log]:

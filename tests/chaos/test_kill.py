@@ -25,11 +25,19 @@ def test_5_kills_of_six_stages_with_several_partitions_leave_the_same_rows(tmp_p
 
 
 def test_kills_of_a_learner_lose_no_label_and_learn_none_twice(tmp_path: Path) -> None:
-    assert survive(tmp_path, "learned", 3, SEED, partitions=(1, 1))["kills"] == 3
+    seen = survive(tmp_path, "learned", 3, SEED, partitions=(1, 1))
+    assert seen["kills"] == 3 and seen["labels"] > 1_000
+
+
+def test_nor_do_kills_while_labels_wait_for_rows_that_are_yet_to_come(tmp_path: Path) -> None:
+    seen = survive(tmp_path, "answered", 6, SEED, partitions=(1, 1))
+    assert seen["kills"] == 6 and seen["while labels waited"] > 4 and seen["labels"] > 800, seen
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("topology", "partitions"), [("narrow", (1, 1)), ("wide", (3, 2)), ("learned", (1, 1))])
+@pytest.mark.parametrize(
+    ("topology", "partitions"), [("narrow", (1, 1)), ("wide", (3, 2)), ("learned", (1, 1)), ("answered", (1, 1))]
+)
 def test_many_kills_lose_and_double_nothing(tmp_path: Path, topology: str, partitions: tuple[int, int]) -> None:
     seen = survive(tmp_path, topology, KILLS // 2, SEED, partitions=partitions)
     print(f"seed {SEED}, {topology}: {seen}")
