@@ -70,7 +70,7 @@ def test_the_demo_has_the_figures_that_the_readme_shows(demo: DemoRun) -> None:
         "retail.doubts": 3,
         "retail.drift": 2,
         "retail.events": 10_802,
-        "retail.label_drift": 1,
+        "retail.label_drift": 2,
         "retail.links": 4_808,
         "retail.metrics": 360,
         "retail.people": 4_808,
