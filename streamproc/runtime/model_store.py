@@ -1,40 +1,72 @@
-"""A directory of model versions: one sealed file each, named by the version's id. A file that has its name is whole."""
+"""A directory of model versions: one sealed file each, named by the version's id. A file that has its name is whole.
+
+Several processes may use one directory. One that dies while it writes leaves a part of a file, under a hidden name of
+its own; whoever keeps a version later deletes such parts once they have been untouched for an hour, so that a writer
+that is slow has an hour.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 from streamproc.errors import InputError, StateError
-from streamproc.models.version import SHOWN, ModelVersion, SavedModel, read_version, saved_model, write_version
+from streamproc.models.version import (
+    ID_DIGITS,
+    SHOWN,
+    ModelVersion,
+    SavedModel,
+    read_version,
+    saved_model,
+    write_version,
+)
 
 SUFFIX: Final = ".model"
+_HOUR: Final = 3600.0
+_PART: Final = re.compile(rf"\.[0-9a-f]{{{ID_DIGITS}}}{re.escape(SUFFIX)}\.[0-9a-f]{{{SHOWN}}}")
+"""What `write_file` calls a version's file until it is whole; nothing else is deleted."""
 
 
 class ModelStore:
     """Versions by id.
 
-    key  what files are signed with, and must be; None: by their plain digest
+    key    what files are signed with, and must be; None: by their plain digest
+    clock  seconds since 1970, compared with modification times of parts alone
     """
 
-    def __init__(self, directory: Path, *, key: bytes | None = None) -> None:
+    def __init__(
+        self, directory: Path, *, key: bytes | None = None, clock: Callable[[], float] = time.time
+    ) -> None:  # fmt: skip
         self.directory = directory
         self._key = key
+        self._clock = clock
 
     def put(self, version: ModelVersion) -> Path:
         """Keeps a version; one that is there already stays as it is, unless it is damaged or signed otherwise.
 
-        Durable when it returns.
+        Durable when it returns. Deletes parts of files that writers who died left behind more than an hour ago.
         """
         path = self.directory / f"{version.id}{SUFFIX}"
         try:
             load_version(path, key=self._key, any_river=True)
         except (InputError, StateError):
             write_file(path, write_version(version, key=self._key))
+        self._sweep()
         return path
+
+    def _sweep(self) -> None:
+        for part in self.directory.glob(f".*{SUFFIX}.*"):
+            # Another process may give it its name, or sweep it too, between any two of these lines. Neither matters:
+            # a writer that is alive has touched its part within the hour.
+            with contextlib.suppress(OSError):
+                if _PART.fullmatch(part.name) and part.stat().st_mtime < self._clock() - _HOUR:
+                    part.unlink()
 
     def get(self, word: str, *, any_river: bool = False) -> ModelVersion:
         """The version of an id, of the beginning of one, or in a file.

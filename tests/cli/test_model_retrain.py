@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -162,6 +163,18 @@ def test_killed_at_any_moment_it_leaves_whole_versions_and_is_made_again_as_the_
         assert kept() == versions[1:], moment
         again = command.fine("model", "rebuild", str(elsewhere), shop, "--keep", "--json").json
         assert again["equal"] and again["rebuilt"] == versions[0] and files[0].read_bytes() == whole[0], moment
+    # Each writer that died before its file got its name left a part of it, which goes when an hour has passed over it.
+    folder = files[0].parent
+    parts = sorted(folder.glob(".*.model.*"))
+    assert len(parts) == sum(event == "os.rename" for _, event, *_ in (*RETRAIN_STRIKES, *REBUILD_STRIKES)) == 3
+    notes = folder / ".notes.model.of_mine"
+    notes.write_text("not ours")
+    for path, hours in ((parts[0], 2.0), (parts[1], 0.9), (notes, 5.0)):
+        then = time.time() - 3600 * hours
+        os.utime(path, (then, then))
+    command.fine("model", "import", str(elsewhere))
+    assert sorted(folder.glob(".*.model.*")) == sorted([*parts[1:], notes])
+    assert sorted(kept()) == sorted(versions)
 
 
 def test_a_run_waits_for_each_partition_that_has_not_reached_its_cut(
