@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from command_line import CommandLine
+from paid_back import CONTRACTS, DAY, HOUR, again, csv
 
 import streamproc as sp
 from connectors.embedded import EmbeddedLog
@@ -21,28 +21,8 @@ from streamproc.runtime.binding import plan_topology
 from streamproc.runtime.retraining import history_until
 from streamproc.runtime.workspace import workspace_of
 
-HOUR = 3_600_000_000
-DAY = 24 * HOUR
 EVERY = 120_000_000
 """A payment every two minutes."""
-CONTRACTS = {
-    "paid": """{"type": "record", "name": "paid", "sp:version": 1, "fields": [
-        {"name": "id", "type": "string", "sp:role": "key"}, {"name": "amount", "type": "double"},
-        {"name": "at", "type": "long", "sp:role": "event_time"}]}""",
-    "back": """{"type": "record", "name": "back", "sp:version": 1, "fields": [
-        {"name": "id", "type": "string", "sp:role": "key"}, {"name": "fraud", "type": "boolean"},
-        {"name": "at", "type": "long", "sp:role": "event_time"}]}""",
-}
-TOPOLOGY = """
-from river import linear_model, preprocessing
-paid = sp.source("paid", contract="paid", lateness="10m")
-back = sp.source("back", contract="back")
-model = preprocessing.StandardScaler() | linear_model.LogisticRegression()
-scored = paid | sp.learn({model}, inputs=("amount",), into="risk", labels=back, on="id", label="fraud", horizon="6h")
-alarms = scored | sp.where(pl.col("amount") > 0.5)
-requests = back | sp.retrain(harm=alarms, cooldown="2d", cut="1d", window="18h", also=(scored,), name="again")
-risk = sp.Topology("risk", {version}sinks={{"scored": scored, "requests": requests}})
-"""
 
 
 @pytest.fixture
@@ -52,18 +32,13 @@ def shop(project: Path, command: CommandLine, topology: Callable[[str, str], str
         (project / "schemas_avro" / f"{name}.v1.avsc").write_text(text)
     write(project, command, "paid", 0, 2 * DAY)
     write(project, command, "back", 0, DAY - 3 * HOUR)
-    name = topology("risk.py", TOPOLOGY.format(model="model", version=""))
+    name = topology("risk.py", again())
     command.fine("run", name, "--until-end")
     return name
 
 
 def write(project: Path, command: CommandLine, topic: str, first: int, last: int) -> None:
-    lines = ["id,amount,at" if topic == "paid" else "id,fraud,at"]
-    for at in range(first, last, EVERY):
-        amount = float(np.random.default_rng(at // EVERY).random())
-        told = amount if topic == "paid" else ("true" if amount > 0.6 else "false")
-        lines.append(f"p{at // EVERY},{told},{at + (0 if topic == 'paid' else 5)}")
-    (project / f"{topic}.csv").write_text("\n".join(lines) + "\n")
+    (project / f"{topic}.csv").write_text(csv(topic, first, last, every=EVERY))
     command.fine("produce", f"{topic}.csv", topic, "--contract", topic, "--partitions", 2)
 
 
@@ -101,9 +76,7 @@ def test_a_storm_of_alarms_is_one_run_that_waits_and_is_made_once(
     # What came of it races the model that went on learning.
     file = next(project.rglob(f"{versions[0]}.model"))
     racing = f'sp.race({{"live": model, "anew": sp.model_version({str(file)!r})}})'
-    (project / "next.py").write_text(
-        "import polars as pl\nimport streamproc as sp\n" + TOPOLOGY.format(model=racing, version="version=2, ")
-    )
+    (project / "next.py").write_text("import polars as pl\nimport streamproc as sp\n" + again(racing, "version=2, "))
     command.fine("replay", "next.py", "--by-event-time")
     assert sp.model_version(file).model.predict_proba_one({"amount": 0.9})[True] > 0.5
 

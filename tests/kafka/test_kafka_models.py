@@ -6,37 +6,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from streamproc.cli.app import run
 from tests.cli.command_line import CommandLine
+from tests.cli.paid_back import CONTRACTS, DAY, HOUR, again, csv
 from tests.services.kafka import KafkaCluster, kafka_cluster
 
-HOUR = 3_600_000_000
-DAY = 24 * HOUR
 EVERY = 240_000_000
 """A payment every four minutes."""
-CONTRACTS = {
-    "paid": """{"type": "record", "name": "paid", "sp:version": 1, "fields": [
-        {"name": "id", "type": "string", "sp:role": "key"}, {"name": "amount", "type": "double"},
-        {"name": "at", "type": "long", "sp:role": "event_time"}]}""",
-    "back": """{"type": "record", "name": "back", "sp:version": 1, "fields": [
-        {"name": "id", "type": "string", "sp:role": "key"}, {"name": "fraud", "type": "boolean"},
-        {"name": "at", "type": "long", "sp:role": "event_time"}]}""",
-}
-TOPOLOGY = """
-import polars as pl
-import streamproc as sp
-from river import linear_model, preprocessing
-paid = sp.source("paid", contract="paid", lateness="10m")
-back = sp.source("back", contract="back")
-model = preprocessing.StandardScaler() | linear_model.LogisticRegression()
-scored = paid | sp.learn(model, inputs=("amount",), into="risk", labels=back, on="id", label="fraud", horizon="6h")
-alarms = scored | sp.where(pl.col("amount") > 0.5)
-requests = back | sp.retrain(harm=alarms, cooldown="2d", cut="1d", window="18h", also=(scored,), name="again")
-risk = sp.Topology("risk", sinks={"scored": scored, "requests": requests})
-"""
 BOUND = ("--bind", "kafka.toml")
 
 
@@ -56,7 +34,7 @@ def command(
     Path("schemas_avro").mkdir()
     for name, text in CONTRACTS.items():
         Path("schemas_avro", f"{name}.v1.avsc").write_text(text)
-    Path("risk.py").write_text(TOPOLOGY)
+    Path("risk.py").write_text("import polars as pl\nimport streamproc as sp\n" + again())
     kafka = f'[kafka]\nbrokers = ["{cluster.bootstrap}"]\n'
     Path("kafka.toml").write_text(kafka + '[checkpoints]\ntopic = "risk.checkpoints"\n')
     for topic in CONTRACTS:
@@ -66,12 +44,7 @@ def command(
 
 
 def write(topic: str, first: int, last: int) -> None:
-    lines = ["id,amount,at" if topic == "paid" else "id,fraud,at"]
-    for at in range(first, last, EVERY):
-        amount = float(np.random.default_rng(at // EVERY).random())
-        told = amount if topic == "paid" else ("true" if amount > 0.6 else "false")
-        lines.append(f"p{at // EVERY},{told},{at + (0 if topic == 'paid' else 5)}")
-    Path("rows.csv").write_text("\n".join(lines) + "\n")
+    Path("rows.csv").write_text(csv(topic, first, last, every=EVERY))
     assert run(["produce", "rows.csv", topic, "--contract", topic, "--partitions", "2", *BOUND]) == 0
 
 
