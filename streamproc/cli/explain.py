@@ -73,8 +73,8 @@ def _check_all(plan: Plan, found: list[tuple[PlannedSink, Node, pl.DataFrame]], 
         if broken:
             line = lines.row(broken[0], named=True)
             raise VerificationError(
-                f"the decision log '{sink.topic}' was changed at decision {line[step.made[0]]} (number "
-                f"{line['number']} of its task): its hash does not follow from the line before it"
+                f"the decision log was changed at {sink.topic}-{line['_partition']}@{line['_offset']}, decision "
+                f"{line[step.made[0]]}: its hash does not follow from the line before it"
             )
     if as_json:
         put_json({"decisions": checked, "sound": True})

@@ -7,6 +7,11 @@ from pathlib import Path
 import orjson
 from command_line import CommandLine
 
+from connectors.embedded import EmbeddedLog
+from streamproc.ports import block_of
+from streamproc.runtime.reading import read_blocks
+from streamproc.runtime.workspace import workspace_of
+
 TOPOLOGY = """
 import polars as pl
 import streamproc as sp
@@ -37,3 +42,25 @@ def test_a_decision_is_made_again_with_reason_and_nearest_other_one(project: Pat
     assert other.code == 1 and "version" in other.err
     every = command("explain", "decisions.py")
     assert every.code == 1 and "version" in every.err
+
+
+def test_a_line_that_was_changed_in_the_log_is_found_at_its_offset(project: Path, command: CommandLine) -> None:
+    (project / "decisions.py").write_text(TOPOLOGY)
+    command.fine("produce", "payments.csv", "payments", "--contract", "payment")
+    command.fine("run", "decisions.py", "--until-end")
+    topic = "decisions.decision_log"
+    with EmbeddedLog(workspace_of(None).log_path) as log:
+        values = [block.value(row) for block in read_blocks(log, topic) for row in range(len(block))]
+        settings = log.topics()[topic]
+    assert len(values) == 200
+    hash_of_117 = values[117]
+    assert hash_of_117 is not None
+    values[117] = hash_of_117[:-1] + bytes([hash_of_117[-1] ^ 1])
+    with EmbeddedLog(workspace_of(None).log_path) as log:
+        log.delete_topic(topic)
+        log.create_topic(topic, settings)
+        transaction = log.producer("meddler").begin()
+        transaction.append(block_of(topic, 0, values))
+        transaction.commit()
+    changed = command("explain", "decisions.py")
+    assert changed.code == 1 and f"was changed at {topic}-0@117, decision" in changed.err

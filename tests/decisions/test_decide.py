@@ -109,6 +109,7 @@ def test_decisions_made_again_from_the_log_are_equal_and_every_counterfactual_tu
     log: Any = done["log"]
     assert log.height == done["decisions"].height == 1000
     assert set(log["decision_id"]) == set(done["decisions"]["decision_id"]) and log["decision_id"].n_unique() == 1000
+    assert made_again(step, schema, log) == 1000  # type: ignore[arg-type]
     assert turned_of(step, schema, log[:150]) > 130
 
 
@@ -150,6 +151,19 @@ def test_a_line_that_was_changed_or_taken_out_is_found_at_its_place() -> None:
     assert strays(form, log.with_columns(pl.col("amount") + (pl.int_range(pl.len()) == 17))) == [17]
     assert first_broken(form, pl.concat([log[:17], log[18:]])) == 17
     assert first_broken(form, log[[*range(10), 11, 10, *range(12, 60)]]) == 10
+
+
+def test_of_1000_lines_the_one_that_was_changed_is_found_wherever_it_is() -> None:
+    done, step, schema = driven()
+    form = step.form(schema)  # type: ignore[attr-defined]
+    log: Any = done["log"]
+    assert strays(form, log) == []
+    for at in (0, *np.random.default_rng(7).integers(1, 999, 20).tolist(), 999):
+        for column, other in (("decision", pl.lit("other")), ("amount", pl.col("amount") + 1e-9)):
+            here = pl.int_range(pl.len()) == at
+            changed = log.with_columns(pl.when(here).then(other).otherwise(column).alias(column))
+            assert first_broken(form, changed) == at
+            assert strays(form, changed) == [at]
 
 
 def test_the_log_does_not_depend_on_how_the_stream_was_cut() -> None:
