@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import polars as pl
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_rows import RANK_HERE, Recorded, recorded, run
+from random_rows import RANK_HERE, Recorded, recorded, run, types
 from test_twins import comparable
 
 import streamproc as sp
+from streamproc.batch import EVENT_TIME, ROW, WATERMARK, WIDTH, Batch
+from streamproc.errors import StreamprocError
 from streamproc.feature.together import Together
+from streamproc.keys import keys_of
+from streamproc.operator import StepTime
 from streamproc.operators.aggregates import Aggregate
 from streamproc.testing.naive import play
 from streamproc.testing.naive_features import Features, Wish
@@ -56,6 +63,8 @@ SCANS: dict[str, tuple[Aggregate, Wish]] = {
     "trend_x": (sp.trend("x"), Wish("trend", "x")),
 }
 BOTH = {**ALL, **SCANS}
+FLOATS = ("sum_x", "mean_x", "mean_n", "var_x", "min_x", "max_x", "last_x", "median", "high", "least", "average", "trend_n")
+"""Of these an absent value can be any number."""
 WHERE: dict[str, tuple[pl.Expr, Callable[[Mapping[str, Any]], bool | None]]] = {
     "positive": (pl.col("n") > 0, lambda values: None if values["n"] is None else values["n"] > 0),
     "u": (pl.col("s") == "u", lambda values: None if values["s"] is None else values["s"] == "u"),
@@ -64,6 +73,22 @@ COVERED = sp.Coverage(
     since="1970-01-01T00:00:00.000010Z", until="1970-01-01T00:00:00.000090Z",
     gaps=(("1970-01-01T00:00:00.000030Z", "1970-01-01T00:00:00.000032Z"),),
 )  # fmt: skip
+
+
+@st.composite
+def coverages(draw: st.DrawFn) -> sp.Coverage:
+    """A source that comes and goes where rows are: a begin and an end, or none, and up to three gaps at random."""
+
+    def moment(us: int) -> str:
+        return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)).isoformat()
+
+    since, until = draw(st.none() | st.integers(-60, 40)), draw(st.none() | st.integers(41, 200))
+    starts = draw(st.lists(st.tuples(st.integers(-60, 150), st.integers(1, 12)), max_size=3))
+    return sp.Coverage(
+        since=None if since is None else moment(since), until=None if until is None else moment(until),
+        gaps=tuple((moment(begin), moment(begin + length)) for begin, length in starts),
+    )  # fmt: skip
+
 
 names = st.lists(st.sampled_from(sorted(BOTH)), min_size=1, max_size=4, unique=True)
 
@@ -127,11 +152,11 @@ def test_windows_without_a_begin_see_all_that_came(
 
 
 @laws
-@given(seeds, cuts, names, st.sampled_from([1, 4, 12]), st.sampled_from(["null", "default", "carry"]))
+@given(seeds, cuts, names, st.sampled_from([1, 4, 12]), st.sampled_from(["null", "default", "carry"]), coverages())
 def test_what_is_not_covered_is_never_a_value(
-    seed: int, pieces: list[int], chosen: list[str], span: int, absent: str
+    seed: int, pieces: list[int], chosen: list[str], span: int, absent: str, covered: sp.Coverage
 ) -> None:
-    bounds = COVERED.bounds[0], COVERED.bounds[1], COVERED.gaps_us
+    bounds = covered.bounds[0], covered.bounds[1], covered.gaps_us
     pairs = {}
     for name, (one, wanted) in spans(chosen, span).items():
         if name in ("kinds_s", "often_s", "often_n", "first_s", "last_s") or absent == "null":
@@ -142,7 +167,32 @@ def test_what_is_not_covered_is_never_a_value(
             pairs[name] = one.default(value), wish(wanted, covered=bounds, absent="default", other=value)
         else:
             pairs[name] = one.carry("6us"), wish(wanted, covered=bounds, absent="carry", other=6)
-    equal(recorded(seed), pieces, pairs, coverage=COVERED)
+    equal(recorded(seed), pieces, pairs, coverage=covered)
+
+
+@laws
+@given(seeds, cuts, names, st.sampled_from([1, 4, 12]), coverages())
+def test_gaps_at_random_never_give_zero_or_nan_and_the_indicator_tells_them_apart(
+    seed: int, pieces: list[int], chosen: list[str], span: int, covered: sp.Coverage
+) -> None:
+    """Moment by moment: nothing here knows how the step asks its coverage."""
+    made = {name: BOTH[name][0].over(f"{span}us") for name in chosen}
+    told = {f"{name}_or": one.indicator(-7.5) for name, one in made.items() if name in FLOATS}
+    rows, _ = run(sp.features(**made, **told, coverage=covered, status=True).operator, recorded(seed), pieces)
+    for row in rows:
+        moments = range(row.event_time - span + 1, row.event_time + 1)
+        unknown = any(
+            not covered.bounds[0] <= t < covered.bounds[1] or any(a <= t < b for a, b in covered.gaps_us)
+            for t in moments
+        )
+        for name in made:
+            value, status = row.values[name], row.values[f"{name}_status"]
+            assert (status == "NOT_COVERED") == unknown
+            assert value is None if status != "VALUE" else value is not None
+            assert not isinstance(value, float) or math.isfinite(value)
+            if f"{name}_or" in told:
+                assert row.values[f"{name}_or_known"] == (status == "VALUE")
+                assert row.values[f"{name}_or"] == (-7.5 if value is None else value)
 
 
 @laws
@@ -161,6 +211,26 @@ def test_at_the_bound_a_window_that_lost_rows_is_not_covered(
         pairs["all"] = sp.total("n").ever(), Wish("total", "n", zero=0)
         pairs["last"] = sp.last("x").ever(), Wish("last", "x")
     equal(recorded(seed), pieces, pairs, events_per_key=bound, at_bound="not_covered")
+
+
+@pytest.mark.parametrize("hop", [None, "3us"])
+def test_at_the_bound_the_task_stops_and_says_what_to_do_and_one_below_it_goes_on(hop: str | None) -> None:
+    """Twelve rows of a key, all within the window and after the watermark: each is one that the key has to keep."""
+    frame = pl.DataFrame({"k": ["a"] * 12, "n": [1] * 12, "x": [1.0] * 12, "s": [""] * 12})
+    meta = np.zeros((12, WIDTH), np.int64)
+    meta[:, EVENT_TIME] = np.arange(1, 13)
+    meta[:, ROW] = 2 * np.arange(12) + 1
+    batch = Batch(frame, meta, keys_of(frame, ["k"]))
+
+    def counted(bound: int) -> list[int]:
+        step = sp.features(made=sp.count().over("12us", hop=hop), events_per_key=bound).operator
+        _, output = step.process(step.open(*types()), (batch,), StepTime(meta[:, WATERMARK].copy(), 1))
+        return output.rows.frame["made"].to_list()
+
+    assert counted(12) == list(range(1, 13))
+    with pytest.raises(StreamprocError, match="a key has more than 11 events in its window") as stopped:
+        counted(11)
+    assert "raise events_per_key" in str(stopped.value.hint) and "at_bound='not_covered'" in str(stopped.value.hint)
 
 
 def test_together_is_all_rows_in_order_with_the_name_of_their_source() -> None:
