@@ -82,7 +82,7 @@ class Learn:
         return (self.on, self.on) if self.on else None
 
     @property
-    def _made(self) -> dict[str, str]:
+    def made(self) -> dict[str, str]:
         """Columns of the step by the word that names them."""
         champion = self.race.champion if self.race is not None else ""
         words = {"into": self.into, "calibrated": self.calibrated, "champion": champion}
@@ -114,7 +114,7 @@ class Learn:
                     hint="make it a number or a text: hours since, day of week, ...",
                 )
         made: list[Field] = []
-        for word, name in self._made.items():
+        for word, name in self.made.items():
             if name in rows.schema or name in [field.name for field in made]:
                 said = f"step 'learn' makes column '{name}', which is there"
                 raise DuplicateName(said, hint=f"choose another {word}=")
@@ -158,7 +158,7 @@ class Learn:
         return Schema((*(rows[name] for name in self.on), *said))
 
     def reads(self, needed: frozenset[str], *inputs: Schema) -> tuple[frozenset[str], ...]:
-        label, made = frozenset((self.label,) if self.label else ()), tuple(self._made.values())
+        label, made = frozenset((self.label,) if self.label else ()), tuple(self.made.values())
         if not self.on:
             return (passes_through(needed, self._own, made) | label,)
         return passes_through(needed, self._own, made), label | frozenset(self.on)

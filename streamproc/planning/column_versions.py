@@ -7,8 +7,10 @@ its own: changing one leaves the others as they were.
 
 from __future__ import annotations
 
+from streamproc.decisions.decide import Decide
 from streamproc.feature.derived import Derived
 from streamproc.feature.operator import CORRECTED_AT, Features
+from streamproc.learning.operator import Learn
 from streamproc.operators.columns import Drop, Select, Where, WithColumns
 from streamproc.operators.dedupe import Dedupe
 from streamproc.operators.expressions import expression_columns
@@ -59,6 +61,10 @@ def _passes(node: Node, name: str) -> bool:
             return True
         case WithColumns(made=made):
             return name not in dict(made)
+        case Learn() as step:
+            return name not in step.made.values()
+        case Decide(made=made):
+            return name not in made
         case Select(columns=columns):
             return any(column == name and expression is None for column, expression in columns)
     return False
