@@ -25,7 +25,7 @@ def why(topology: str, topic: str, partition: int, offset: int, as_json: bool, w
     """Name the source records behind one record that TOPOLOGY wrote, and the columns that each had a part in.
 
     The recorded steps run again without one record after the other: those without which the row would be missing, or
-    another, are named. Nothing is written.
+    another, are named. Each column has its version, as `streamproc lineage` tells it. Nothing is written.
     """
     value = load_topology(topology)
     with workspace.log() as log, compiling():
@@ -39,6 +39,7 @@ def why(topology: str, topic: str, partition: int, offset: int, as_json: bool, w
                 "task": answer.task,
                 "step": answer.step,
                 "logic": answer.logic,
+                "versions": dict(answer.versions),
                 "contributors": [
                     {"topic": c.topic, "partition": c.partition, "offset": c.offset, "columns": c.columns, "record": r}
                     for c, r in zip(answer.contributors, records, strict=True)
@@ -50,6 +51,7 @@ def why(topology: str, topic: str, partition: int, offset: int, as_json: bool, w
         return
     click.echo(f"{topic}-{partition}@{offset}, made by step {answer.step} of {answer.task} (logic {answer.logic[:12]})")
     click.echo("  " + ", ".join(f"{name}={shown}" for name, shown in answer.row.items()))
+    click.echo("  versions " + ", ".join(f"{name}={version}" for name, version in answer.versions.items()))
     put_table(
         "without one of these it would not be so",
         ("record", "has a part in", "it says"),

@@ -13,7 +13,7 @@ record that task gives another row, or none, and with that one in its place the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ from streamproc.engine.compiled import Channel
 from streamproc.engine.timeline import ROW as IS_ROW
 from streamproc.errors import ReplayDiverged
 from streamproc.keys import keys_of
+from streamproc.planning.column_versions import column_versions
 from streamproc.planning.plan import Port
 from streamproc.ports import Int64s, Log, TopicPartition
 from streamproc.runtime.binding import Binding
@@ -57,6 +58,7 @@ class Why:
     row           its columns
     task, step    where and in which step it was made
     logic         fingerprint of all that shapes what the topology writes
+    versions      of each column a hash of all that makes it: of a score that is the model, as it began to learn, too
     contributors  in order of topic, partition and offset
     shared        columns that depend on rows of other keys (a model's score, say): nothing is attributed to them
     by_blocks     so many rows share the key that blocks without effect were left out as a whole: two rows that cancel
@@ -67,6 +69,7 @@ class Why:
     task: str
     step: int
     logic: str
+    versions: Mapping[str, str]
     contributors: tuple[Contributor, ...]
     shared: tuple[str, ...] = ()
     by_blocks: bool = False
@@ -192,8 +195,11 @@ def why(binding: Binding, log: Log, place: TopicPartition, offset: int) -> Why:
             for where, columns in sorted(search.found.items())
         )
         shared = tuple(name for name in named if name in search.shared)
-        step = entries[-1].step
-        return Why(row.values, task.name, step, binding.plan.logic, contributors, shared, search.by_blocks)
+        versions = column_versions(binding.plan, writer.sink)
+        told = {name: versions[name] for name in named}
+        return Why(
+            row.values, task.name, entries[-1].step, binding.plan.logic, told, contributors, shared, search.by_blocks
+        )
     raise ReplayDiverged(
         f"{place.topic}-{place.partition}@{offset}: no recorded step of '{binding.names.prefix}' gives this record now",
         hint="'streamproc replay' names the first difference; another version may have written it",

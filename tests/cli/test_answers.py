@@ -204,6 +204,8 @@ def test_why_names_the_records_behind_a_row_and_what_they_say(ran: Path, command
     assert len(records) == rows[0]["payments"]
     assert sum(record["amount"] for record in records) == rows[0]["spend"]
     assert {record["card_id"] for record in records} == {rows[0]["card_id"]}
+    lineage = command.fine("lineage", "card_risk.py", "--column", "card_risk.daily.spend", "--json").json
+    assert answer["versions"]["spend"] == lineage["sinks"]["daily"]["columns"]["spend"]["version"]
     told = command.fine("why", "card_risk.py", "card_risk.daily", 0, 0).out
     assert told.startswith("card_risk.daily-0@0, made by step ")
     assert "payments-" in told
