@@ -7,6 +7,7 @@ Parquet file that a replay wrote) answers what was known at a past moment.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +20,10 @@ from streamproc.contracts.registry import Registry
 from streamproc.engine.intake import event_times
 from streamproc.errors import InputError, UnknownColumn, UnknownTopic, did_you_mean
 from streamproc.event_time import Span, instant_us
-from streamproc.ports import Block, Log
+from streamproc.ports import Block, Log, TopicPartition
 from streamproc.runtime.reading import TopicReader, read_topic
 from streamproc.runtime.topic_tail import TopicTail, now_us
+from streamproc.runtime.workspace import workspace_of
 
 _OWN: Final = ("_partition", "_offset")
 AS_OF: Final = "_as_of"
@@ -148,6 +150,7 @@ def read_features(
     *,
     at: str,
     as_of: str | None = None,
+    bind: str | Path | None = None,
     log: Log | None = None,
     registry: Registry | None = None,
     clock: Callable[[], int] = now_us,
@@ -158,6 +161,8 @@ def read_features(
     keys    the key columns and their values: `{"customer_id": ["17850", "13047"]}`
     at      the column of event time
     as_of   ISO 8601; rows of later moments are not seen; of rows of one moment the last one counts
+    bind    a binding file, as --bind names it: it says where the topic's log (or Kafka) and contracts are; by default
+            ".streamproc/log.db" and "schemas_avro". Instead of it log and registry
 
     Beside the columns come `_as_of` (event time, µs) and `_age_us`, measured from `as_of`, else from the clock: both
     are null, as all is, for a key that is not known. Reads the whole history: for one key at a time while events happen
@@ -165,7 +170,7 @@ def read_features(
     Raises InputError for a source that cannot be read, UnknownColumn for a column that is not there.
     """
     wanted = keys if isinstance(keys, pl.DataFrame) else pl.DataFrame(dict(keys))
-    rows = _history(source, log, registry)
+    rows = _history(source, bind, log, registry)
     for name in (*wanted.columns, at):
         if name not in rows.columns:
             raise UnknownColumn(f"'{source}' has no column '{name}'", hint=did_you_mean(name, rows.columns))
@@ -181,14 +186,32 @@ def read_features(
     return found.with_columns((now - pl.col(AS_OF)).alias(AGE))
 
 
-def _history(source: str | Path, log: Log | None, registry: Registry | None) -> pl.DataFrame:
+def _history(source: str | Path, bind: str | Path | None, log: Log | None, registry: Registry | None) -> pl.DataFrame:
     path = Path(source)
     if path.suffix == ".parquet":
         if not path.exists():
             raise InputError(f"there is no file '{path}'", hint="streamproc replay ... --by-event-time --out FOLDER")
         return pl.read_parquet(path)
-    if log is None or registry is None:
-        raise InputError(f"'{source}' is a topic, and no log is given", hint="pass log=... and registry=...")
-    if str(source) not in log.topics():
-        raise UnknownTopic(f"the log has no topic '{source}'", hint=did_you_mean(str(source), log.topics()))
-    return read_topic(log, registry, str(source))
+    if log is not None and registry is not None and bind is None:
+        return _rows_of(str(source), log, registry)
+    if log is not None or registry is not None:
+        raise InputError(
+            f"'{source}' is a topic, and it is not clear of which log", hint="bind=..., or both log= and registry="
+        )
+    with contextlib.ExitStack() as opened:
+        workspace = workspace_of(None if bind is None else Path(bind))
+        opened.callback(workspace.close)
+        return _rows_of(str(source), opened.enter_context(workspace.log()), workspace.reading_registry())
+
+
+def _rows_of(topic: str, log: Log, registry: Registry) -> pl.DataFrame:
+    if topic not in log.topics():
+        raise UnknownTopic(f"the log has no topic '{topic}'", hint=did_you_mean(topic, log.topics()))
+    rows = read_topic(log, registry, topic)
+    count = log.topics()[topic].partitions
+    if rows.columns == [*_OWN] and any(log.end_offset(TopicPartition(topic, number)) for number in range(count)):
+        raise InputError(
+            f"the contracts do not say what a record of '{topic}' holds",
+            hint="give bind=, which knows what runs derived beside the log, or a registry that has the sink's contract",
+        )
+    return rows

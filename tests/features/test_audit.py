@@ -90,6 +90,32 @@ def test_a_planted_feature_equal_to_a_future_label_scores_as_a_coin() -> None:
     assert abs(score - 0.5) < 3 * np.sqrt(1 / (3 * rows.height)), "three standard errors of a coin"
 
 
+def test_a_planted_feature_that_is_the_label_scores_half_until_the_label_is_known_and_one_from_then_on() -> None:
+    """The payment's own chargeback as a feature of the payment: nothing but the engine keeps the label away from it."""
+    paid = payments(1_000, 50, seed=6)
+    coins = chargebacks(paid)
+    both = sp.together(
+        paid=sp.source("payments", contract=PAYMENT, lateness="1m")
+        | sp.select("payment_id", at=pl.col("paid_at")) | sp.key_by("payment_id"),
+        back=sp.source("chargebacks", contract=CHARGEBACK, lateness="1m")
+        | sp.select("payment_id", "is_fraud", at=pl.col("reported_at")) | sp.key_by("payment_id"),
+    ) | sp.ordered()  # fmt: skip
+    planted = both | sp.features(label=sp.last("is_fraud").of("back").over("30d").indicator(-1))
+    topology = sp.Topology("planted", sinks={"rows": planted | sp.where(pl.col("source") == "paid")})
+
+    def score(reported: pl.Expr) -> float:
+        known = coins.with_columns(reported_at=reported).sort("reported_at")
+        ran = drive(topology, payments=paid, chargebacks=known, contracts=(PAYMENT, CHARGEBACK), partitions=2)
+        rows = ran["rows"].join(coins.select("payment_id", coin="is_fraud"), on="payment_id")
+        assert rows.height == paid.height
+        return auc(rows.filter(pl.col("coin") == 0)["label"], rows.filter(pl.col("coin") == 1)["label"])
+
+    # A day later as it is, and a microsecond later: the nearest future that there is.
+    assert score(pl.col("reported_at")) == 0.5
+    assert score(pl.col("reported_at") - timedelta(days=1) + timedelta(microseconds=1)) == 0.5
+    assert score(pl.col("reported_at") - timedelta(days=1, microseconds=1)) == 1.0, "else nothing was tried"
+
+
 def test_a_delay_is_measured_on_the_values_of_the_other_sources() -> None:
     both = sp.together(
         paid=sp.source("payments", contract=PAYMENT, lateness="1m") | sp.select("card_id", "payment_id", "amount",
@@ -149,6 +175,18 @@ def test_both_commands_work_on_a_log(project: Path) -> None:
     fates = pl.read_parquet(project / "splits.parquet")
     assert fates.height == 2 * 200 and set(fates["role"]) == {"train", "test", "dropped"}
     assert sum(row["rows"] for row in json.loads(tested.stdout)["splits"]) == 2 * 200
+    for command in (["run", "cards_shop.py:cards", "--until-end", "--close"],
+                    ["replay", "cards_shop.py:cards", "--by-event-time", "--must-equal", "--out", "history"]):
+        answer = CliRunner().invoke(cli, command)
+        assert answer.exit_code == 0, answer.output
+    keys = {"card_id": ["c3", "nobody", "c0"]}
+    (project / "local.toml").write_text('[log]\npath = ".streamproc/log.db"\n')
+    for moment in ("2026-11-01T00:40:00Z", "2026-11-01T02:00:07Z"):
+        live = sp.read_features("cards.features", keys, at="paid_at", as_of=moment)
+        filed = sp.read_features(project / "history" / "features.parquet", keys, at="paid_at", as_of=moment)
+        bound = sp.read_features("cards.features", keys, at="paid_at", as_of=moment, bind="local.toml")
+        assert live["payment_id"].null_count() == 1
+        assert filed.select(live.columns).equals(live, null_equal=True) and bound.equals(live, null_equal=True)
     late = CliRunner().invoke(cli, split)  # labels a day later, of payments within hours
     assert isinstance(late.exception, InputError) and "test 1 of 2 has nothing to learn" in str(late.exception)
     for more in (["--splits", "splits.parquet"], ["--at", "paid_at", "--splits", "splits.csv"]):

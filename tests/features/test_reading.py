@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import streamproc as sp
 from streamproc.contracts.registry import MemoryRegistry
 from streamproc.errors import InputError, TypeMismatch, UnknownColumn, UnknownTopic
 from streamproc.ports import TopicPartition, TopicSettings, block_of
-from streamproc.runtime.reading import read_blocks
+from streamproc.runtime.reading import read_blocks, read_topic
 from streamproc.runtime.replay import replay_by_event_time
 from streamproc.runtime.training_set import Labels, training_set
 from streamproc.testing import drive
@@ -147,16 +148,16 @@ def test_what_cannot_be_read_is_said(ran: Driven) -> None:
         sp.FeatureTable("cards.newst", log, registry, ("card_id",), "paid_at")
     with pytest.raises(UnknownColumn, match="no column 'at'"):
         sp.FeatureTable("cards.newest", log, registry, ("card_id",), "at").refresh()
-    with pytest.raises(InputError, match="no log is given"):
-        sp.read_features("cards.features", {"card_id": ["c0"]}, at="paid_at")
+    with pytest.raises(InputError, match="not clear of which log"):
+        sp.read_features("cards.features", {"card_id": ["c0"]}, at="paid_at", log=log)
+    with pytest.raises(InputError, match=r"do not say what a record of 'cards\.features' holds"):
+        sp.read_features("cards.features", {"card_id": ["c0"]}, at="paid_at", log=log, registry=MemoryRegistry(()))
 
 
 def test_a_training_row_is_the_live_row_of_its_moment_byte_for_byte(ran: Driven) -> None:
     """Live on two partitions, cut as it came; the training set from a replay by event time."""
     binding, run, _ = replay_by_event_time(topology(), ran.log, ran.binding.registry, MemoryLog(now=_NOW))
     planned = next(sink for sink in binding.plan.sinks if sink.name == "features")
-    from streamproc.runtime.reading import read_topic
-
     replayed = read_topic(run, ran.binding.registry, planned.topic).drop("_partition", "_offset")
     labels = chargebacks(payments())
     made = training_set(replayed, labels, Labels(("payment_id",), "is_fraud", "reported_at"))
@@ -169,6 +170,49 @@ def test_a_training_row_is_the_live_row_of_its_moment_byte_for_byte(ran: Driven)
         for row in range(len(block))
     }
     assert training == live and len(live) == 400
+
+
+def test_a_history_that_begins_in_the_middle_gives_the_same_bits_once_the_longest_span_is_behind_it() -> None:
+    """Amounts of which a running sum forgets: whoever came before the middle must show in no bit after it."""
+    paid = payments(1_500).with_columns(amount=pl.col("amount") * 10.0 ** (15 - pl.int_range(pl.len()) // 100))
+    ran = drive(topology(), payments=paid, contracts=(PAYMENT,), partitions=2)
+    places = [TopicPartition("payments", number) for number in range(2)]
+    middle = {place: ran.log.end_offset(place) // 4 for place in places}
+    registry = ran.binding.registry
+    begun, run, _ = replay_by_event_time(topology(), ran.log, registry, MemoryLog(now=_NOW), starts=middle)
+    sink = next(one for one in begun.plan.sinks if one.name == "features")
+    part = read_topic(run, registry, sink.topic).drop("_partition", "_offset", "first")
+    first = part["paid_at"].min()
+    assert isinstance(first, datetime)
+    later = part.filter(pl.col("paid_at") > first + timedelta(hours=6, minutes=2)).sort("payment_id")
+    whole = ran["features"].select(part.columns).join(later, on="payment_id", how="semi").sort("payment_id")
+    assert 300 < later.height < part.height < 1_500
+    assert later.equals(whole, null_equal=True)
+    # What a plain running sum of all amounts, less those before the middle, has forgotten by then.
+    amounts = paid["amount"].to_list()
+    assert sum(amounts) - sum(amounts[:700]) != math.fsum(amounts[700:])
+
+
+def test_each_source_has_its_own_lateness() -> None:
+    """A chargeback comes nine minutes behind others and counts; a payment two minutes behind others is late."""
+    card = {"card_id": "c", "payment_id": "p"}
+    paid = pl.DataFrame([{**card, "amount": 1.0, "paid_at": AT + timedelta(minutes=m)} for m in (0, 10, 8, 30)])
+    back = pl.DataFrame([{**card, "is_fraud": 1, "reported_at": AT + timedelta(minutes=m)} for m in (0, 10, 1, 30)])
+    sources = {
+        "paid": sp.source("payments", contract=PAYMENT, lateness="1m") | sp.select("card_id", at=pl.col("paid_at")),
+        "back": sp.source("chargebacks", contract=CHARGEBACK, lateness="10m")
+        | sp.select("card_id", "is_fraud", at=pl.col("reported_at")),
+    }
+    both = sp.together(**{name: one | sp.key_by("card_id") for name, one in sources.items()}) | sp.ordered()
+    made = both | sp.features(n=sp.count().of("paid").ever(), frauds=sp.count().of("back").ever())
+    ran = drive(sp.Topology("t", sinks={"out": made}), payments=paid, chargebacks=back, contracts=(PAYMENT, CHARGEBACK))
+    out = ran["out"].sort("at", "source")
+    minutes = ((out["at"] - AT).dt.total_minutes()).to_list()
+    assert list(zip(minutes, out["source"], strict=True)) == [
+        (0, "paid"), (0, "back"), (1, "back"), (10, "paid"), (10, "back"), (30, "paid"), (30, "back"),
+    ]  # fmt: skip
+    assert ran.late.height == 1
+    assert out.select("n", "frauds").max().rows() == [(3, 4)]
 
 
 def test_a_label_counts_from_the_moment_it_was_known() -> None:
