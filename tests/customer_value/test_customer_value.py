@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from fractions import Fraction
 from pathlib import Path
@@ -11,8 +12,14 @@ import polars as pl
 import pytest
 
 from connectors.registry import FolderRegistry
+from streamproc.runtime.reading import read_blocks, read_topic
+from streamproc.runtime.replay import replay_by_event_time
+from streamproc.runtime.training_set import Labels, training_set
 from streamproc.testing import drive
 from streamproc.testing.drive import Driven
+from streamproc.testing.memory_log import MemoryLog
+from streamproc.testing.topology_checks import check_topology
+from streamproc.wire import Encoder
 from topologies.customer_value import customer_value
 from topologies.customer_value.load import CONTRACTS, events, read_slice
 from topologies.customer_value.topology import COST_OF_A_MINUTE, COST_OF_GOODS, SUPPORT_SINCE
@@ -123,3 +130,34 @@ def test_a_late_refund_changes_the_values_from_its_moment_on(topics: dict[str, p
 def test_without_a_source_the_others_still_count_and_the_sources_say_so(topics: dict[str, pl.DataFrame]) -> None:
     alone = drive(customer_value, {"sales.orders": topics["sales.orders"]}, registry=contracts())
     assert set(alone["values"]["sources"].explode().unique()) == {"orders"}
+
+
+def few(topics: dict[str, pl.DataFrame], customers: int) -> dict[str, pl.DataFrame]:
+    """The events of some customers, those that have most cases of support first."""
+    known = topics["support.cases"]["customer_id"].drop_nulls().value_counts(sort=True)["customer_id"][:customers]
+    return {name: frame.filter(pl.col("customer_id").is_in(known.implode())) for name, frame in topics.items()}
+
+
+def test_live_as_recorded_cut_anywhere_and_on_four_partitions_is_the_same(topics: dict[str, pl.DataFrame]) -> None:
+    sums = check_topology(
+        customer_value, few(topics, 12), registry=contracts(), partitions=(1, 4), seeds=1, ordered=("values",)
+    )
+    assert sums["customer_value.values"].rows > 300
+
+
+def test_a_training_row_is_the_live_row_of_its_moment_byte_for_byte(topics: dict[str, pl.DataFrame]) -> None:
+    """Live on four partitions in small steps; the training set from a replay by event time on as many."""
+    registry = contracts()
+    live = drive(customer_value, few(topics, 12), registry=registry, partitions=4, steps=itertools.repeat(70))
+    binding, run, _ = replay_by_event_time(customer_value, live.log, registry, MemoryLog(now=live.log.now))
+    sink = next(one for one in binding.plan.sinks if one.name == "values")
+    features = read_topic(run, registry, sink.topic).drop("_partition", "_offset")
+    labels = features.select("customer_id", "at").unique().with_columns(
+        left=pl.col("at").dt.day() % 2 == 0, known_at=pl.col("at") + pl.duration(days=30))  # fmt: skip
+    made = training_set(features, labels, Labels(("customer_id", "at"), "left", "known_at"))
+    written = Encoder(sink.contract.avro).encode(made.select(sink.contract.schema.names), schema_id=None)
+    training = sorted(written.buffer[a:b].tobytes() for a, b in zip(written.starts, written.ends, strict=True))
+    told = sorted(
+        (block.value(row) or b"")[5:] for block in read_blocks(live.log, sink.topic) for row in range(len(block))
+    )
+    assert training == told and len(told) > 300

@@ -8,12 +8,14 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
+import polars as pl
 import pytest
 
 from connectors.registry import FolderRegistry
 from streamproc.runtime.workspace import shipped_contracts
 from streamproc.testing import drive
 from streamproc.testing.drive import Driven
+from streamproc.testing.topology_checks import check_topology
 from topologies.refunds import refunds
 from topologies.refunds.load import MOVEMENTS, ORDERS, RETURNS, events, read_slice
 
@@ -153,3 +155,14 @@ def _alert(row: Row, refunds: list[Row], orders: list[Row]) -> tuple[Any, ...] |
         row["customer_id"], row["invoice_no"], at, refund, spend_30d, orders_30d, refunds_30d, ratio, severity,
         "; ".join(reasons),
     )  # fmt: skip
+
+
+def test_live_as_recorded_cut_anywhere_and_on_four_partitions_is_the_same() -> None:
+    lines = read_slice()
+    customers = lines["CustomerID"].drop_nulls().unique(maintain_order=True)[:40]
+    few = events(lines.filter(pl.col("CustomerID").is_in(customers.implode())))
+    sums = check_topology(
+        refunds, few, registry=FolderRegistry((shipped_contracts(),)), partitions=(1, 4), seeds=1,
+        ordered=("movements", "customer_1d", "customer_7d", "customer_30d", "alerts"),
+    )  # fmt: skip
+    assert sums["refunds.customer_1d"].rows > 100 and sums["refunds.alerts"].rows > 0
