@@ -63,7 +63,9 @@ SCANS: dict[str, tuple[Aggregate, Wish]] = {
     "trend_x": (sp.trend("x"), Wish("trend", "x")),
 }
 BOTH = {**ALL, **SCANS}
-FLOATS = ("sum_x", "mean_x", "mean_n", "var_x", "min_x", "max_x", "last_x", "median", "high", "least", "average", "trend_n")
+FLOATS = (
+    "sum_x", "mean_x", "mean_n", "var_x", "min_x", "max_x", "last_x", "median", "high", "least", "average", "trend_n",
+)  # fmt: skip
 """Of these an absent value can be any number."""
 WHERE: dict[str, tuple[pl.Expr, Callable[[Mapping[str, Any]], bool | None]]] = {
     "positive": (pl.col("n") > 0, lambda values: None if values["n"] is None else values["n"] > 0),
