@@ -37,9 +37,10 @@ with happened as (
         from movements where customer_id is not null and unit_price > 0
 )
 select customer_id, "at", fsum(gross) as revenue, fsum(refund) as refunded, fsum(support) as support_costs,
-       fsum(stock) as stock_costs, list_sort(list(distinct source)) as sources, count(*) as rows
+       fsum(stock) as stock_costs, list_sort(list(distinct source)) as sources, count(*) as rows,
+       count(*) filter (where source = 'orders' and happened_at > "at" - interval 2160 hour) as orders_90d
 from (
-    select a.customer_id, a."at", b.* exclude (customer_id, "at")
+    select a.customer_id, a."at", b."at" as happened_at, b.* exclude (customer_id, "at")
     from (select distinct customer_id, "at" from happened) a join happened b
     on a.customer_id = b.customer_id and b."at" <= a."at"
 ) group by all order by customer_id, "at"
@@ -82,6 +83,8 @@ def test_the_value_after_every_moment_equals_sql_over_the_same_events(
     for name in ("revenue", "refunded", "stock_costs"):
         ours, theirs = last[name].to_list(), expected[name].fill_null(0.0).to_list()
         assert all(math.isclose(a, b, rel_tol=1e-12, abs_tol=1e-9) for a, b in zip(ours, theirs, strict=True)), name
+    assert last["orders_90d"].to_list() == expected["orders_90d"].to_list()
+    assert (expected["orders_90d"] < expected["rows"]).any()
     assert [sorted(names) for names in last["sources"].to_list()] == expected["sources"].to_list()
     covered = last["at"] >= SUPPORT_SINCE
     assert covered.any() and not covered.all()
