@@ -29,7 +29,7 @@ risk = sp.Topology("risk", {version}sinks={{"scored": scored, "requests": reques
 """
 
 
-def again(model: str = "model", version: str = "") -> str:
+def written_topology(model: str = "model", version: str = "") -> str:
     """The topology's text, without its first imports, for another model or version."""
     return _TOPOLOGY.format(model=model, version=version)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from command_line import CommandLine
-from paid_back import CONTRACTS, DAY, HOUR, again, csv
+from paid_back import CONTRACTS, DAY, HOUR, csv, written_topology
 
 import streamproc as sp
 from connectors.embedded import EmbeddedLog
@@ -32,7 +32,7 @@ def shop(project: Path, command: CommandLine, topology: Callable[[str, str], str
         (project / "schemas_avro" / f"{name}.v1.avsc").write_text(text)
     write(project, command, "paid", 0, 2 * DAY)
     write(project, command, "back", 0, DAY - 3 * HOUR)
-    name = topology("risk.py", again())
+    name = topology("risk.py", written_topology())
     command.fine("run", name, "--until-end")
     return name
 
@@ -76,7 +76,8 @@ def test_a_storm_of_alarms_is_one_run_that_waits_and_is_made_once(
     # What came of it races the model that went on learning.
     file = next(project.rglob(f"{versions[0]}.model"))
     racing = f'sp.race({{"live": model, "anew": sp.model_version({str(file)!r})}})'
-    (project / "next.py").write_text("import polars as pl\nimport streamproc as sp\n" + again(racing, "version=2, "))
+    text = written_topology(racing, "version=2, ")
+    (project / "next.py").write_text("import polars as pl\nimport streamproc as sp\n" + text)
     command.fine("replay", "next.py", "--by-event-time")
     assert sp.model_version(file).model.predict_proba_one({"amount": 0.9})[True] > 0.5
 

@@ -10,7 +10,7 @@ import pytest
 
 from streamproc.cli.app import run
 from tests.cli.command_line import CommandLine
-from tests.cli.paid_back import CONTRACTS, DAY, HOUR, again, csv
+from tests.cli.paid_back import CONTRACTS, DAY, HOUR, csv, written_topology
 from tests.services.kafka import KafkaCluster, kafka_cluster
 
 EVERY = 240_000_000
@@ -34,7 +34,7 @@ def command(
     Path("schemas_avro").mkdir()
     for name, text in CONTRACTS.items():
         Path("schemas_avro", f"{name}.v1.avsc").write_text(text)
-    Path("risk.py").write_text("import polars as pl\nimport streamproc as sp\n" + again())
+    Path("risk.py").write_text("import polars as pl\nimport streamproc as sp\n" + written_topology())
     kafka = f'[kafka]\nbrokers = ["{cluster.bootstrap}"]\n'
     Path("kafka.toml").write_text(kafka + '[checkpoints]\ntopic = "risk.checkpoints"\n')
     for topic in CONTRACTS:
