@@ -20,6 +20,7 @@ from streamproc.kernels import kernel
 from streamproc.operators.deadlines import BLOCK, NEVER, blocks_of, take_due
 from streamproc.operators.follow import ARRIVES, HAPPENS, LEAVES
 from streamproc.ports import Int64s
+from streamproc.row_loops import copy
 
 OWNER: Final = 0
 """Slot of the entity."""
@@ -139,7 +140,7 @@ def _take(
     else:
         place = counts[_USED]
         counts[_USED] += 1
-    places[place, : KIND + 1] = one[: KIND + 1]
+    copy(one, places[place], KIND + 1)
     first = heads[one[OWNER], one[KIND]]
     places[place, NEXT] = first
     places[place, BEFORE] = 0

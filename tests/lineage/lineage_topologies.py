@@ -289,8 +289,8 @@ def watching() -> Made:
         "report": (a | sp.drift("x", run_length=500, warm=100, report=100)).side("report"),
         "river": a | sp.drift("v", test=river_drift.ADWIN()),
     }, {"a": events(14, 700).with_columns(
-        v=pl.when(late_half).then(col("v") * 3).otherwise(col("v")),
-        x=pl.when(late_half).then(col("x") * 2).otherwise(col("x")))}  # fmt: skip
+        v=pl.when(late_half).then(col("v") * 4).otherwise(col("v")),
+        x=pl.when(late_half).then(col("x") * 2.5).otherwise(col("x")))}  # fmt: skip
 
 
 class Silence:
