@@ -36,6 +36,8 @@ from streamproc.runtime.reactions.records import Writer, partition_of
 from streamproc.runtime.reading import TopicReader, read_blocks
 
 _PASSING: Final = (Fenced, LogBusy, LogUnavailable, UnknownOutcome)
+_READABLE_S: Final = 60.0
+_READABLE_LOOK_S: Final = 0.01
 _OWN: Final = frozenset((CASE, *(field.name for field in REVIEW), "_partition", "_offset"))
 
 
@@ -231,16 +233,29 @@ class ReviewDesk:
             stop=tenacity.stop_after_delay(120),
             reraise=True,
         )
-        retrying(self._attempt, decided)
+        self._readable(retrying(self._attempt, decided))
         self.look()
 
-    def _attempt(self, decided: Callable[[], Sequence[Mapping[str, Any]]]) -> None:
+    def _readable(self, written: Mapping[TopicPartition, tuple[int, int]]) -> None:
+        """Waits until what was committed can be read: Kafka answers a commit a moment before, and who looks at once
+        would not find the case that is hers."""
+        until = self._clock.monotonic() + _READABLE_S
+        while any(self._log.end_offset(place) < end for place, (_, end) in written.items()):
+            if self._clock.monotonic() >= until:
+                raise LogUnavailable(
+                    f"what was written to topic '{self._answers}' stands, and cannot be read for {_READABLE_S:.0f} s",
+                    hint=f"'streamproc review list {self.topic}' shows it once it can",
+                )
+            self._clock.sleep(_READABLE_LOOK_S)
+
+    def _attempt(self, decided: Callable[[], Sequence[Mapping[str, Any]]]) -> dict[TopicPartition, tuple[int, int]]:
+        """One try; gives the offsets of what it wrote."""
         producer = self._log.producer(f"{self._answers}.desk")
         try:
             self.look()
             rows = decided()
             if not rows:
-                return
+                return {}
             transaction = producer.begin()
             count = self._log.topics()[self._answers].partitions
             keys = [str(row[CASE]).encode() for row in rows]
@@ -251,7 +266,7 @@ class ReviewDesk:
                 transaction.append(
                     block_of(self._answers, place, [payloads[i] for i in mine], keys=[keys[i] for i in mine])
                 )
-            transaction.commit()
+            return transaction.commit()
         finally:
             with contextlib.suppress(LogError):
                 producer.close()

@@ -13,11 +13,12 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
-from reviewing import HOUR, MINUTE, START, Desk, payments
+from reviewing import HOUR, MINUTE, START, Desk, Standing, payments
 
 from connectors.embedded import EmbeddedLog
-from streamproc.errors import InputError, UnknownTopic
+from streamproc.errors import InputError, LogUnavailable, UnknownTopic
 from streamproc.runtime.review_desk import ReviewDesk
+from streamproc.testing.memory_log import MemoryLog
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,6 +60,34 @@ def test_fifty_claimants_at_once_get_fifty_cases(desk: Desk, tmp_path: Path) -> 
     assert max(Counter(case for mine in claimed for case in mine).values()) == 1
     holders = {case.case: case.claim.by for case in desk.desk().open() if case.claim is not None}
     assert holders == {mine[0]: f"p{number}" for number, mine in enumerate(claimed)}
+
+
+class Passing(Standing):
+    """While it sleeps, time passes for the log too."""
+
+    def __init__(self, log: MemoryLog) -> None:
+        self._log = log
+
+    def sleep(self, seconds: float) -> None:
+        self.us += round(1e6 * seconds)
+        self._log.cluster.advance(round(1e6 * seconds))
+
+
+def test_who_claims_is_told_her_case_although_the_log_shows_the_claim_later(tmp_path: Path) -> None:
+    """Kafka answers a commit once it is decided; its rows can be read when the markers have arrived."""
+    log = MemoryLog(now=2**60)
+    with Desk(tmp_path, log) as desk:
+        desk.clock = Passing(log)
+        desk.pay(payments(2))
+        desk.work(3)
+        log.cluster.markers = lambda: 300_000
+        (case,) = desk.desk().claim("eve", count=1, lease_us=HOUR)
+        assert case.claim is not None and case.claim.by == "eve"
+        told = desk.desk().answer(case.case, "allow", by="eve")
+        assert told.answer is not None and told.answer[0] == "eve"
+        log.cluster.markers = lambda: 10**12
+        with pytest.raises(LogUnavailable, match="stands, and cannot be read for 60 s"):
+            desk.desk().claim("kim", count=1, lease_us=HOUR)
 
 
 def test_of_twenty_who_answer_one_case_at_once_one_is_heard(desk: Desk, tmp_path: Path) -> None:
