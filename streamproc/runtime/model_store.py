@@ -55,6 +55,7 @@ class ModelStore:
         path = self.directory / f"{version.id}{SUFFIX}"
         try:
             load_version(path, key=self._key, any_river=True)
+            _flush_entries(self.directory)  # Whoever wrote it may not have come to that.
         except (InputError, StateError):
             write_file(path, write_version(version, key=self._key))
         self._sweep()
@@ -129,15 +130,32 @@ def model_version(path: str | Path, /, *, model: str = "", key: bytes | None = N
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Writes a file beside its place, flushes it to the disk and renames it; raises InputError where that fails."""
+    """Writes a file beside its place, flushes it to the disk and renames it; raises InputError where that fails.
+
+    The file and its name are on the disk when it returns.
+    """
     partly = path.with_name(f".{path.name}.{uuid.uuid4().hex[:SHOWN]}")
     try:
+        changed = [path.parent, *(folder.parent for folder in path.parents if not folder.exists())]
         path.parent.mkdir(parents=True, exist_ok=True)
         with partly.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         partly.replace(path)
+        for folder in changed:
+            _flush_entries(folder)
     except OSError as error:
         partly.unlink(missing_ok=True)
         raise InputError(f"'{path}' cannot be written: {error.strerror}", hint="name another place") from None
+
+
+def _flush_entries(folder: Path) -> None:
+    """Waits until a folder's names are on the disk: a renamed file is found after a power cut only then."""
+    if os.name == "nt":
+        return  # Windows has no handles of folders and makes renames durable by itself.
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
