@@ -6,7 +6,8 @@ Each detector's own threshold is first tuned by halving until its mean run lengt
 one. Ours needs no tuning, its promise is checked; that is a bound, so ours stands here a second time with a promise
 that is raised until it speaks on clean normal rows as seldom as ADWIN does. Then the median delay is measured for
 shifts of 1/4, 1/2 and 1 standard deviation after 2,000 clean rows, and false alarms on clean streams of other kinds.
-With --data, the car-loan stream must name the four columns that moved and no other, and SEA must be silent.
+With --data, the car-loan stream must be silent up to row 75,000, where its cars get another value, and alarm within
+200 rows; SEA must be silent. The command fails where they are not.
 """
 
 from __future__ import annotations
@@ -182,8 +183,11 @@ def public(folder: Path) -> list[tuple[str, str, str]]:
         f"row {row['last_offset']:,}: {', '.join(row['columns'])} (promise {row['promise']})" for row in told.to_dicts()
     ]
     single = {c: watched(sp.drift(c, run_length=1_000_000), loans.select(c))["last_offset"].to_list() for c in columns}
+    rows = told["last_offset"].to_list()
+    assert rows and 75_000 <= rows[0] < 75_200 and "car_value" in told["columns"][0], f"car loan: alarms at {rows}"
     sea = pl.read_parquet(folder / "sea_big.parquet")
     silent = watched(sp.drift("attrib1", "attrib2", "attrib3", "class", run_length=1_000_000), sea)
+    assert silent.height == 0, f"SEA holds one concept: alarms at {silent['last_offset'].to_list()}"
     return [
         ("evidence, raw", "car loan, all columns", "; ".join(first) or "silent"),
         ("evidence, raw", "car loan, each column", str({c: rows for c, rows in single.items() if rows})),

@@ -42,6 +42,8 @@ REPORT: Final = Schema((
 ))  # fmt: skip
 """The side "report": how each column stands, whether or not anything happened."""
 _LARGEST_CORRELATION: Final = 0.1
+_LEAST_REFERENCE: Final = 2_000
+"""Ranks among fewer rows that stay the same lean to where those fell, and wagers find that after some thousand rows."""
 
 
 @dataclass(slots=True)
@@ -123,6 +125,8 @@ class Drift:
         worst = float(correlations[column])
         if self.learned:
             return f"withdrawn: what makes {', '.join(map(repr, self.learned))} goes on learning", worst
+        if self.reference < _LEAST_REFERENCE:
+            return f"withdrawn: the reference has {self.reference:,} rows; give it {_LEAST_REFERENCE:,}, or none", worst
         n = max(float(seen.serial[column, 3]), 1.0)
         if abs(worst) - 2.0 / math.sqrt(n) > _LARGEST_CORRELATION:
             said = f"withdrawn: neighbouring rows of '{self.columns[column]}' correlate by {worst:.2f}"
@@ -174,7 +178,8 @@ def drift(
     columns     numbers, booleans or texts; a null is a value of its own
     run_length  rows between false alarms on average, at least, over all columns together. Where neighbouring rows
                 correlate the promise does not hold: the alarm then says "withdrawn", and by how much
-    reference   None: rows are ranked among all rows so far; n: among n rows, 2,000 or more
+    reference   None: rows are ranked among all rows so far; n: among n rows. Below 2,000 alarms say "withdrawn": how so
+                few happened to fall looks like drift in the end
     warm        rows before the first bet; half of them choose the grid
     serial      "raw"; "whiten": what is left of each value after the one before it; "thin": only every so many rows, so
                 far apart that they hardly correlate

@@ -22,12 +22,12 @@ STREAMS, ROWS, RUN_LENGTH = 200, 5_000, 500
 
 
 def alarms_of(
-    make: Any, *, serial: str, streams: int = STREAMS, rows: int = ROWS, run_length: int = RUN_LENGTH
+    make: Any, *, serial: str, streams: int = STREAMS, rows: int = ROWS, run_length: int = RUN_LENGTH, **more: Any
 ) -> tuple[int, int, int]:
     """Alarms over clean streams, those that still promise, and what was budgeted."""
     found = promised = 0
     for seed in range(streams):
-        step = sp.drift("c0", run_length=run_length, warm=400, serial=serial, seed=seed)
+        step = sp.drift("c0", run_length=run_length, warm=400, serial=serial, seed=seed, **more)
         alarms, _ = watched(step, make(np.random.default_rng(seed), rows))
         found += alarms.height
         promised += int((alarms["promise"] == "holds").sum())
@@ -37,8 +37,12 @@ def alarms_of(
 @pytest.mark.parametrize("name", INDEPENDENT)
 def test_on_200_clean_streams_false_alarms_stay_within_the_stated_budget(name: str) -> None:
     found, promised, budget = alarms_of(INDEPENDENT[name], serial="raw")
-    low = stats.chi2.ppf(0.025, 2 * found) / 2
-    print(f"{name}: {found} alarms, at least {low:.0f}; budget {budget}")
+    low, high = stats.chi2.ppf(0.025, 2 * max(found, 1)) / 2, stats.chi2.ppf(0.975, 2 * (found + 1)) / 2
+    rows = STREAMS * ROWS
+    print(
+        f"{name}: {found} alarms, budget {budget}; run length {rows / max(found, 1):,.0f} "
+        f"(95 %: {rows / high:,.0f} to {rows / low:,.0f}), stated {RUN_LENGTH}"
+    )
     assert found <= budget
     assert promised >= 0.97 * found
 
@@ -55,6 +59,16 @@ def test_whitened_or_thinned_the_promise_holds_again(name: str) -> None:
         found, promised, budget = alarms_of(DEPENDENT[name], serial=serial)
         assert found <= budget
         assert serial == "thin" or promised >= 0.9 * found
+
+
+def test_a_reference_that_grows_no_more_keeps_the_promise_from_2000_rows_on_and_below_that_gives_none() -> None:
+    for reference, keeps in ((2_000, True), (100, False)):
+        found, promised, budget = alarms_of(
+            INDEPENDENT["normal"], serial="raw", rows=20_000, run_length=4_000, reference=reference
+        )
+        print(f"reference of {reference}: {found} alarms, {promised} promise; budget {budget}")
+        assert (found <= budget) is keeps
+        assert promised >= 0.97 * found if keeps else promised == 0
 
 
 def test_a_wager_is_worth_one_where_nothing_changes() -> None:
