@@ -60,6 +60,26 @@ def test_when_scores_stop_meaning_anything_automation_stops() -> None:
     assert after["alone"].mean() < 0.01  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_while_scores_mean_ever_less_errors_of_rows_decided_alone_stay_below_the_target(seed: int) -> None:
+    """Of a share of labels that grows from none to 30 % the score says nothing; labels come 200 rows late."""
+    random, n, target = np.random.default_rng(20 + seed), 40_000, 0.1
+    risk, bad = calibrated(random, n)
+    guessed = random.random(n) < 0.3 * np.arange(n) / n
+    bad[guessed] = random.random(int(guessed.sum())) < 0.5
+    done = automated(risk, bad, target)
+    shares = []
+    for start in range(0, n, n // 8):
+        alone = done[start : start + n // 8].filter(pl.col("alone"))
+        wrong = int(alone["wrong"].sum())
+        shares.append(alone.height / (n // 8))
+        assert wrong <= target * alone.height + 2.6 * (target * (1 - target) * alone.height) ** 0.5
+    alone = done.filter(pl.col("alone"))
+    print(f"wrong {alone['wrong'].mean():.4f} of {alone.height} decided alone; shares by eighths {np.round(shares, 2)}")
+    assert alone["wrong"].mean() <= target  # type: ignore[operator]
+    assert shares[1] > 0.3 > 3 * shares[7]
+
+
 def test_mistakes_are_told() -> None:
     stream = Stream(sp.key_by("id").operator)
     with pytest.raises(DefinitionError, match="target"):

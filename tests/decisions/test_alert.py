@@ -136,3 +136,61 @@ def test_the_ladder_names_the_rung_and_why_not_a_better_one() -> None:
         assert row["score_cause"] == ("" if rung == "full" else "full is missing")
     with pytest.raises(DefinitionError, match="without a score"):
         sp.fallback("score", full="risk")
+
+
+def test_each_source_of_scores_falls_silent_and_comes_back_and_the_rung_is_right() -> None:
+    """Two scorers write a score a second; each is away for a while, then both; ages are those of event time."""
+    from streamproc.contracts.avro_schema import parse_contract
+
+    def contract(name: str, *columns: str) -> Any:
+        fields = "".join(f'{{"name": "{one}", "type": "double"}},' for one in columns)
+        return parse_contract(f'''{{"type": "record", "name": "{name}", "sp:version": 1, "fields": [
+            {{"name": "card", "type": "string", "sp:role": "key"}}, {fields}
+            {{"name": "at", "type": "long", "sp:role": "event_time"}}]}}''')
+
+    contracts = contract("pay"), contract("full", "score"), contract("small", "fair")
+    pays, full, small = (
+        sp.source(f"{one.name}s", contract=one) | sp.key_by("card") | sp.ordered() for one in contracts
+    )
+    scored = (
+        pays
+        | sp.as_of(full, columns=("score",), name="full")
+        | sp.ordered()
+        | sp.as_of(small, columns=("fair",), name="small")
+        | sp.fallback(
+            "risk", full=sp.rung("score", age="full_age", max_age="3s"),
+            reduced=sp.rung("fair", age="small_age", max_age="3s"),
+            last=sp.rung("score", age="full_age", max_age="30s"), prior=0.02,
+        )
+    )  # fmt: skip
+    away = {"full": [(20, 40), (80, 160)], "small": [(50, 60), (90, 140)]}
+
+    def scores(which: str, column: str, part: float) -> pl.DataFrame:
+        there = [t for t in range(200) if not any(a <= t < b for a, b in away[which])]
+        return pl.DataFrame({"card": "c", column: [t + part for t in there], "at": [t * SECOND for t in there]})
+
+    frames = {
+        "pays": pl.DataFrame({"card": "c", "at": [t * SECOND // 2 + 1 for t in range(400)]}),
+        "fulls": scores("full", "score", 0.25), "smalls": scores("small", "fair", 0.5),
+    }  # fmt: skip
+    done = drive(sp.Topology("t", sinks={"scored": scored}), frames, contracts=contracts)["scored"]
+    assert done.height == 400
+    rungs = []
+    for at, risk, rung, cause in done.select("at", "risk", "risk_rung", "risk_cause").iter_rows():
+        newest = {
+            which: max(t for t in range(int(at) // SECOND + 1) if not any(a <= t < b for a, b in away[which]))
+            for which in away
+        }
+        ages = {which: int(at) - t * SECOND for which, t in newest.items()}
+        if ages["full"] <= 3 * SECOND:
+            expected = "full", newest["full"] + 0.25, ""
+        elif ages["small"] <= 3 * SECOND:
+            expected = "reduced", newest["small"] + 0.5, "full is too old"
+        elif ages["full"] <= 30 * SECOND:
+            expected = "last", newest["full"] + 0.25, "full is too old"
+        else:
+            expected = "prior", 0.02, "full is too old"
+        assert (rung, risk, cause) == expected
+        if not rungs or rungs[-1] != rung:
+            rungs.append(rung)
+    assert rungs == ["full", "reduced", "full", "reduced", "last", "prior", "reduced", "full"]

@@ -129,8 +129,8 @@ ID = StreamType(Schema((Field("id", pl.String()),)), ("id",))
 EARNED = StreamType(Schema((Field("id", pl.String()), Field("y", pl.Float64()))), ("id",))
 
 
-def lived(seed: int, truth: Any, *, steps: int, rows: int = 40, **more: Any) -> tuple[pl.DataFrame, Any]:
-    """Lets arms earn what they are worth, some steps after they were drawn; gives all rows and the last report.
+def lived(seed: int, truth: Any, *, steps: int, rows: int = 40, **more: Any) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Lets arms earn what they are worth, some steps after they were drawn; gives all rows and all reports.
 
     truth  the chance of each arm to earn 1, of a step
     """
@@ -138,7 +138,7 @@ def lived(seed: int, truth: Any, *, steps: int, rows: int = 40, **more: Any) -> 
     step = sp.bandit(("a", "b"), rewards=Stream(KeyBy(("id",))), reward="y", horizon="1d", on="id", **more)
     state, random = step.operator.open(ID, EARNED), np.random.default_rng(seed)
     made: list[pl.DataFrame] = []
-    told = None
+    told: list[pl.DataFrame] = []
     for t in range(steps + delay):
         ids = [f"{seed}/{t}/{i}" for i in range(rows if t < steps else 0)]
         left = pl.DataFrame({"id": pl.Series(ids, dtype=pl.String)})
@@ -154,9 +154,8 @@ def lived(seed: int, truth: Any, *, steps: int, rows: int = 40, **more: Any) -> 
             batches.append(Batch(frame, meta, keys_of(frame, ["id"])))
         state, output = step.operator.process(state, tuple(batches), StepTime(np.zeros(rows, np.int64), 1))
         made.append(output.rows.frame)
-        side = output.sides[0][1].frame
-        told = side.tail(2) if side.height else told
-    return pl.concat(made), told
+        told.append(output.sides[0][1].frame)
+    return pl.concat(made), pl.concat(told)
 
 
 @pytest.mark.parametrize("policy", ["thompson", "greedy"])
@@ -165,6 +164,7 @@ def test_rewards_over_propensities_are_unbiased_and_within_their_bounds(policy: 
     for seed in range(200):
         _, told = lived(seed, lambda _: (0.3, 0.4), steps=10, rows=8, salt="s", every=4, report=80, least=0.1,
                         policy=policy)  # fmt: skip
+        assert told.height == 2
         values.append(told["value"].to_list())
         means.append(told["mean"][0])
         outside += any(not low <= true <= high
@@ -176,6 +176,32 @@ def test_rewards_over_propensities_are_unbiased_and_within_their_bounds(policy: 
     assert outside <= 0.05 * 200
     if policy == "greedy":  # the plain mean is biased, as is said
         assert np.mean(means) < 0.3 - 2.6 * np.std(means) / 200**0.5
+
+
+def parted(told: pl.DataFrame) -> list[str]:
+    """The arm that is shown to be the better one, at each report that shows it: all that it may be worth is more."""
+    a, b = (told.filter(pl.col("arm") == arm) for arm in "ab")
+    return [
+        "a" if low_a > high_b else "b"
+        for low_a, high_a, low_b, high_b in zip(a["low"], a["high"], b["low"], b["high"], strict=True)
+        if low_a > high_b or low_b > high_a
+    ]
+
+
+def test_who_looks_at_every_report_finds_a_winner_only_where_there_is_one() -> None:
+    """A hundred experiments of each kind, sixty looks at each."""
+    given: dict[str, Any] = {"steps": 60, "rows": 40, "salt": "s", "every": 400, "report": 40, "least": 0.2}
+    outside, alike, found = 0, 0, 0
+    for seed in range(100):
+        told = lived(seed, lambda _: (0.4, 0.4), **given)[1]
+        assert told.height == 2 * 60
+        outside += bool(((told["low"] > 0.4) | (told["high"] < 0.4)).any())
+        alike += bool(parted(told))
+        winners = parted(lived(1_000 + seed, lambda _: (0.3, 0.6), **given)[1])
+        assert set(winners) <= {"b"}
+        found += bool(winners)
+    print(f"of 100 each: bounds missed the truth {outside}, alike and told apart {alike}, better and found {found}")
+    assert outside <= 5 and alike <= 5 and found >= 90
 
 
 def test_rows_draw_arms_as_often_as_is_written_down() -> None:

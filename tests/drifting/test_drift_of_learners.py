@@ -71,3 +71,29 @@ def test_what_is_said_to_be_learned_is_watched_by_evidence() -> None:
     for test in ("ks", drift.ADWIN()):
         with pytest.raises(DefinitionError, match="promises nothing that could be withdrawn"):
             sp.drift("q", learned=("q",), test=test)
+
+
+LABELLED = parse_contract("""{"type": "record", "name": "labelled", "sp:version": 1, "fields": [
+    {"name": "id", "type": "string"}, {"name": "a", "type": "double"}, {"name": "b", "type": "double"},
+    {"name": "y", "type": "boolean"}, {"name": "at", "type": "long", "sp:role": "event_time"}]}""")
+
+
+def test_harm_is_told_soon_after_a_world_turns_and_asks_for_a_new_model() -> None:
+    """The squared error of a model that learns no more, bounded by 1; labels turn round at row 3,000 of 5,000."""
+    for seed in range(5):
+        random = np.random.default_rng(seed)
+        a, b = random.normal(size=ROWS), random.normal(size=ROWS)
+        sign = np.where(np.arange(ROWS) < 3_000, 1.0, -1.0)
+        y = random.random(ROWS) < 1 / (1 + np.exp(-sign * (1.5 * a - b)))
+        rows = pl.DataFrame({"id": [f"i{i:05}" for i in range(ROWS)], "a": a, "b": b, "y": y, "at": np.arange(ROWS)})
+        chance = 1 / (1 + (-(1.5 * pl.col("a") - pl.col("b"))).exp())
+        judged = sp.source("labelled", contract=LABELLED) | sp.with_columns(
+            loss=(chance - pl.col("y").cast(pl.Float64)) ** 2
+        )
+        told = judged | sp.drift("loss", "a", "b", run_length=RUN_LENGTH, warm=500)
+        asked = judged | sp.retrain(harm=told, cooldown="1s", cut="100us")
+        done = drive(sp.Topology("t", sinks={"told": told, "asked": asked}), labelled=rows, contracts=(LABELLED,))
+        first = done["told"].row(0, named=True)
+        assert first["columns"] == ["loss"] and first["promise"] == "holds"
+        assert 3_000 <= first["last_offset"] < 3_060
+        assert done["asked"]["reasons"].to_list()[0] == ["harm"]
