@@ -123,7 +123,10 @@ def explain_match(model: LinkageModel, records: pl.DataFrame, *, names: tuple[st
         missing = on[at] == MISSING
         value = int(values[0, program.columns[at]])
         rarity = float(kept.rarity[value]) if on[at] == 0 and comparison.frequencies and not missing else 0.0
-        left, right = records[comparison.column].cast(pl.String).to_list()
+        given = records[comparison.column]
+        if comparison.form == "set":
+            given = given.list.drop_nulls().list.join(", ")
+        left, right = given.cast(pl.String).to_list()
         bars.append(
             Bar(
                 comparison.column, _shown(left), _shown(right),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from harmonised import harmonised, reasons, schema_of, values
@@ -84,6 +85,19 @@ def test_local_times_become_the_instants_of_the_standard_library(zone: str) -> N
         got = pl.Series(made["at_utc"]).dt.replace_time_zone(None).to_list()
         assert got == [value and value.replace(tzinfo=None) for value in known]
         assert made["at_utc_status"] == ["NULL" if value is None else "CAST" for value in known]
+
+
+def test_texts_with_a_zone_of_their_own_become_the_same_instants() -> None:
+    """Of all zones at once, in any order, by text and a column that names the zone."""
+    asked = [(local, zone) for zone in ZONES for local in awkward(zone)[::23]]
+    asked = [asked[n] for n in np.random.default_rng(1).permutation(len(asked))]
+    frame = pl.DataFrame([(f"{local:%d.%m.%Y %H:%M:%S.%f}", zone) for local, zone in asked], ["t", "z"], orient="row")
+    for gap, fold in (("earlier", "earlier"), ("refuse", "later")):
+        policy: Any = {"gap": gap, "fold": fold, "otherwise": "null"}
+        made = values(frame, u=sp.canonical.instant("t", formats="%d.%m.%Y %H:%M:%S%.f", zone_column="z", **policy))
+        expected = [oracle(local, zone, gap=gap, fold=fold) for local, zone in asked]
+        assert made["u"] == [one if isinstance(one, datetime) else None for one in expected]
+    assert len(asked) > 2_000 and "never" in expected
 
 
 def test_times_that_never_were_or_were_twice_are_told_apart_in_the_reason() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
 from fractions import Fraction
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import polars as pl
@@ -27,6 +28,7 @@ ECB = b"""Date,USD,JPY,GBP,KWD,TRL,
 2004-12-31,1.3621,139.65,0.70505,N/A,1836200,
 """
 RATES = sp.canonical.ecb_rates(ECB)
+BERLIN = ZoneInfo("Europe/Berlin")
 
 
 def us(*moment: int) -> int:
@@ -125,6 +127,67 @@ def test_totals_in_minor_units_are_conserved_over_splits_of_the_stream(seed: int
     parts = [texts[a:b] for a, b in zip([0, *cuts], [*cuts, 200], strict=True)]
     assert whole == sum(sum(values(pl.DataFrame({"a": part}, schema={"a": pl.String}), m=field)["m"]) for part in parts)
     assert whole == sum(int(Decimal(text) * 100) for text in texts)
+
+
+@st.composite
+def published(draw: st.DrawFn) -> list[tuple[date, dict[str, str]]]:
+    """Rates of a few days of two weeks around a change of clocks, as the ECB writes them; not of all days, nor of all
+    currencies."""
+    first = draw(st.sampled_from([date(2026, 3, 23), date(2026, 10, 19), date(2026, 6, 1)]))
+    days = draw(st.lists(st.integers(0, 13), min_size=1, max_size=9, unique=True))
+    rate = st.decimals("0.0001", "9000", places=4).map(str) | st.just("N/A")
+    return [(first + timedelta(days=day), {code: draw(rate) for code in ("USD", "JPY", "KWD")}) for day in sorted(days)]
+
+
+def table_of(days: list[tuple[date, dict[str, str]]]) -> Any:
+    lines = [f"{day},{told['USD']},{told['JPY']},{told['KWD']}," for day, told in reversed(days)]
+    return sp.canonical.ecb_rates("\n".join(["Date,USD,JPY,KWD,", *lines, ""]).encode())
+
+
+def by_hand(
+    amount: int, source: str, target: str, at: datetime, days: list[tuple[date, dict[str, str]]], age: timedelta
+) -> tuple[int, date] | None:
+    """Goes through all days from the newest on: the first that was out by then with both currencies, if not too old."""
+    for day, told in reversed(days):
+        out = datetime(day.year, day.month, day.day, 16, tzinfo=BERLIN)
+        worth = [Fraction(1) if code == "EUR" else told[code] for code in (source, target)]
+        if out <= at and "N/A" not in worth:
+            below, above = (Fraction(one) for one in worth)
+            digits = MINOR_DIGITS[target] - MINOR_DIGITS[source]
+            made = half_even(amount * Fraction(10) ** digits * above / below)
+            return (made, day) if at - out <= age and abs(made) < 2**63 else None
+    return None
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    published(), st.sampled_from([("USD", "EUR"), ("JPY", "USD"), ("EUR", "KWD"), ("KWD", "JPY")]),
+    st.lists(st.tuples(st.integers(-(10**12), 10**12), st.integers(0, 13), st.integers(-2, 2)), min_size=1),
+    st.integers(0, 6), published(),
+)  # fmt: skip
+def test_the_rate_is_the_newest_that_was_out_by_then_and_a_year_later_it_still_is(
+    days: list[tuple[date, dict[str, str]]], pair: tuple[str, str], asked: list[tuple[int, int, int]], age: int,
+    more: list[tuple[date, dict[str, str]]],
+) -> None:  # fmt: skip
+    """Moments lie within two seconds of 16:00 in Berlin, on days with a rate and without one."""
+    start = days[0][0]
+    moments = [
+        datetime(start.year, start.month, start.day, 16, tzinfo=BERLIN) + timedelta(days=day, seconds=seconds)
+        for _, day, seconds in asked
+    ]
+    moments = [moment.astimezone(UTC) for moment in moments]
+    frame = pl.DataFrame({"a": [amount for amount, _, _ in asked]})
+    at = [int(moment.timestamp()) * 1_000_000 for moment in moments]
+    expected = [by_hand(a, *pair, t, days, timedelta(days=age)) for (a, _, _), t in zip(asked, moments, strict=True)]
+    next_year = [(date(2027, day.month, day.day), told) for day, told in more]
+    for known in (days, days + next_year):
+        field = sp.canonical.money("a", currency=pair[0], to=pair[1], minor=True, rates=table_of(known),
+                                   max_age=f"{age}d", otherwise="null")  # fmt: skip
+        made = values(frame, at=at, m=field)
+        assert list(zip(made["m"], made["m_rate_date"], strict=True)) == [one or (None, None) for one in expected]
+        assert made["m_rate_id"] == [
+            one and f"ecb/{one[1]}/{pair[0]}-{pair[1]}" for one in expected
+        ]
 
 
 def test_money_a_year_later_is_the_same_money() -> None:
