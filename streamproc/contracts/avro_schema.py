@@ -20,6 +20,7 @@ from streamproc.contracts.columns import kind_of, logical_of, polars_type
 from streamproc.contracts.defaults import check_defaults
 from streamproc.contracts.lint import refuse
 from streamproc.contracts.model import Contract, Field, Schema
+from streamproc.contracts.sensitivity import strictest
 from streamproc.errors import InputError, InvalidSchema, did_you_mean
 from streamproc.event_time import span_us
 
@@ -49,7 +50,7 @@ def parse_contract(text: str) -> Contract:
     """The contract that an `.avsc` text declares.
 
     Columns come in field order; each has the unit, sensitivity and doc of its field, and itself as origin. A column
-    without `sp:pii` of its own takes the one of a field inside it ("direct" before others).
+    without `sp:pii` of its own takes the strictest one of the fields inside it.
     Raises InvalidSchema, with the place and the way out, for what is not Avro, what the lint refuses, a top level that
     is no record, defaults of a wrong type, and attributes that are unknown or ill-formed.
 
@@ -100,8 +101,7 @@ def contract_of_avro(avro: Mapping[str, object]) -> Contract:
 def _column(contract: str, item: Mapping[str, object]) -> Field:
     name = str(item["name"])
     dtype, nullable = polars_type(item["type"], path=name)
-    tags = sorted({str(field["sp:pii"]) for _, field in _nested(item["type"], name) if "sp:pii" in field})
-    inherited = "direct" if "direct" in tags else next(iter(tags), "")
+    inherited = strictest(str(field["sp:pii"]) for _, field in _nested(item["type"], name) if "sp:pii" in field)
     return Field(
         name, dtype, nullable,
         unit=_text(item, "sp:unit", name),

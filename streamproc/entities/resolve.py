@@ -105,6 +105,8 @@ class Resolve:
     def schema(self, *inputs: StreamType) -> StreamType:
         """The input's columns, null but on a record's own event, and those of events and golden records.
 
+        What is told of a record's id is as sensitive as that id; an entity's id stands for a person where any column of
+        the records is personal. Weights say how alike two records are, and nothing of either.
         Raises UnknownColumn, TypeMismatch, DuplicateName, and DefinitionError for a stream of several keys.
         """
         stream = inputs[0]
@@ -126,15 +128,18 @@ class Resolve:
             check_column(stream.schema, one)
         if len(inputs) > 1:
             self._check_commands(inputs[1].schema)
+        known, person = stream.schema[self.record].pii, "pseudonym" if any(one.pii for one in stream.schema) else ""
         made = [
-            Field("event", EVENT), Field("reason", REASON_TYPE), Field("entity_id", pl.String(), nullable=True),
-            Field("other_id", pl.String(), nullable=True), Field("records", pl.List(pl.String())),
-            Field("matched", pl.String(), nullable=True), Field("weight", pl.Float64(), nullable=True),
-            Field("posterior", pl.Float64(), nullable=True), Field("size", pl.Int64()),
+            Field("event", EVENT), Field("reason", REASON_TYPE),
+            Field("entity_id", pl.String(), nullable=True, pii=person),
+            Field("other_id", pl.String(), nullable=True, pii=person),
+            Field("records", pl.List(pl.String()), pii=known), Field("matched", pl.String(), nullable=True, pii=known),
+            Field("weight", pl.Float64(), nullable=True), Field("posterior", pl.Float64(), nullable=True),
+            Field("size", pl.Int64()),
         ]  # fmt: skip
         for name, _ in self.golden:
             made.append(replace(stream.schema[name], name=f"golden_{name}", nullable=True))
-            made.append(Field(f"golden_{name}_from", pl.String(), nullable=True))
+            made.append(Field(f"golden_{name}_from", pl.String(), nullable=True, pii=known))
         carried = tuple(replace(column, nullable=True) for column in stream.schema)
         for column in made:
             if column.name in stream.schema:

@@ -8,6 +8,7 @@ import polars as pl
 
 from streamproc.batch import Batch, merge
 from streamproc.contracts.model import Field, Schema
+from streamproc.contracts.sensitivity import strictest
 from streamproc.errors import DefinitionError, DuplicateName, TypeMismatch
 from streamproc.feature.plan import SOURCE
 from streamproc.graph import Stream
@@ -59,13 +60,12 @@ class Together:
                     f"step '{self.verb}': '{first.name}' is {told[0]} in '{source}', {told[1]} in '{other}'",
                     hint="rename one of them, or bring both to one type and unit before",
                 )
-        tags = sorted({column.pii for _, column in known if column.pii})
         units = {column.unit for _, column in known}
         return replace(
             first,
             nullable=len(known) < everywhere or any(column.nullable for _, column in known),
             unit=first.unit if len(units) == 1 else "",
-            pii=tags[0] if tags else "",  # "direct" sorts before every other tag
+            pii=strictest(column.pii for _, column in known),
             origins=frozenset().union(*(column.origins for _, column in known)),
             merges=any(column.merges for _, column in known),
         )

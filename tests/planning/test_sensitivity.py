@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import orjson
 import polars as pl
@@ -14,6 +15,10 @@ from streamproc.cli.app import run as command
 from streamproc.contracts.avro_schema import parse_contract
 from streamproc.contracts.model import Field, Schema
 from streamproc.contracts.sensitivity import linked, strictest
+from streamproc.feature.together import Together
+from streamproc.graph import Stream
+from streamproc.operator import StreamType
+from streamproc.operators.key_by import KeyBy
 
 CLASSES = ("", "quasi", "health", "pseudonym", "direct")
 
@@ -75,9 +80,44 @@ def test_the_plan_shows_what_linking_raises(
     assert '{"name": "area", "type": "string", "sp:pii": "direct"}' in capsys.readouterr().out
 
 
-def test_harmonised_columns_are_as_sensitive_as_what_they_are_made_from() -> None:
-    from streamproc.operator import StreamType
+def test_ids_of_records_and_entities_are_as_sensitive_as_who_they_stand_for() -> None:
+    """What `resolve` tells of a record's id is that id; an entity's id stands for a person where records do."""
 
+    def told(record: str, zip_code: str) -> dict[str, dict[str, str]]:
+        schema = Schema((Field("id", pl.String(), pii=record), Field("zip", pl.String(), pii=zip_code)))
+        linkage = sp.LinkageModel((sp.compare("zip"),), (sp.block("zip"),), 0.1, ((0.9, 0.1),), ((0.1, 0.9),))
+        step = sp.resolve(linkage, record="id", golden={"zip": "longest"})
+        made = step.operator.schema(StreamType(schema, ()))
+        kinds: tuple[Any, ...] = ("records", "events", "links", "golden", "review")
+        views = {kind: sp.entity_rows(kind).operator.schema(made).schema for kind in kinds}
+        return {kind: {field.name: field.pii for field in view if field.pii} for kind, view in views.items()}
+
+    mail = told("direct", "quasi")
+    assert mail["records"] == {"id": "direct", "zip": "quasi", "entity_id": "pseudonym", "matched": "direct"}
+    ids = {"entity_id": "pseudonym", "other_id": "pseudonym", "records": "direct"}
+    assert mail["events"] == {**ids, "matched": "direct"}
+    assert mail["links"] == {"record": "direct", "entity_id": "pseudonym"}
+    assert mail["golden"] == {"entity_id": "pseudonym", "zip": "quasi", "zip_from": "direct"}
+    assert mail["review"] == ids
+    assert told("", "quasi")["links"] == {"entity_id": "pseudonym"}
+    assert set(map(str, told("", "").values())) == {"{}"}, "of products nothing is personal"
+
+
+def test_the_strictest_class_wins_where_columns_come_together() -> None:
+    """By rank, and not by which word stands first in the dictionary."""
+    one, other = (Schema((Field("k", pl.Int64()), Field("x", pl.Int64(), pii=tag))) for tag in ("contact", "direct"))
+    inputs = [StreamType(schema, ("k",)) for schema in (one, other)]
+    for step in (sp.union(Stream(KeyBy(("k",)))).operator, Together(("a", "b"))):
+        assert step.schema(*inputs).schema["x"].pii == "direct"
+    nested = parse_contract(
+        '{"type": "record", "name": "n", "sp:version": 1, "fields": [' + AT + ', {"name": "who", "type": {"type": '
+        '"record", "name": "w", "fields": [{"name": "a", "type": "int", "sp:pii": "health"}, '
+        '{"name": "b", "type": "int", "sp:pii": "pseudonym"}]}}]}'
+    )
+    assert nested.schema["who"].pii == "pseudonym"
+
+
+def test_harmonised_columns_are_as_sensitive_as_what_they_are_made_from() -> None:
     schema = Schema((Field("tel", pl.String(), pii="direct"), Field("land", pl.String(), pii="quasi")))
     operator = sp.harmonise(
         phone=sp.canonical.phone("tel", region_column="land"), country=sp.canonical.country("land")
