@@ -18,8 +18,10 @@ from connectors.registry import FolderRegistry
 from streamproc.cli.app import run as command
 from streamproc.cli.workspace import load_topology
 from streamproc.contracts.avro_schema import parse_contract
+from streamproc.contracts.registry import MemoryRegistry
 from streamproc.runtime.binding import bind
 from streamproc.runtime.drain import drain
+from streamproc.runtime.reading import read_blocks
 from streamproc.testing import drive
 
 ORDER = parse_contract("""{"type": "record", "name": "order", "sp:version": 1, "fields": [
@@ -59,10 +61,11 @@ def test_what_comes_is_fine_flagged_or_quarantined_whatever_comes(cells: list[tu
     # A value is null exactly where its status says so.
     for name, status in zip(FIELDS, statuses, strict=True):
         assert (out["orders"][name].is_null() == status.is_in(["MISSING", "NULL"])).all()
-    # And the originals are there still.
-    kept = out["orders"].select("placed", "weight", "tel").rows()
-    refused = [n for n, text in enumerate(out.dead_letters["offset"].to_list()) if text is not None]
-    assert len(kept) + len(refused) == len(cells)
+    # And the originals are there still, row for row, but for those that were refused.
+    refused = set(out.dead_letters["offset"].to_list())
+    assert len(refused) == out.dead_letters.height
+    came = [(p, w, t or "") for n, (p, w, t) in enumerate(cells) if n not in refused]
+    assert out["orders"].select("placed", "weight", "tel").rows() == came
 
 
 def test_one_percent_corrupted_at_known_places_is_refused_exactly_there() -> None:
@@ -74,10 +77,19 @@ def test_one_percent_corrupted_at_known_places_is_refused_exactly_there() -> Non
     bad = sorted(random.choice(count, count // 100, replace=False).tolist())
     for number, row in enumerate(bad):
         placed[row] = ("soon", "31.02.2026 12:00", "12.03.2026", "2026-03-12T25:00:00Z")[number % 4]
-    out = drive(CLEAN, orders=rows(placed, ["1500"] * count, ["030 1234567"] * count), steps=iter([700] * 10_000))
+    known = MemoryRegistry([ORDER])
+    given_rows = rows(placed, ["1500"] * count, ["030 1234567"] * count)
+    out = drive(CLEAN, orders=given_rows, registry=known, steps=iter([700] * 10_000))
     assert sorted(out.dead_letters["offset"].to_list()) == bad
     assert set(out.dead_letters["reason"]) == {"placed_at: no time of a declared form"}
     assert set(out.dead_letters["step"]) == {"harmonise"}
+    # Each holds the bytes that came, which begin with the id of their schema, and where they lay.
+    assert set(out.dead_letters.select("topic", "partition", "encoding").rows()) == {("orders", 0, "record")}
+    blocks = read_blocks(out.log, "orders")
+    came = {offset: block.value(at) for block in blocks for at, offset in enumerate(block.offsets)}
+    schema_id = known.adopt(ORDER)
+    for offset, payload in out.dead_letters.select("offset", "payload").iter_rows():
+        assert payload == came[offset] and payload[:5] == b"\0" + schema_id.to_bytes(4, "big")
     assert set(out["orders"]["kg"]) == {1.5} and set(out["orders"]["phone"]) == {"+49301234567"}
 
 
