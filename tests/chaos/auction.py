@@ -173,6 +173,23 @@ def answered(commit: str = "10ms") -> Topology:
     return sp.Topology("answered", commit=commit, sinks=sinks)
 
 
-TOPOLOGIES = {"narrow": narrow, "wide": wide, "learned": learned, "answered": answered}
+def entities(commit: str = "10ms") -> Topology:
+    """Bids as records of people who come again, corrected: who makes the same kind of bids may be one person."""
+    linkage = sp.LinkageModel(
+        (sp.compare("price", "number", limits=(0.5, 3.0)), sp.compare("auction")), (sp.block("who"),), 0.05,
+        ((0.3, 0.5, 0.15, 0.05), (0.7, 0.3)), ((0.001, 0.01, 0.06, 0.929), (0.03, 0.97)),
+    )  # fmt: skip
+    bidders = sp.source("bids", contract="bid.v1", lateness="20ms") | sp.where(pl.col("id") % 3 == 0) | sp.with_columns(
+        record=pl.format("r{}", pl.col("id") // 12), auction=pl.col("auction").cast(pl.String)
+    )  # fmt: skip
+    people = bidders | sp.key_by() | sp.resolve(
+        linkage, record="record", threshold=0.8, review=0.3, golden={"price": "most_recent", "auction": "most_frequent"}
+    )  # fmt: skip
+    kinds = ("records", "events", "golden", "review", "links")
+    sinks = {kind: people | sp.entity_rows(kind, name=f"{kind}_rows") for kind in kinds}  # type: ignore[arg-type]
+    return sp.Topology("entities", commit=commit, sinks={**sinks, "capped": people.side("capped")})
+
+
+TOPOLOGIES = {"narrow": narrow, "entities": entities, "wide": wide, "learned": learned, "answered": answered}
 AHEAD = {"answered": 3_000}
 """Of how many bids the prices, which are labels, are in the log before the bids are."""

@@ -24,6 +24,10 @@ def test_5_kills_of_six_stages_with_several_partitions_leave_the_same_rows(tmp_p
     assert survive(tmp_path, "wide", 5, SEED, partitions=(3, 2))["kills"] == 5
 
 
+def test_5_kills_of_a_resolve_leave_the_same_ids_and_events_in_the_same_order(tmp_path: Path) -> None:
+    assert survive(tmp_path, "entities", 5, SEED, partitions=(1, 1))["kills"] == 5
+
+
 def test_kills_of_a_learner_lose_no_label_and_learn_none_twice(tmp_path: Path) -> None:
     seen = survive(tmp_path, "learned", 3, SEED, partitions=(1, 1))
     assert seen["kills"] == 3 and seen["labels"] > 1_000
@@ -36,7 +40,8 @@ def test_nor_do_kills_while_labels_wait_for_rows_that_are_yet_to_come(tmp_path: 
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("topology", "partitions"), [("narrow", (1, 1)), ("wide", (3, 2)), ("learned", (1, 1)), ("answered", (1, 1))]
+    ("topology", "partitions"),
+    [("narrow", (1, 1)), ("wide", (3, 2)), ("entities", (1, 1)), ("learned", (1, 1)), ("answered", (1, 1))],
 )
 def test_many_kills_lose_and_double_nothing(tmp_path: Path, topology: str, partitions: tuple[int, int]) -> None:
     seen = survive(tmp_path, topology, KILLS // 2, SEED, partitions=partitions)
