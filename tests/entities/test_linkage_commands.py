@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from streamproc.cli.app import run
-from topologies.people.load import FIELDS, read_records
+from topologies.people.load import FIELDS, RECORDS, read_records
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +32,24 @@ def test_a_linkage_is_learned_and_a_match_explained(folder: Path, capsys: pytest
     assert Path(picture).read_text().startswith("<svg")
     assert run(explain) == 0
     assert "posterior" in capsys.readouterr().out
+
+
+def test_a_linkage_is_learned_from_a_topic_as_from_the_file_that_was_written_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    frame = read_records().head(1_000)
+    frame.write_parquet("records.parquet")
+    assert run(["produce", "records.parquet", RECORDS, "--contract", "person_record", "--partitions", "1"]) == 0
+    capsys.readouterr()
+    told = []
+    for records in ("records.parquet", RECORDS):
+        assert run(["train-linkage", records, "--columns", ",".join(FIELDS), "--out", f"{records}.json", "--json"]) == 0
+        told.append(json.loads(capsys.readouterr().out))
+    assert told[0]["records"] == told[1]["records"] == 1_000
+    assert Path("records.parquet.json").read_text() == Path(f"{RECORDS}.json").read_text()
+    assert run(["explain-match", "r0", "r1", "--model", f"{RECORDS}.json", "--records", RECORDS, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["model"] == told[1]["version"]
 
 
 def test_mistakes_say_the_way_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
