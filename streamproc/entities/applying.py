@@ -205,7 +205,7 @@ def _take_record(
 @tight
 def _take_command(
     i: int, op: int, x: int, y: int, settings: Settings, scorer: Scorer, value_counts: Int64s,
-    records: Records, blocks: Blocks, edges: Edges, entities: Entities, counters: Int64s, retired: Int64s,
+    records: Records, blocks: Blocks, edges: Edges, entities: Entities, counters: Int64s, successors: Int64s,
     use: Room, made: Made,
 ) -> None:  # fmt: skip
     reason = (BY_MUST, BY_CANNOT, WITHDRAWN, DELETED)[op - 1]
@@ -233,7 +233,7 @@ def _take_command(
                 use.seeds[seeds] = edges.half_record[h]
                 seeds += 1
             h = edges.half_next[h]
-        hand_on(records, entities, counters, retired, x)
+        hand_on(records, entities, counters, successors, x)
         _forget_values(records, value_counts, made, x)
         records.alive[x] = 0
         records.generation[x] += 1
@@ -268,12 +268,12 @@ def _take_command(
 @tight
 def apply(
     begin: int, todo: Operations, settings: Settings, scorer: Scorer, value_counts: Int64s, records: Records,
-    blocks: Blocks, edges: Edges, entities: Entities, counters: Int64s, retired: Int64s | None, use: Room, made: Made,
-    edges_wanted: int,
+    blocks: Blocks, edges: Edges, entities: Entities, counters: Int64s, successors: Int64s | None, use: Room,
+    made: Made, edges_wanted: int,
 ) -> int:  # fmt: skip
     """Carries out operations from number `begin` on; stops early where room is short; gives how many are done.
 
-    retired  None where no command can come: Numba then leaves out all that serves commands
+    successors  None where no command can come: Numba then leaves out all that serves commands
     """
     for i in range(begin, todo.ops.shape[0]):
         wide = 4 * (COMMANDED if todo.ops[i, 0] != RECORD else COMPONENT) + 4 * REVIEWED + 16
@@ -283,7 +283,7 @@ def apply(
             return i
         if counters[EDGES] + edges_wanted > edges.weight.size:
             return i
-        if retired is not None and counters[RETIRED] + 2 > retired.shape[0]:
+        if successors is not None and counters[RETIRED] + 2 > successors.shape[0]:
             return i
         if made.used[3] + records.values.shape[1] > made.values.size:
             return i
@@ -296,9 +296,9 @@ def apply(
             _take_record(
                 i, x, row, todo, settings, scorer, value_counts, records, blocks, edges, entities, counters, use, made
             )  # fmt: skip
-        elif retired is not None:
+        elif successors is not None:
             _take_command(
-                i, op, x, y, settings, scorer, value_counts, records, blocks, edges, entities, counters, retired, use,
-                made,
+                i, op, x, y, settings, scorer, value_counts, records, blocks, edges, entities, counters, successors,
+                use, made,
             )  # fmt: skip
     return todo.ops.shape[0]

@@ -90,44 +90,21 @@ def current_ids(tables: Tables, ids: list[str], seed: int) -> list[str | None]:
     of = np.arange(owners.size) - np.repeat(np.cumsum(counts) - counts, counts)
     texts = id_texts(tables, owners, of, seed).to_list()
     known = {text: (int(slot), int(generation)) for text, slot, generation in zip(texts, owners, of, strict=True)}
-    retired = {
-        (int(record), int(generation)): int(heir)
-        for record, generation, heir in tables.retired[: int(tables.counters[RETIRED])]
-    }
+    gone = tables.successors[: int(tables.counters[RETIRED])].tolist()
+    successors = {(record, generation): (heir, of_heir) for record, generation, heir, of_heir in gone}
     carried = {
         (int(tables.claim[slot]), int(tables.claim_generation[slot])): int(slot)
         for slot in slots[tables.alive[slots] == 1]
     }
     out: list[str | None] = []
     for one in ids:
-        record = _carrier(known[one], retired, carried, tables)
-        if record < 0:
+        claim = known[one]
+        while claim in successors:
+            claim = successors[claim]
+        if claim not in carried:
             out.append(None)
             continue
+        record = carried[claim]
         founder = int(tables.entity_founder[tables.entity[record]])
-        claim = np.array([tables.claim[founder]], np.int64)
-        out.append(id_texts(tables, claim, np.array([tables.claim_generation[founder]], np.int64), seed)[0])
+        out.append(id_text(tables, int(tables.claim[founder]), int(tables.claim_generation[founder]), seed))
     return out
-
-
-def _carrier(
-    claim: tuple[int, int], retired: dict[tuple[int, int], int], carried: dict[tuple[int, int], int], tables: Tables
-) -> int:
-    """The living record to which a claim leads, or -1."""
-    for _ in range(len(retired) + 2):
-        if claim in carried:
-            return carried[claim]
-        heir = retired.get(claim, -1)
-        if heir < 0:
-            return -1
-        if tables.alive[heir] == 1 and (heir, int(tables.generation[heir])) not in retired:
-            return heir
-        if tables.alive[heir] == 1:
-            return heir
-        claim = _last_claim(heir, tables)
-    return -1
-
-
-def _last_claim(record: int, tables: Tables) -> tuple[int, int]:
-    """The claim that a record carried when it was deleted."""
-    return int(tables.claim[record]), int(tables.claim_generation[record])

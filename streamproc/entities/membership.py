@@ -100,7 +100,7 @@ def write_back(records: Records, entities: Entities, counters: Int64s, use: Room
 
 
 @tight
-def hand_on(records: Records, entities: Entities, counters: Int64s, retired: Int64s, x: int) -> None:
+def hand_on(records: Records, entities: Entities, counters: Int64s, successors: Int64s, x: int) -> None:
     """A record goes: if it founded its entity, the oldest one that is left carries its claim from now on."""
     one = records.entity[x]
     heir = -1
@@ -110,23 +110,26 @@ def hand_on(records: Records, entities: Entities, counters: Int64s, retired: Int
             heir = record
         record = records.next_member[record]
     if heir >= 0 and entities.founder[one] == x:
-        # The heir's own claim is carried by nobody now, and leads to the heir.
-        _retire(counters, retired, records.claim[heir], records.claim_generation[heir], heir)
+        # The heir's own claim is carried by nobody now, and leads to the one that the heir takes over.
+        _retire(records, counters, successors, heir, x)
         records.claim[heir] = records.claim[x]
         records.claim_generation[heir] = records.claim_generation[x]
         records.claim_born[heir] = records.claim_born[x]
         entities.founder[one] = heir
     else:
-        _retire(counters, retired, records.claim[x], records.claim_generation[x], heir)
+        _retire(records, counters, successors, x, heir)
     leave(records, entities, x)
     if entities.head[one] < 0:
         free_entity(entities, counters, one)
 
 
 @tight
-def _retire(counters: Int64s, retired: Int64s, claim: int, generation: int, heir: int) -> None:
+def _retire(records: Records, counters: Int64s, successors: Int64s, old: int, new: int) -> None:
+    """The claim of a record leads to that of another from now on: to a claim and not to its record, which may go and
+    come again as another one."""
     at = counters[RETIRED]
-    retired[at, 0] = claim
-    retired[at, 1] = generation
-    retired[at, 2] = heir
+    successors[at, 0] = records.claim[old]
+    successors[at, 1] = records.claim_generation[old]
+    successors[at, 2] = records.claim[new] if new >= 0 else -1
+    successors[at, 3] = records.claim_generation[new] if new >= 0 else -1
     counters[RETIRED] += 1

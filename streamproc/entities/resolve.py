@@ -293,7 +293,7 @@ class Resolve:
             done = apply(
                 done, todo, self.settings, scorer(self.program, state.kept), state.kept.counts, state.records,
                 state.blocks(self.program.entry_rule), state.edges, state.entities, state.counters,
-                state.retired if may_command else None, room(), made, edges,
+                state.successors if may_command else None, room(), made, edges,
             )  # fmt: skip
             told = told.then(made)
         return told

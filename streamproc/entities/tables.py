@@ -111,7 +111,8 @@ class Entities(NamedTuple):
 
 @dataclass(slots=True)
 class Tables:
-    """See the module.  `retired` (int64[n, 3]) holds claims that nobody carries: record, generation, heir or -1."""
+    """See the module.  `successors` (int64[n, 4]) holds claims that nobody carries, each with the claim to which it
+    leads: record and generation of both, -1 where its entity is gone."""
 
     keys: KeyTable
     kept: Interned
@@ -146,7 +147,7 @@ class Tables:
     entity_head: Int32s
     entity_size: Int64s
     entity_founder: Int32s
-    retired: Int64s
+    successors: Int64s
     counters: Int64s
 
     @property
@@ -204,14 +205,14 @@ class Tables:
 
     def fit_retired(self, more: int) -> None:
         """Makes room for so many claims that nobody will carry."""
-        self.retired = grow(self.retired, next_rows(self.retired.shape[0], int(self.counters[RETIRED]) + more))
+        self.successors = grow(self.successors, next_rows(self.successors.shape[0], int(self.counters[RETIRED]) + more))
 
 
 def tables(columns: int, entries: int, rules: int) -> Tables:
     """No records."""
     made: dict[str, Any] = {
         "keys": KeyTable(), "kept": interned(), "block_table": IntTable(), "rules": np.zeros((rules, RULES), np.int64),
-        "counters": np.zeros(COUNTERS, np.int64), "retired": np.zeros((0, 3), np.int64),
+        "counters": np.zeros(COUNTERS, np.int64), "successors": np.zeros((0, 4), np.int64),
         "values": np.zeros((0, columns), np.int32),
     }  # fmt: skip
     for name in ("entry_next", "entry_previous", "entry_block"):

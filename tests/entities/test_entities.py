@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from naive_entities import Claim, NaiveResolve, entity_id
 from test_resolve_laws import COMMAND, PERSON, commands, model, people
 
 import streamproc as sp
@@ -111,6 +114,55 @@ def test_every_id_ever_issued_resolves_and_members_follow_from_events(seed: int)
     for record, entity in of.items():
         followed.setdefault(entity, set()).add(record)
     assert {frozenset(group) for group in followed.values()} == partition(state)
+
+
+@dataclass
+class Followed(NaiveResolve):
+    """Knows where ids lead: to whoever carries them, and of a deleted record's to the oldest left of its entity."""
+
+    leads: dict[Claim, Claim | None] = field(default_factory=dict)
+
+    def delete(self, name: str) -> list[dict[str, Any]]:
+        if name in self.there:
+            gone, founder = self.there[name], self.partition[name]
+            rest = [one for one in self.there.values() if self.partition[one.name] == founder and one is not gone]
+            heir = min(rest, key=lambda one: one.claim_born, default=None)
+            if heir is not None and founder == name:
+                self.leads[heir.claim] = gone.claim  # which it carries from now on
+            else:
+                self.leads[gone.claim] = heir and heir.claim
+        return super().delete(name)
+
+    def now(self, claim: Claim | None) -> str | None:
+        """What the id of a claim stands for."""
+        carriers = {one.claim: one for one in self.there.values()}
+        while claim is not None and claim not in carriers:
+            claim = self.leads[claim]
+        return None if claim is None else entity_id(self.there[self.partition[carriers[claim].name]].claim)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_ids_lead_where_those_lead_whose_records_are_followed_one_by_one(seed: int) -> None:
+    """Also those of records that were deleted and came again: they are others then, and their old ids stay behind."""
+    random = np.random.default_rng(seed)
+    step, state = opened()
+    naive = Followed(step, list(step.schema(PERSON, COMMAND).schema.names))
+    claims: set[Claim] = set()
+    led = 0
+    for at in range(10):
+        frame, orders = people(random, 8), commands(random, 8)
+        state, _ = fed(step, state, frame.drop_nulls("id"), orders, 100 * at)
+        for row in frame.drop_nulls("id").iter_rows(named=True):
+            naive.take(row, 0)
+            claims.add((row["id"], naive.deleted.get(row["id"], 0)))
+        for row in orders.iter_rows(named=True):
+            naive.command(row)
+        asked = sorted(claims)
+        now = [naive.now(claim) for claim in asked]
+        assert current_ids(state, [entity_id(claim) for claim in asked], 0) == now
+        gone = [one for claim, one in zip(asked, now, strict=True) if claim[1] < naive.deleted.get(claim[0], 0)]
+        led += sum(one is not None for one in gone)
+    assert led > 3, "ids of deleted records lead to others"
 
 
 def test_an_id_is_never_given_to_another_founder() -> None:
