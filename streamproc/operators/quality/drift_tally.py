@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from streamproc.batch import LATE, Batch
+from streamproc.batch import Batch
 from streamproc.contracts.model import Schema
 from streamproc.event_time import MIN_TIME
 from streamproc.keys import keys_of
 from streamproc.operator import Output, StepTime, StreamType
-from streamproc.operators.quality.tally import COUNTS, window_ends
+from streamproc.operators.quality.tally import COUNTS, in_open_windows
 from streamproc.operators.ranked_columns import ranked, require_columns
-from streamproc.operators.released import released_meta, released_up_to
+from streamproc.operators.released import released_meta
 from streamproc.operators.two_samples import figure
 from streamproc.ports import Int64s
 
@@ -65,10 +65,7 @@ class DriftTally:
     def process(self, state: Waiting, inputs: tuple[Batch, ...], time: StepTime) -> tuple[Waiting, Output]:
         """Cost: a copy of the column's values, and of a window that is over a sort."""
         (batch,) = inputs
-        ends = window_ends(batch.meta, self.span_us)
-        late = (batch.meta[:, LATE] > 0) | (ends <= released_up_to(batch.meta))
-        if late.any():
-            batch, ends = batch.filter(~late), ends[~late]
+        batch, ends = in_open_windows(batch, self.span_us)
         if len(batch):
             state.ends = np.concatenate([state.ends, ends])
             state.values = np.concatenate([state.values, ranked(batch.frame[self.column], state.texts)])

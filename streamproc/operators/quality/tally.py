@@ -86,10 +86,7 @@ class RuleTally:
     def process(self, state: Tally, inputs: tuple[Batch, ...], time: StepTime) -> tuple[Tally, Output]:
         """Cost per row: a Polars expression per rule, a key look-up per rule of duplicates."""
         (batch,) = inputs
-        ends = window_ends(batch.meta, self.span_us)
-        late = (batch.meta[:, LATE] > 0) | (ends <= released_up_to(batch.meta))
-        if late.any():
-            batch, ends = batch.filter(~late), ends[~late]
+        batch, ends = in_open_windows(batch, self.span_us)
         if len(batch):
             self._add(state, batch, ends)
         return state, Output(self._release(state, time))
@@ -144,6 +141,13 @@ class RuleTally:
                 if over.size:
                     seen.table.release(over)
         return made
+
+
+def in_open_windows(batch: Batch, span_us: int) -> tuple[Batch, Int64s]:
+    """The rows whose windows are still open, and the ends of these windows."""
+    ends = window_ends(batch.meta, span_us)
+    late = (batch.meta[:, LATE] > 0) | (ends <= released_up_to(batch.meta))
+    return (batch.filter(~late), ends[~late]) if late.any() else (batch, ends)
 
 
 def window_ends(meta: Meta, span: int) -> Int64s:
