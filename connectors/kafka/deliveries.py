@@ -309,7 +309,7 @@ class Deliveries:
             batch.is_asked = False
             code, offset = told.get(place, (KafkaError.NETWORK_EXCEPTION, -1))
             if code in _TAKEN:
-                self._arrived(one, batch, offset)
+                self._arrived(one, batch, offset, now)
             elif code in _TOO_LARGE and batch.end - batch.begin > 1:
                 self._cut(one, batch)
                 self._trouble(one, code, now, now)
@@ -319,10 +319,16 @@ class Deliveries:
                 self._fail(_refused(code, f"{place.topic}-{place.partition}"))
                 return
 
-    def _arrived(self, one: _Place, batch: _Batch, offset: int) -> None:
-        count = batch.end - batch.begin
+    def _arrived(self, one: _Place, batch: _Batch, offset: int, now: float) -> None:
+        """Trouble is over when nothing is to be sent again; what was taken behind such a batch does not end it.
+
+        Rows that went out before then could push the batch out of what the broker knows again.
+        """
+        count, is_first = batch.end - batch.begin, batch is one.batches[0]
         one.batches.remove(batch)
-        one.since, one.rest, one.again_at = None, _AGAIN_S[0], 0.0
+        if is_first or one.next() is None:
+            one.since = None if one.next() is None else now
+            one.rest, one.again_at = _AGAIN_S[0], 0.0
         self.outstanding -= count
         if offset < 0:
             self._fail(_refused(KafkaError._FAIL, "a delivery came without its offset"))

@@ -168,6 +168,11 @@ def _first_partition(data: bytearray, at: int) -> int:
     return at + 1 + data[at + 1] + 1  # Less than 127 topics and bytes of a name, each counted one too many.
 
 
+def base_offset(data: bytearray) -> int:
+    """What the answer to the first batch of a Produce request says of where it lies."""
+    return int(struct.unpack_from(">q", data, _first_partition(data, 4 + 1) + 6)[0])
+
+
 def records_say(code: int, offset: int | None = None) -> Fate:
     """Makes the answer to the first batch of a Produce request an error; a duplicate is one that was taken."""
 

@@ -14,7 +14,17 @@ from itertools import count
 
 import pytest
 from confluent_kafka import KafkaError
-from kafka_meddler import END_TXN, OFFSETS, PRODUCE, Fate, called, end_says, offsets_say, records_say
+from kafka_meddler import (
+    END_TXN,
+    OFFSETS,
+    PRODUCE,
+    Fate,
+    base_offset,
+    called,
+    end_says,
+    offsets_say,
+    records_say,
+)  # fmt: skip
 from kafka_writing_stage import INPUT, Stage, impatient, staged
 
 from connectors.kafka import deliveries, kafka_settings
@@ -180,6 +190,32 @@ def test_a_batch_without_a_good_answer_is_sent_again_as_it_was(stage: Stage, fat
     assert stage.values() == [b"first", b"second", b"third"]
     one, again = (seen.data[seen.data.index(b"streamproc.writer") :] for seen in stage.meddler.of(PRODUCE)[-2:])
     assert one == again
+
+
+def test_a_batch_that_gets_no_good_answer_holds_back_those_behind_it(
+    cluster: KafkaCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker knows the last five batches of a partition again: one more behind it, and it would be out of order."""
+    monkeypatch.setattr(deliveries, "_BATCH_BYTES", 30_000)
+    monkeypatch.setattr(deliveries, "_ENOUGH", 50_000)
+    refusals, refuse = 6, records_say(KafkaError.REQUEST_TIMED_OUT)
+    first_offset = None
+
+    def refuses_the_first(data: bytearray) -> None:
+        nonlocal refusals, first_offset
+        offset = base_offset(data)
+        first_offset = offset if first_offset is None else first_offset
+        if offset == first_offset and refusals:
+            refusals -= 1
+            refuse(data)
+
+    rows = [b"%0100d" % number for number in range(8_000)]
+    with staged(cluster) as stage:
+        stage.meddler.fates[PRODUCE] = [refuses_the_first]
+        stage.meddler.stays.add(PRODUCE)
+        stage.written(*rows, offset=2)
+        assert stage.values() == [b"first", *rows] and refusals == 0
+        assert len(stage.meddler.of(PRODUCE)) > 20
 
 
 @pytest.mark.parametrize("seed", range(3))
