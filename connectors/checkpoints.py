@@ -24,6 +24,7 @@ from urllib.parse import quote, unquote
 import orjson
 import zstandard
 
+from connectors.durable_files import flush, make_folder
 from streamproc.errors import CorruptSnapshot, InputError
 from streamproc.hashing import content_id
 from streamproc.ports import CheckpointManifest
@@ -83,13 +84,13 @@ class DirectoryCheckpoints:
         """Publishes a checkpoint, durably and atomically; its blocks must be stored before."""
         body = manifest_body(manifest)
         directory = self._manifest_directory(manifest.task)
-        touched = _make_directory(directory)
+        touched = make_folder(directory)
         path = directory / f"{manifest.step:020d}-{content_id(body)}"
         part = _write_part(path, body)
-        _flush(part)
+        flush(part)
         part.replace(path)
         for parent in (*touched, directory):
-            _flush(parent)
+            flush(parent)
 
     def manifests(self, task: str) -> list[CheckpointManifest]:
         """The task's readable manifests, newest step first; damaged ones are left out and listed in `damaged`."""
@@ -166,16 +167,16 @@ class DirectoryCheckpoints:
         changed: set[Path] = set()
         for name, data in blocks.items():
             path = self._block_path(name)
-            changed.update((path.parent, *_make_directory(path.parent)))
+            changed.update((path.parent, *make_folder(path.parent)))
             body = squeeze.compress(data)
             parts[path] = _write_part(path, bytes.fromhex(content_id(body)) + body)
         # All are written before the first is flushed: the disk then takes them together.
         for part in parts.values():
-            _flush(part)
+            flush(part)
         for path, part in parts.items():
             part.replace(path)
         for directory in sorted(changed):
-            _flush(directory)
+            flush(directory)
 
     def _remove(self, path: Path) -> None:
         """Deletes an old block, unless another process renews it at this moment."""
@@ -268,25 +269,3 @@ def _write_part(path: Path, data: bytes) -> Path:
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     part.write_bytes(data)
     return part
-
-
-def _make_directory(directory: Path) -> list[Path]:
-    """Makes a directory and its parents; gives those whose entries changed, for flushing."""
-    changed = []
-    level = directory
-    while not level.exists():
-        changed.append(level.parent)
-        level = level.parent
-    directory.mkdir(parents=True, exist_ok=True)
-    return changed
-
-
-def _flush(path: Path) -> None:
-    """Waits until a file's bytes, or a directory's entries, are on the disk."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows has no handles of directories and makes renames durable by itself.
-    handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

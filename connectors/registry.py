@@ -6,12 +6,12 @@ Several folders are searched in order, the project's own first; new contracts ar
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from connectors.durable_files import write_file
 from streamproc.contracts.approvals import FILE, Approval, parse_approvals
 from streamproc.contracts.avro_schema import parse_contract
 from streamproc.contracts.derive import avsc_text
@@ -136,15 +136,14 @@ class FolderRegistry:
         folder = self._folders[0]
         path = folder / f"{contract}.avsc"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             if str(contract) not in self._files:
-                _replace(path, avsc_text(contract))
+                write_file(path, avsc_text(contract).encode())
                 self._files[str(contract)] = path
             # What another process registered meanwhile is read first: its lines stay and its ids are taken.
             self._memory.learn(own := read_ids(folder / _IDS))
             schema_id = self._memory.register(contract, mode=mode)
             if fingerprint(contract.avro) not in own:
-                _replace(folder / _IDS, ids_text(own | {fingerprint(contract.avro): schema_id}))
+                write_file(folder / _IDS, ids_text(own | {fingerprint(contract.avro): schema_id}).encode())
         except OSError as error:
             raise InputError(
                 f"cannot register {contract} in {folder}: {error.strerror}",
@@ -245,16 +244,3 @@ def _avro_of(path: Path) -> object:
         return read_contract(path).avro
     except ContractError:
         return None
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file as a whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -8,10 +8,9 @@ The seal is the XXH3-128 of the text; a file that does not match it is as good a
 
 from __future__ import annotations
 
-import os
-import uuid
 from pathlib import Path
 
+from connectors.durable_files import write_file
 from streamproc.errors import ContractError, InputError
 from streamproc.hashing import content_id
 
@@ -63,13 +62,7 @@ class SchemaCache:
 
     def _write(self, path: Path, text: str) -> None:
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f".{uuid.uuid4().hex}")
-            with part.open("wb") as file:
-                file.write(text.encode())
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
+            write_file(path, text.encode())
         except OSError as error:
             raise InputError(
                 f"schemas cannot be kept in '{self._folder}': {error.strerror}", hint="make the folder writable"

@@ -13,6 +13,7 @@ from typing import IO, Any, Final, Self, cast
 import polars as pl
 import pyarrow.parquet as pq
 
+from connectors.durable_files import flush
 from connectors.files.avro_container import ContainerWriter
 from connectors.files.formats import Format, format_of
 from connectors.files.to_text import json_of, quoted, text_of
@@ -152,11 +153,7 @@ class FileSink:
         raw.close()
         self._part.replace(self._path)
         self._closed = True
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        flush(self._path.parent)
 
     def abort(self) -> None:
         """Gives up what was written; a file that stood there before stays as it was."""

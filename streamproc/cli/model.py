@@ -20,7 +20,7 @@ from streamproc.learning.onnx_form import onnx_form
 from streamproc.models.version import SHOWN, ModelVersion, saved_model, write_version
 from streamproc.runtime.binding import bind
 from streamproc.runtime.model_rebuild import diff_versions, rebuild
-from streamproc.runtime.model_store import ModelStore, load_version, write_file
+from streamproc.runtime.model_store import ModelStore, load_version, write_model_file
 from streamproc.runtime.model_versions import chosen_learner, current_versions, learners_of
 from streamproc.runtime.workspace import Workspace
 
@@ -220,7 +220,7 @@ def export_model(
         saved = saved_model(found, name)
         numbers = {"version": found.id, "model": saved.name, **linear_form(saved.model, saved.inputs)}
         data = onnx_form(numbers) if how == "onnx" else orjson.dumps(numbers, option=orjson.OPT_INDENT_2)
-    write_file(file, data)
+    write_model_file(file, data)
     if as_json:
         put_json({"version": found.id, "file": str(file), "form": how, "bytes": len(data)})
     else:

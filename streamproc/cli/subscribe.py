@@ -7,12 +7,11 @@ import sys
 import click
 import polars as pl
 
-from streamproc.cli.render import counted
 from streamproc.cli.stopping import stopping
 from streamproc.cli.workspace import workspace_options
 from streamproc.engine.rejects import row_json
 from streamproc.ports import Block
-from streamproc.runtime.reading import TopicReader
+from streamproc.runtime.reading import TopicReader, left_out
 from streamproc.runtime.subscribing import Subscription
 from streamproc.runtime.workspace import Workspace
 
@@ -73,11 +72,6 @@ def _lines(block: Block, reader: TopicReader) -> list[bytes]:
     for frame in reader.frames(block):
         read += frame.height
         lines += row_json(frame.select(pl.col("_partition", "_offset"), pl.exclude("_partition", "_offset")))
-    if read < len(block):
-        first = int(block.offsets[0])
-        click.echo(
-            f"{counted(len(block) - read, 'record')} of {block.topic}-{block.partition} from offset {first} on: "
-            "no rows of a known contract",
-            err=True,
-        )
+    if said := left_out(block, read):
+        click.echo(said, err=True)
     return lines

@@ -8,18 +8,16 @@ that is slow has an hour.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from connectors.durable_files import PART_DIGITS, flush, write_file
 from streamproc.errors import InputError, StateError
 from streamproc.models.version import (
     ID_DIGITS,
-    SHOWN,
     ModelVersion,
     SavedModel,
     read_version,
@@ -29,7 +27,7 @@ from streamproc.models.version import (
 
 SUFFIX: Final = ".model"
 _HOUR: Final = 3600.0
-_PART: Final = re.compile(rf"\.[0-9a-f]{{{ID_DIGITS}}}{re.escape(SUFFIX)}\.[0-9a-f]{{{SHOWN}}}")
+_PART: Final = re.compile(rf"\.[0-9a-f]{{{ID_DIGITS}}}{re.escape(SUFFIX)}\.[0-9a-f]{{{PART_DIGITS}}}")
 """What `write_file` calls a version's file until it is whole; nothing else is deleted."""
 
 
@@ -55,9 +53,9 @@ class ModelStore:
         path = self.directory / f"{version.id}{SUFFIX}"
         try:
             load_version(path, key=self._key, any_river=True)
-            _flush_entries(self.directory)  # Whoever wrote it may not have come to that.
+            flush(self.directory)  # Whoever wrote it may not have come to that.
         except (InputError, StateError):
-            write_file(path, write_version(version, key=self._key))
+            write_model_file(path, write_version(version, key=self._key))
         self._sweep()
         return path
 
@@ -129,33 +127,9 @@ def model_version(path: str | Path, /, *, model: str = "", key: bytes | None = N
     return saved_model(load_version(Path(path), key=key), model)
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Writes a file beside its place, flushes it to the disk and renames it; raises InputError where that fails.
-
-    The file and its name are on the disk when it returns.
-    """
-    partly = path.with_name(f".{path.name}.{uuid.uuid4().hex[:SHOWN]}")
+def write_model_file(path: Path, data: bytes) -> None:
+    """Writes a file as a whole or not at all, durably; raises InputError where that fails."""
     try:
-        changed = [path.parent, *(folder.parent for folder in path.parents if not folder.exists())]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partly.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partly.replace(path)
-        for folder in changed:
-            _flush_entries(folder)
+        write_file(path, data)
     except OSError as error:
-        partly.unlink(missing_ok=True)
         raise InputError(f"'{path}' cannot be written: {error.strerror}", hint="name another place") from None
-
-
-def _flush_entries(folder: Path) -> None:
-    """Waits until a folder's names are on the disk: a renamed file is found after a power cut only then."""
-    if os.name == "nt":
-        return  # Windows has no handles of folders and makes renames durable by itself.
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ from streamproc.errors import UnknownContract
 from streamproc.ports import Block, Log, TopicPartition
 from streamproc.runtime.reactions.records import OWN
 from streamproc.wire import Decoder, split_frames
+
+logger = logging.getLogger(__name__)
 
 
 class TopicReader:
@@ -70,11 +73,24 @@ def read_blocks(
             at = int(block.offsets[-1]) + 1
 
 
+def left_out(block: Block, read: int) -> str:
+    """What is to be said of a block of which so many rows were read: nothing where the others are null, deletions."""
+    missing = int(np.count_nonzero(block.value_starts >= 0)) - read
+    if missing <= 0:
+        return ""
+    of = f"of {block.topic}-{block.partition} from offset {int(block.offsets[0])} on"
+    return f"{missing:,} {'records' if missing > 1 else 'record'} {of}: no rows of a known contract"
+
+
 def read_topic(log: Log, registry: Registry, topic: str, schema: Mapping[str, Any] | None = None) -> pl.DataFrame:
     """All readable rows of a topic, partition by partition in offset order; `schema` gives the columns of an empty
-    one."""
-    reader = TopicReader(registry)
-    frames = [frame for block in read_blocks(log, topic) for frame in reader.frames(block)]
+    one. Records that are no rows of a known contract are left out, and a warning says how many and from where on."""
+    reader, frames = TopicReader(registry), list[pl.DataFrame]()
+    for block in read_blocks(log, topic):
+        found = list(reader.frames(block))
+        frames += found
+        if said := left_out(block, sum(frame.height for frame in found)):
+            logger.warning("left out %s", said)
     if not frames:
         return pl.DataFrame(schema={**(schema or {}), "_partition": pl.Int64, "_offset": pl.Int64})
     return pl.concat(frames, how="diagonal_relaxed")
