@@ -19,11 +19,10 @@ from streamproc.errors import (
     LogUnavailable,
     OffsetOutOfRange,
     StaleMember,
-    StreamprocError,
     UnknownOutcome,
 )
 from streamproc.event_time import span_us
-from streamproc.ports import CheckpointStore, Log, Marks, Membership, Producer, TopicPartition
+from streamproc.ports import CheckpointStore, Log, Membership, Producer, TopicPartition
 from streamproc.runtime.awaited import Awaited
 from streamproc.runtime.binding import Binding
 from streamproc.runtime.clock import Clock, SystemClock
@@ -33,10 +32,10 @@ from streamproc.runtime.ending import Ending
 from streamproc.runtime.freed_memory import keep_freed_memory
 from streamproc.runtime.future import FutureVerdicts
 from streamproc.runtime.heeding import Heed
-from streamproc.runtime.journal import Entry
+from streamproc.runtime.ownership import Ownership
 from streamproc.runtime.patience import PATIENCE_S, Patience
 from streamproc.runtime.quiet import Quiet
-from streamproc.runtime.restore import restore_task, start_entry
+from streamproc.runtime.restore import Restored, restore_task
 from streamproc.runtime.saving import Checkpointing
 from streamproc.runtime.step_size import StepSize
 from streamproc.runtime.task import TakenStep, Task
@@ -119,7 +118,6 @@ class Worker:
         self.in_stages = in_stages
         self.on_commit = on_commit
         self.steps = steps
-        self.lease_s = lease_s
         self.clock = clock or SystemClock()
         self.observer = observer or Observer()
         self.checkpointing = Checkpointing(binding, log, checkpoints, self.clock, every_s=checkpoint_every_s)
@@ -129,27 +127,27 @@ class Worker:
         self.accept_divergence = accept_divergence
         self.silent = frozenset(silent)
         self.progress = Progress()
-        self.tasks: dict[int, Task] = {}
-        self._membership: Membership | None = None
-        self._producer: Producer | None = None
-        self._fresh: dict[int, Entry] = {}
-        self._journal_end: dict[int, int] = {}
         self._stepped_at: dict[int, float] = {}
-        self._committed_at: dict[int, float] = {}
         self._quiet = Quiet(log)
         self._awaited = Awaited(binding, log, max_wait_s=span_us(binding.plan.topology.max_wait) / 1e6)
         self._commit_s = span_us(binding.plan.topology.commit) / 1e6
         self._size = StepSize(self._commit_s, most_bytes)
         self._patience = Patience(patience_s, self.clock)
+        self._own = Ownership(
+            binding, log, member, self._restore,
+            lease_s=lease_s, clock=self.clock, observer=self.observer, checkpointing=self.checkpointing,
+            patience=self._patience,
+        )  # fmt: skip
         self._began = self.clock.monotonic()
-        self._alive_at = self._polled_at = self._fenced_at = float("-inf")
-        self._generation = -1
-        self._missing = 0  # Tasks that are this member's and do not stand yet,
-        self._restores_on = False  # and whether more of them are restored in the next turn.
-        self._marked: set[int] = set()  # Tasks that were written to since they are this member's.
+        self._polled_at = float("-inf")
         self._idle = False
         self._stop = self._finished = False
         self._collects = False
+
+    @property
+    def tasks(self) -> dict[int, Task]:
+        """By number, those that stand."""
+        return self._own.tasks
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -189,7 +187,7 @@ class Worker:
         """Enters the group and opens the producer; both fence an older worker of the same name."""
         self._began = self.clock.monotonic()
         self.checkpointing.open()
-        self._enter()
+        self._own.enter()
 
     def _open_patiently(self) -> None:
         """Opens; a log that was there when the topology was bound may be away for a moment here as at any later one."""
@@ -208,10 +206,10 @@ class Worker:
         and log and may be mended is mended here: everything is forgotten and restored from what is committed.
         """
         try:
-            membership, producer = self._enter()
+            membership, producer = self._own.enter()
             due = self.clock.monotonic() - self._polled_at >= _GROUP_POLL_S
-            if due or self._restores_on or not self.tasks:
-                self._take_over(membership)
+            if due or self._own.restores_on or not self.tasks:
+                self._own.take_over(membership)
                 self.heed.look(self.tasks)
                 self._polled_at = self.clock.monotonic()
             try:
@@ -221,7 +219,7 @@ class Worker:
                 # with what is committed, tells whether anything is lost.
                 raise LogUnavailable(gone.message, hint=gone.hint) from gone
             if pause is None and self.heed.ending is not None:
-                if not self.heed.paused and not self._missing and self.heed.ending.finished(self.tasks):
+                if not self.heed.paused and not self._own.missing and self.heed.ending.finished(self.tasks):
                     self._finished = True
                     return None
                 pause = min(self._commit_s, _IDLE_S)
@@ -229,24 +227,21 @@ class Worker:
             self.observer.troubled(error)
             return self._recover(error)
         self.progress.seconds = self.clock.monotonic() - self._began
-        if not self._missing:
+        if not self._own.missing:
             self._patience.calm()
             self.observer.turned(self.tasks, idle=self._idle, request=self.heed.request)
-        return 0.0 if self._restores_on else self._commit_s if pause is None else pause
+        return 0.0 if self._own.restores_on else self._commit_s if pause is None else pause
 
     def close(self, *, save: bool = True) -> None:
         """Gives everything back; `save` writes a last checkpoint of each task first."""
         try:
             for number in sorted(self.tasks) if save else ():
-                self._save(number)
+                self._own.save(number)
             if save and self._finished:
                 self.heed.drained(self.tasks)
-            self.tasks.clear()
-            self._leave()
+            self._own.leave()
         finally:
-            producer, self._producer = self._producer, None
-            if producer is not None:
-                producer.close()
+            self._own.close_producer()
             self.progress.seconds = self.clock.monotonic() - self._began
 
     def _rest(self, seconds: float) -> None:
@@ -268,153 +263,34 @@ class Worker:
 
     def _recover(self, error: LogError) -> float:
         """After an error that leaves in doubt what is ours: a new producer, and every task from its journal."""
-        now = self.clock.monotonic()
-        if isinstance(error, Fenced) and not isinstance(error, StaleMember):
-            # A log may note only every third sign of life.
-            if now - self._alive_at >= self.lease_s / 2:
-                # Too slow, or stopped for a while: the lease ran out between two steps. Shorter ones may fit.
-                self._size.shrink()
-            elif now - self._fenced_at < _FENCED_AGAIN_S:
-                raise error  # Somebody else runs under this name: one of the two has to go.
-            self._fenced_at = now
+        if isinstance(error, Fenced) and not isinstance(error, StaleMember) and self._own.overslept(error):
+            # Too slow, or stopped for a while: the lease ran out between two steps. Shorter ones may fit.
+            self._size.shrink()
         if self._patience.ran_out():
             raise error
         logger.warning("%s begins again from what is committed: %s", self.member, error)
-        self.tasks.clear()
-        self._fresh.clear()
-        self._missing, self._restores_on = 0, False
-        self._marked.clear()
+        self._own.forget(error)
         self._polled_at = float("-inf")
-        producer, self._producer = self._producer, None
-        try:
-            if isinstance(error, Fenced) and not (isinstance(error, StaleMember) and error.joined):
-                self._leave()
-            if producer is not None:
-                producer.close()
-        except LogError as again:
-            logger.warning("%s: %s", self.member, again)
         if isinstance(error, Fenced):
             return 0.0
         return self._patience.pause()
 
-    # ── ownership ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _enter(self) -> tuple[Membership, Producer]:
-        names = self.binding.names
-        if self._membership is None:
-            self._membership = self.log.join(names.workers, names.tasks, self.member, lease_us=int(self.lease_s * 1e6))
-            self._alive_at, self._generation = self.clock.monotonic(), -1
-        if self._producer is None:
-            self._producer = self.log.producer(f"{names.topology}.v{names.version}.{names.run or 'live'}.{self.member}")
-        return self._membership, self._producer
-
-    def _leave(self) -> None:
-        membership, self._membership = self._membership, None
-        if membership is None:
-            return
-        try:
-            membership.leave()
-        except LogError as error:
-            if not isinstance(error, Fenced):
-                logger.warning("%s could not leave its group, its lease will run out: %s", self.member, error)
-
-    def _take_over(self, membership: Membership) -> None:
-        owned = membership.poll()
-        self._alive_at = self.clock.monotonic()
-        gone = sorted(set(self.tasks) - owned)
-        for number in gone:
-            self._save(number)
-            del self.tasks[number]
-            self._fresh.pop(number, None)
-        generation = membership.generation
-        if generation != self._generation:
-            # Also those that were given to this member and taken away again before it ever looked: nobody else can
-            # have them until it says so.
-            self._marked.clear()
-            others = sorted(set(range(self.binding.task_count)) - owned)
-            if others:
-                membership.released(others)
-            # Only now, so that what was not said is said again.
-            self._generation = generation
-        until = self._alive_at + _RESTORE_S
-        self._restores_on = False
-        missing = sorted(owned - set(self.tasks))
-        for number in missing:
-            self._restores_on = self.clock.monotonic() >= until
-            if self._restores_on:
-                break
-            try:
-                self._mark(missing, membership)
-                self._restore(number, membership, len(owned))
-            except LogUnavailable as error:
-                # Nothing of the other tasks is in doubt: they go on, and this one is tried again with the next look.
-                if self._patience.ran_out() or not self.tasks:
-                    raise
-                logger.warning("%s restores task %d later: %s", self.member, number, error)
-                self.observer.waiting(error)
-                break
-        self._missing = len(owned - set(self.tasks))
-
-    def _mark(self, missing: list[int], membership: Membership) -> None:
-        """Writes to tasks before anything is read of them.
-
-        A machine that stood still while another took over answers with offsets and a journal that are old, and agree.
-        """
-        fresh = [number for number in missing if number not in self._marked]
-        if fresh and isinstance(self._producer, Marks):
-            names = self.binding.names
-            groups = {number: names.group(self.binding.task_of(number)[0].stage.index) for number in fresh}
-            self._producer.mark({TopicPartition(names.tasks, number): groups[number] for number in fresh}, membership)
-        self._marked.update(fresh)
-
-    def _restore(self, number: int, membership: Membership, owned: int) -> None:
-        self._renew(membership)
-        began = self.clock.monotonic()
-        self.observer.restoring(number, owned)
-
-        def on_step() -> None:
-            self._renew(membership)
-            self.observer.restored_step()
-
-        try:
-            restored = restore_task(
-                self.binding,
-                number,
-                self.log,
-                self.checkpointing.store,
-                stops=None if self.heed.ending is None else self.heed.ending.until,
-                on_step=on_step,
-                clock=self.clock,
-                accept=self.accept_divergence,
-            )
-        except (Fenced, LogUnavailable, UnknownOutcome):
-            raise
-        except StreamprocError:
-            # Who lost the task meanwhile meets what its successor wrote and trimmed: that is no contradiction.
-            membership.renew()
-            raise
-        now = self.clock.monotonic()
-        self._awaited.opened(restored.task, now)
-        self.tasks[number] = restored.task
+    def _restore(self, number: int, on_step: Callable[[], None]) -> Restored:
+        restored = restore_task(
+            self.binding,
+            number,
+            self.log,
+            self.checkpointing.store,
+            stops=None if self.heed.ending is None else self.heed.ending.until,
+            on_step=on_step,
+            clock=self.clock,
+            accept=self.accept_divergence,
+        )
+        self._awaited.opened(restored.task, self.clock.monotonic())
         if self.future is not None:
             restored.task.future = self.future.of
-        self._journal_end[number] = restored.journal_end
-        self.checkpointing.restored(number, now - began if restored.steps else 0.0)
-        self._committed_at[number] = now
         self.progress.restored_steps += restored.steps
-        if restored.fresh:
-            # Written with the first step, but it says where the task stood before it.
-            self._fresh[number] = start_entry(self.binding, restored.task)
-            restored.task.head = self._fresh[number].head
-        self.observer.restored(restored.task, restored.steps, now - began)
-        if restored.steps:
-            logger.info("%s restored: %d steps run again", restored.task.name, restored.steps)
-
-    def _renew(self, membership: Membership) -> None:
-        """A sign of life in the middle of long work; what it says of ownership is looked at after the turn."""
-        if self.clock.monotonic() - self._alive_at >= self.lease_s / 4:
-            membership.renew()
-            self._alive_at = self.clock.monotonic()
+        return restored
 
     # ── one turn ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -428,7 +304,7 @@ class Worker:
         steps: list[tuple[Task, TakenStep]] = []
         full = False
         for task in self._tasks_in_turn():
-            self._renew(membership)
+            self._own.renew(membership)
             before = self.clock.monotonic()
             taken = self._step_of(task)
             if taken is not None:
@@ -437,12 +313,8 @@ class Worker:
                 self.checkpointing.worked(task.number, took)
                 steps.append((task, taken))
                 full = full or taken.units >= self._size.units or task.crowded
-        standing = [
-            number
-            for number, task in self.tasks.items()
-            if number not in self._fresh and began - self._committed_at[number] >= _KEEP_OFFSETS_S
-        ]
-        numbers = sorted({*self._fresh, *standing, *(task.number for task, _ in steps)})
+        standing = self._own.rested(began, _KEEP_OFFSETS_S)
+        numbers = sorted({*self._own.fresh, *standing, *(task.number for task, _ in steps)})
         self._idle = not steps
         if not numbers:
             return None
@@ -454,7 +326,7 @@ class Worker:
             self._size.adapt(worked, full=full, tasks=len(self.tasks), largest=largest)
         due = [number for number in sorted(self.tasks) if self.checkpointing.is_due(number)]
         for number in due:
-            self._save(number)
+            self._own.save(number)
         if due and self._collects:  # Whoever takes turns one by one collects when it likes.
             gc.collect()
         if not steps:
@@ -500,12 +372,9 @@ class Worker:
         self, producer: Producer, membership: Membership, steps: list[tuple[Task, TakenStep]], tasks: list[Task]
     ) -> None:
         before = self.clock.monotonic()
-        ends = commit_steps(self.binding, producer, membership, self._fresh, steps, tasks)
-        self._journal_end.update(ends)
-        self._fresh.clear()
+        ends = commit_steps(self.binding, producer, membership, self._own.fresh, steps, tasks)
+        self._own.committed(tasks, ends)
         now = self.clock.monotonic()
-        for task in tasks:
-            self._committed_at[task.number] = now
         for task, taken in steps:
             self.progress.units += taken.units
             self.progress.steps += 1
@@ -515,8 +384,3 @@ class Worker:
         self.observer.committed(steps, now - before)
         if self.on_commit is not None and steps:
             self.on_commit(self.progress)
-
-    def _save(self, number: int) -> None:
-        """Writes a checkpoint of a task, unless its first step is not committed yet."""
-        if number not in self._fresh:
-            self.checkpointing.save(self.tasks[number], self._journal_end[number] - 1)

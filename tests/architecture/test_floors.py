@@ -19,7 +19,6 @@ MOST_LINES = 420
 LONGER = {
     "planning/plan.py": "the walk, the cut and the fingerprints read one graph",
     "engine/step.py": "one step from units to blocks, in the order in which it runs",
-    "runtime/worker.py": "one loop: take over, turn, commit, begin again",
     "operators/exact.py": "one numeric kernel family: expansions and their rounding",
     "wire/decode.py": "one interpreter loop",
 }
