@@ -43,6 +43,7 @@ def _fingerprinted(nodes: list[Node]) -> list[Node]:
     out: list[Node] = []
     for node in nodes:
         above = [(out[rank].logic, port) for rank, port in node.inputs]
+        meant = [(out[rank].meaning, port) for rank, port in node.inputs]
         if isinstance(node.origin, Source):
             source = node.origin
             times = (source.lateness_us, source.max_future_skew_us, source.idle_after_us, source.event_time)
@@ -53,7 +54,8 @@ def _fingerprinted(nodes: list[Node]) -> list[Node]:
             own = canonical_text(node.origin)
         types = ",".join(f"{f.name}:{f.dtype}:{f.nullable}{':deletes' * f.deletes}" for f in node.type.schema)
         state = digest(f"{type(node.origin).__name__} {own} {node.type.keyed_by} {types}")
-        out.append(replace(node, state=state, logic=digest(f"{node.name} {state} {above}")))
+        logic, meaning = digest(f"{node.name} {state} {above}"), digest(f"{state} {meant}")
+        out.append(replace(node, state=state, logic=logic, meaning=meaning))
     return out
 
 

@@ -1,8 +1,8 @@
 """Versions of columns: a hash of all that makes a column, and of nothing else of its topology.
 
 Two builds give a column the same version if its definition, the parameters that it depends on, and everything above it
-(sources, contracts, steps, functions by their parsed source) are the same. Of a `features` each column has a version of
-its own: changing one leaves the others as they were.
+(sources, contracts, steps, functions by their parsed source) are the same; how steps are called does not matter. Of a
+`features` each column has a version of its own: changing one leaves the others as they were.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _made(plan: Plan, node: Node, port: str, name: str) -> str:
             break
         rank, port = node.inputs[0]
         node = plan.nodes[rank]
-    return f"{node.logic} {port} {name}"
+    return f"{node.meaning} {port} {name}"
 
 
 def _passes(node: Node, name: str) -> bool:
@@ -85,6 +85,6 @@ def _feature_version(plan: Plan, node: Node, name: str) -> str:
         definition = made[one]
         if isinstance(definition, Derived):
             waiting += sorted(expression_columns(definition.expression))
-    above = [(plan.nodes[rank].logic, port) for rank, port in node.inputs]
+    above = [(plan.nodes[rank].meaning, port) for rank, port in node.inputs]
     shared = (operator.coverage, operator.max_lag_us, operator.events_per_key, operator.at_bound)
     return canonical_text((sorted((one for one in parts), key=lambda part: part[0]), shared, above))

@@ -37,7 +37,8 @@ class Node:
               feedback, which is thus alone in its stage
     columns   of a source: the columns that somebody reads
     sides     types of what the step gives beside its rows, by name
-    state     fingerprint of what shapes its state; `logic` of all that shapes its output, upstream included
+    state     fingerprint of what shapes its state
+    logic     fingerprint of all that shapes its output, upstream included; `meaning`: but the names of steps
     """
 
     rank: int
@@ -53,6 +54,7 @@ class Node:
     sides: Mapping[str, StreamType] = field(default_factory=dict)
     state: str = ""
     logic: str = ""
+    meaning: str = ""
 
     @property
     def operator(self) -> Operator:

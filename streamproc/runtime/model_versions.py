@@ -83,7 +83,7 @@ def definition(plan: Plan, node: Node) -> dict[str, Any]:
     rows = node.inputs[0]
     told = node.inputs[-1] if step.on else rows
     schema = plan.nodes[rows[0]].type.schema if rows[1] == "rows" else plan.nodes[rows[0]].sides[rows[1]].schema
-    labels = column_version(plan, told, step.label) if step.label else plan.nodes[told[0]].logic[:12]
+    labels = column_version(plan, told, step.label) if step.label else plan.nodes[told[0]].meaning[:12]
     return {
         "kind": step.kind,
         "into": step.into,
@@ -91,7 +91,7 @@ def definition(plan: Plan, node: Node) -> dict[str, Any]:
             name: {"type": str(schema[name].dtype), "version": column_version(plan, rows, name)} for name in step.inputs
         },
         "labels": {"column": step.label, "version": labels},
-        "learner": node.logic,
+        "learner": node.meaning,
     }
 
 

@@ -81,3 +81,18 @@ def test_what_has_no_part_in_a_column_leaves_its_version() -> None:
     other = sp.source("returns", contract=parse_contract(SALE % (1, "double"))) | sp.where(pl.col("amount") > 3)
     assert changed(doc="told better", large=other) == set()
     assert changed(span="60m") == set()
+
+
+def test_names_of_steps_leave_the_versions_of_columns() -> None:
+    """A branch that is visited earlier takes the names that steps of the same kinds would have without it."""
+    rows = sp.source("sales", contract=parse_contract(SALE % (1, "double"))) | sp.stateless(tripled)
+    earlier = rows | sp.key_by("shop") | sp.features(most=sp.max("amount").over("1h"))
+    assert changed(a_branch=earlier) == set()
+
+    def named(name: str) -> dict[str, str]:
+        sales = sp.source("sales", contract=parse_contract(SALE % (1, "double")))
+        leaf = sales | sp.stateless(doubled, name=name) | sp.with_columns(twice=pl.col("amount") * 2)
+        plan = plan_topology(sp.Topology("shops", sinks={"out": leaf}), MemoryRegistry(()))
+        return column_versions(plan, plan.sinks[0])
+
+    assert named("sold_ones") == named("sold")
