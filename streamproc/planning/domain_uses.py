@@ -206,9 +206,11 @@ def _of_resolved_pairs(
     rows = _of_resolve(operator.resolve, inputs) if port == "rows" else _of_capped(operator.resolve, inputs, out)
     pairs = uses(0, PAIR_COLUMNS, "JOIN")
     made = {name: of | pairs for name, of in rows.items()}
-    for name in ("weight", "posterior", "matched"):
+    weighed = uses(0, (WEIGHT,), "TRANSFORMATION")
+    told = {"matched": uses(0, (OTHER,), "TRANSFORMATION")} if port == "rows" else {"matched": weighed}
+    for name, of in (told | {"weight": weighed, "posterior": weighed}).items():
         if name in out.schema.names:
-            made[name] |= uses(0, (WEIGHT, OTHER), "TRANSFORMATION")
+            made[name] |= of
     return made
 
 
@@ -250,11 +252,16 @@ def _of_learn(operator: Learn, inputs: Sequence[StreamType]) -> StepUses:
 
 def _of_reports(operator: Learn, inputs: Sequence[StreamType], out: StreamType, port: str) -> StepUses:
     """What a model is worth, from inputs and labels, per segment; by what they are joined is no figure of it."""
-    by_segment = (operator.segment,) if operator.segment and port != "importance" else ()
-    told = uses(0, (*operator.inputs, *by_segment), "AGGREGATION")
+    if port == "shadows":
+        scored = _of_learn(operator, inputs)
+        said = {name: scored[operator.into] for name in out.schema.names if name not in operator.on}
+        return {name: scored[name] for name in (*operator.on, EVENT_TIME, ROWS)} | said
+    segment = uses(0, (operator.segment,) if operator.segment and port != "importance" else (), "AGGREGATION")
+    told = segment | uses(0, operator.inputs, "AGGREGATION")
     told |= uses(len(inputs) - 1, (operator.label,) if operator.label else (), "AGGREGATION")
     whole = summed(operator, inputs, out)
-    return {**dict.fromkeys(out.schema.names, told), EVENT_TIME: whole[EVENT_TIME], ROWS: whole[ROWS]}
+    made = dict.fromkeys(out.schema.names, told) | {"segment": segment}
+    return {**made, EVENT_TIME: whole[EVENT_TIME], ROWS: whole[ROWS]}
 
 
 def _of_abstain(operator: Abstain, inputs: Sequence[StreamType]) -> StepUses:

@@ -14,7 +14,6 @@ from dataclasses import replace
 import polars as pl
 
 from streamproc.contracts.model import Contract, Field, Schema
-from streamproc.contracts.sensitivity import LINKING, linked
 from streamproc.errors import ContractError, DefinitionError, DuplicateName, TypeMismatch, UnknownColumn, did_you_mean
 from streamproc.feature.leaves import OWN
 from streamproc.feature.operator import Features
@@ -29,6 +28,7 @@ from streamproc.operators.ordered import Ordered
 from streamproc.operators.outcomes import Outcomes
 from streamproc.operators.sessions import Sessions
 from streamproc.operators.windows import Windows
+from streamproc.planning.classes import classed
 from streamproc.planning.plan import Node, Port, type_of
 from streamproc.planning.topology import Topology
 
@@ -46,6 +46,8 @@ class Walk:
         self._ranks: dict[object, int] = {}
         self._again: dict[tuple[Port, int], int] = {}
         self._names: dict[str, bool] = {}
+        self._times: dict[Port, str] = {}
+        """How sensitive the event time of the rows at a port is."""
 
     def visit(self, stream: Stream) -> Port:
         """Plans a stream and all above it; gives its node and port.
@@ -183,15 +185,23 @@ class Walk:
         _refuse_moves(operator, name, types)
         # A key that the rows have already, or that placed them, moves none of them.
         moves = isinstance(operator, KeyBy) and out.keyed_by not in (types[0].keyed_by, types[0].placed_by)
-        sides = sides_of(operator, types)
-        self.nodes.append(Node(len(self.nodes), name, operator, inputs, out, level, moves, sides=sides))
-        return len(self.nodes) - 1
+        rank, times, known = len(self.nodes), [self._time_of(port) for port in inputs], {}
+        for side, kind in {"rows": out, **sides_of(operator, types)}.items():
+            known[side], self._times[rank, side] = classed(operator, types, times, kind, side)
+        out = known.pop("rows")
+        self.nodes.append(Node(rank, name, operator, inputs, out, level, moves, sides=known))
+        return rank
+
+    def _time_of(self, port: Port) -> str:
+        """The class of a port's event time; late rows have that of the step's first input."""
+        while port[1] == "late":
+            port = self.nodes[port[0]].inputs[0]
+        return self._times[port]
 
     def _typed(self, operator: Operator, name: str, types: list[StreamType]) -> StreamType:
         """What the step gives; an operator speaks of itself by its verb, and is then called by the step's name."""
         try:
-            made = operator.schema(*types)
-            return replace(made, schema=linked(made.schema)) if operator.verb in LINKING else made
+            return operator.schema(*types)
         except DefinitionError as problem:
             called = f"step '{operator.verb}"
             message = problem.message.replace(called, f"step '{name}", 1)
@@ -223,6 +233,7 @@ class Walk:
         kind = StreamType(Schema(fields), placed_by=_placed_by(contract))
         if source.table:
             kind = _table_type(source, contract, Schema(fields), event_time)
+        self._times[rank, "rows"] = contract.schema[event_time].pii
         return Node(
             rank,
             self._name(source.topic, chosen=False),

@@ -247,17 +247,20 @@ def decisions() -> Made:
     }, {"a": events(13)}  # fmt: skip
 
 
-def reviews() -> Made:
-    """Cases of which people answer some in time, some twice, some late, some with a word that is no verdict."""
+def review_sinks() -> dict[str, Any]:
     reviewed = source("a") | sp.select("id", "k", "v", "x", "n", "at") | sp.review(
         answers="said", default="block", choices=("allow", "block"), timeout="30us", priority="x", subject="n"
     )  # fmt: skip
-    sinks = {
+    return {
         "verdicts": reviewed,
         "cases": sp.sink(reviewed.side("cases"), key="case", identified=True),
         "busy": reviewed | sp.key_by("k") | sp.tumbling("40us", rows=sp.count(), sum=sp.total("priority")),
     }
-    rows = {"a": events(16)}
+
+
+def reviews() -> Made:
+    """Cases of which people answer some in time, some twice, some late, some with a word that is no verdict."""
+    sinks, rows = review_sinks(), {"a": events(16)}
     # The ids of cases hang on the rows alone: a run that nobody answers tells them.
     asked = drive(sp.Topology("t", sinks=sinks), rows, registry=MemoryRegistry((EVENT,)))["cases"]
     asked = asked.filter(col("status") == "open").select("case", "asked_at").with_row_index("i")

@@ -37,9 +37,9 @@ OF_ROWS = {
 REPORTS = {
     (sink, column, topic, of)
     for sink, columns in (
-        ("calibration", ("contender", "labels", "n", "segment")),
+        ("calibration", ("contender", "labels", "n")),
         ("importance", ("cost_us", "input", "keep", "labels", "learner", "n", "reason")),
-        ("metrics", ("contender", "delay", "failed", "given_up", "labels", "n", "segment")),
+        ("metrics", ("contender", "delay", "failed", "given_up", "labels", "n")),
     )
     for column in columns for topic, of in (("a", "v"), ("y", "b"))
 } | {("arms", column, "y", "b") for column in ("arm", "given_up", "high", "low", "rewards")}  # fmt: skip
