@@ -300,6 +300,12 @@ def _loaded(manifest: CheckpointManifest, task: Task, checkpoints: CheckpointSto
     except CorruptSnapshot:
         # A damaged checkpoint is never served: an older one, or the journal from its beginning, takes its place.
         return None
+    except ForeignFingerprint as other:
+        raise ForeignFingerprint(
+            f"the checkpoint of {task.name} after step {manifest.step} was saved by another build: {other.message}",
+            hint="run the build that saved it; or move its checkpoints aside, then the state is rebuilt by replay of "
+            "the journal; or start a new version of the topology (version=N+1), which computes its history afresh",
+        ) from None
 
 
 def journal_mark(log: Log, place: TopicPartition, offset: int) -> tuple[int, str] | None:
