@@ -41,6 +41,7 @@ _HOMES: Final = {
     "Stream": "streamproc.graph",
     "StreamprocError": "streamproc.errors",
     "Topology": "streamproc.planning.topology",
+    "Truth": "streamproc.planning.topology",
     "TryLater": "streamproc.reaction",
     "Webhook": "connectors.handlers",
     "abstain": "streamproc.decisions.abstain",

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from streamproc.cli.entity_quality import curve, put_quality, quality_json, require_column
 from streamproc.cli.kernels import compiling
-from streamproc.cli.render import counted, put_json, put_table
+from streamproc.cli.render import counted, put_json
 from streamproc.cli.workspace import Workspace, workspace_options
-from streamproc.errors import InputError, UnknownColumn, did_you_mean
+from streamproc.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     import polars as pl
@@ -57,18 +57,18 @@ def train_linkage(
     texts = [name for name, dtype in frame.schema.items() if dtype == pl.String and name != source]
     chosen = [name for name in columns.split(",") if name] or texts
     for name in [*chosen, *([source] if source else [])]:
-        _require(frame, name, records)
+        require_column(frame, name, records)
     comparisons = tuple(
         compare(parts[0], parts[1] if len(parts) > 1 else "exact", frequencies="frequencies" in parts[2:])  # type: ignore[arg-type]
         for parts in (one.split(":") for one in compared)
     ) or propose_comparisons(frame, chosen)
     for one in comparisons:
-        _require(frame, one.column, records)
+        require_column(frame, one.column, records)
     blocks = tuple(block(*one.split(",")) for one in blocked) or propose_blocks(
         frame, [one.column for one in comparisons if one.form == "text"]
     )
     for name in dict.fromkeys(name for rule in blocks for name in rule.columns):
-        _require(frame, name, records)
+        require_column(frame, name, records)
     with compiling():
         trained = train(frame, comparisons, blocks, source=source, sources=sources)
     out.write_text(trained.model.to_json(), encoding="utf-8")
@@ -123,7 +123,7 @@ def explain_match(
     from streamproc.entities.linkage_model import LinkageModel
 
     frame = _read(records, workspace)
-    _require(frame, column, records)
+    require_column(frame, column, records)
     rows = []
     for name in (left, right):
         found = frame.filter(pl.col(column).cast(pl.String) == name)
@@ -132,7 +132,7 @@ def explain_match(
         rows.append(found.tail(1))
     linkage = LinkageModel.from_json(model.read_text(encoding="utf-8"))
     for name in {name for one in linkage.blocks for name in one.columns} | {one.column for one in linkage.comparisons}:
-        _require(frame, name, records)
+        require_column(frame, name, records)
     with compiling():
         told = explained(linkage, pl.concat(rows), names=(left, right))
     if picture is not None:
@@ -168,44 +168,23 @@ def judge_linkage(
     import polars as pl
 
     from streamproc.entities.linkage_model import LinkageModel
-    from streamproc.entities.quality_curve import quality_curve
+    from streamproc.planning.topology import Truth
 
-    told = _read(events, workspace)
-    for name in ("event", "entity_id", "records"):
-        _require(told, name, events)
-    if "_partition" in told.columns and told["_partition"].n_unique() > 1:
-        raise InputError(
-            f"'{events}' has several partitions, and so no order", hint="run it with one partition of this topic"
-        )
-    known = _read(truth, workspace)
-    for name in (column, person):
-        _require(known, name, truth)
+    told, known = _read(events, workspace), _read(truth, workspace)
     linkage, rows = None, None
     if (model is None) != (not records):
         raise InputError("the recall of blocks needs both --model and --records")
     if model is not None:
         linkage, rows = LinkageModel.from_json(model.read_text(encoding="utf-8")), _read(records, workspace)
         for name in (column, *dict.fromkeys(name for rule in linkage.blocks for name in rule.columns)):
-            _require(rows, name, records)
+            require_column(rows, name, records)
         rows = rows.with_columns(record=pl.col(column).cast(pl.String))
-    people = known.select(record=pl.col(column).cast(pl.String), person=pl.col(person).cast(pl.String)).drop_nulls()
     with compiling():
-        curve = quality_curve(told, people, model=linkage, records=rows)
+        quality = curve(told, events, known, Truth(truth, column, person), model=linkage, records=rows)
     if as_json:
-        put_json({"events": events, "curve": [asdict(one) for one in curve]})
+        put_json(quality_json({events: quality})[0])
         return
-    put_table(
-        f"entities of {events} against {truth}: what had been told after so much of the stream",
-        ("of the stream", "records", "people", "found", "precision", "recall", "F1", "B-cubed F1", "recall of blocks"),
-        [(f"{one.share} %", one.records, one.people, one.entities, f"{one.quality.precision:.4f}",
-          f"{one.quality.recall:.4f}", f"{one.quality.f1:.4f}", f"{one.quality.b_cubed_f1:.4f}",
-          "" if one.blocking_recall is None else f"{one.blocking_recall:.4f}") for one in curve],
-    )  # fmt: skip
-
-
-def _require(frame: pl.DataFrame, column: str, records: str) -> None:
-    if column not in frame.columns:
-        raise UnknownColumn(f"'{records}' has no column '{column}'", hint=did_you_mean(column, frame.columns))
+    put_quality(f"entities of {events} against {truth}: what had been told after so much of the stream", quality)
 
 
 def _read(records: str, workspace: Workspace) -> pl.DataFrame:

@@ -17,14 +17,17 @@ from functools import partial
 import click
 import orjson
 
-from streamproc.cli.fates import Counts, fates_in, of_sources, put_fates, read_so_far
+from streamproc.cli.entity_quality import judged_sinks
+from streamproc.cli.fates import fates_in, of_sources, read_so_far
 from streamproc.cli.kernels import compiling
-from streamproc.cli.render import counted, progress_bar, put_json, put_table, seconds_text, watched
+from streamproc.cli.render import counted, progress_bar, seconds_text, watched
+from streamproc.cli.run_report import report
 from streamproc.cli.stopping import stopping
 from streamproc.cli.supervise import CUT_OFF, UNREACHABLE, Supervisor
 from streamproc.cli.workspace import load_topology, workspace_options
 from streamproc.engine.compiled import SHADOW
-from streamproc.errors import LogUnavailable
+from streamproc.entities.quality_curve import QualityAt
+from streamproc.errors import LogUnavailable, StreamprocError
 from streamproc.event_time import span_us
 from streamproc.ports import Log
 from streamproc.runtime.binding import Binding, bind
@@ -174,7 +177,7 @@ def run(
     """Run TOPOLOGY on the log. Ctrl-C or SIGTERM stop it after the current commit; the next run goes on there.
 
     With --workers N, N processes share the tasks; one that crashes is started again. 'streamproc pause', 'resume' and
-    'drain' reach running workers.
+    'drain' reach running workers. Where a sink of entity events has a truth, --until-end says how good entities were.
     """
     if close and not until_end:
         raise click.UsageError("--close needs --until-end: a live run never ends time")
@@ -266,7 +269,9 @@ def _run(
                 )
                 progress, stopped = _work(worker, upkeep)
             code = 0
-        _report(binding, log, before, progress, as_json=as_json)
+        ended = until_end and not stopped and not code and not upkeep.supervised and not shadow
+        quality = _quality(binding, log) if ended else {}
+        report(binding, log, before, progress, quality, as_json=as_json)
         if stopped:
             done, there = read_so_far(binding, log)
             click.echo(
@@ -280,6 +285,15 @@ def _run(
         if request is not None and request.deed == "drain" and not code:
             click.echo(f"drained, as {request.who} asked for; 'streamproc resume {topology}' takes that back", err=True)
         return code
+
+
+def _quality(binding: Binding, log: Log) -> dict[str, list[QualityAt]]:
+    """How good entities are; a truth that cannot be read takes nothing from a run that is done."""
+    try:
+        return judged_sinks(binding, log)
+    except StreamprocError as error:
+        click.echo(f"entities were not held to the truth: {type(error).__name__}: {error}", err=True)
+        return {}
 
 
 def _control(binding: Binding, log: Log, member: str, *, create: bool) -> WorkerControl | None:
@@ -340,47 +354,6 @@ def _until_orphaned(supervised: bool) -> Iterator[None]:
 def _tell_address(address: str) -> None:
     if not address.startswith(UNIX):
         click.echo(f"metrics, health and readiness on {address}", err=True)
-
-
-def _report(binding: Binding, log: Log, before: dict[str, Counts], progress: Progress, *, as_json: bool) -> None:
-    """What a run did."""
-    everything = fates_in(binding, log)
-    sources = of_sources(everything, binding.plan)
-    rows = sum(row["in"] for row in sources.values()) - sum(row["in"] for row in before.values())
-    rate = rows / progress.seconds if progress.seconds else 0.0
-    name = f"{binding.names.topology} version {binding.names.version}{', shadow' if binding.names.run else ''}"
-    if as_json:
-        put_json(
-            {
-                "topology": binding.names.topology,
-                "version": binding.names.version,
-                "rows": rows,
-                "steps": progress.steps,
-                "seconds": round(progress.seconds, 3),
-                "rows_per_second": round(rate),
-                "restored_steps": progress.restored_steps,
-                "written": progress.written,
-                "sources": sources,
-                "inputs": everything,
-            }
-        )
-        return
-    if not progress.steps:
-        click.echo(f"{name}: nothing new to read")
-    elif not rows:
-        click.echo(f"{name}: no new rows, what still waited was taken on in {counted(progress.steps, 'step')}")
-    else:
-        click.echo(
-            f"{name}: {counted(rows, 'row')} read in {seconds_text(progress.seconds)}, {rate:,.0f} rows/s, "
-            f"{counted(progress.steps, 'step')}"
-        )
-    if progress.restored_steps:
-        click.echo(f"restored first: {counted(progress.restored_steps, 'recorded step')} run again")
-    if everything:
-        put_fates("\nrows by fate since the topology's beginning (in = all others added)", everything)
-    written = sorted((topic, rows) for topic, rows in progress.written.items() if ".edge." not in topic)
-    if written:
-        put_table("written by this run", ("topic", "rows"), written)
 
 
 def _processes(workers: int, topology: str, flags: list[str], upkeep: Upkeep) -> tuple[Progress, bool, int]:

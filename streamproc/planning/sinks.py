@@ -108,6 +108,25 @@ def check_topics(topology: Topology, nodes: Sequence[Node], sinks: Sequence[Plan
                 hint=f"write another topic, such as '{topology.name}.{planned.name}'",
             )
         topics[planned.topic] = planned.name
+        _check_truth(topology, planned, read)
+
+
+def _check_truth(topology: Topology, sink: PlannedSink, read: set[str]) -> None:
+    """Raises DefinitionError for a truth about what are no entities, and for one that the topology could look at."""
+    truth = topology.sink(sink.name).truth
+    if truth is None:
+        return
+    gone = [name for name in ("event", "entity_id", "records") if name not in sink.contract.schema]
+    if gone:
+        raise DefinitionError(
+            f"sink '{sink.name}' has a truth and no column '{gone[0]}': only events of entities are held to one",
+            hint="give it to the sink of sp.entity_rows('events')",
+        )
+    if truth.known in read:
+        raise DefinitionError(
+            f"'{topology.name}' reads topic '{truth.known}', which is the truth that sink '{sink.name}' is held to",
+            hint="what is judged by a truth must not see it: read another topic",
+        )
 
 
 def _named(name: str, wanted: str | Contract, contract: Lookup) -> Contract:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+
+import polars as pl
 
 from streamproc.contracts.model import Contract
 from streamproc.errors import DefinitionError
@@ -29,6 +31,25 @@ class Sla:
 
 
 @dataclass(frozen=True, slots=True)
+class Truth:
+    """Of which person (or thing) each record is, where that is known: `sp.sink(events, truth=sp.Truth("people"))`.
+
+    known   a topic that holds the truth, or a function that gives it as a frame; either is read once a run has ended
+    record  its column of a record's id, any type that prints as the id that `resolve` was given
+    person  its column of the person, null where that is not known: such a record is not judged
+
+    No step can read it, and what a topology writes does not hang on it.
+
+    >>> Truth("people.truth", person="customer").record
+    'record_id'
+    """
+
+    known: str | Callable[[], pl.DataFrame]
+    record: str = "record_id"
+    person: str = "person"
+
+
+@dataclass(frozen=True, slots=True)
 class Sink:
     """A stream that leaves, and how.
 
@@ -38,6 +59,7 @@ class Sink:
     identified  records carry the header `sp`, whose id is the same however often a row is made: for decisions and
               alerts, on which somebody acts. It triples the cost of writing, so bulk sinks go without
     latest    a new topic is compacted: of each key the newest record stays, however old, and older ones may go
+    truth     of a sink of `entity_rows("events")`: what entities should have been; `run --until-end` holds them to it
     """
 
     stream: Stream
@@ -46,6 +68,7 @@ class Sink:
     key: tuple[str, ...] | None = None
     identified: bool = False
     latest: bool = False
+    truth: Truth | None = None
 
 
 def sink(
@@ -56,17 +79,19 @@ def sink(
     key: tuple[str, ...] | str | None = None,
     identified: bool = False,
     latest: bool = False,
+    truth: Truth | None = None,
 ) -> Sink:
     """A stream that leaves under a contract, to a topic, with a key of its own.
 
     With latest=True the topic is a table: the newest record of each key stays for ever, see `FeatureTable`. A row that
-    deletes its key (`table`, `join`, `changes`) leaves as a record without a value.
+    deletes its key (`table`, `join`, `changes`) leaves as a record without a value. With a truth, a run to
+    the end says how good the entities of its events were.
 
     >>> from streamproc.graph import source
     >>> sink(source("t", contract="c"), contract="alert.v1").contract
     'alert.v1'
     """
-    return Sink(stream, contract, topic, (key,) if isinstance(key, str) else key, identified, latest)
+    return Sink(stream, contract, topic, (key,) if isinstance(key, str) else key, identified, latest, truth)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ RENEW: Final = "python -m tests.docs.reference"
 _WIDE: Final = 100
 
 _GROUPS: Final = (
-    ("Topologies, sources and sinks", ("Topology", "Sla", "source", "table", "feedback", "sink", "Sink")),
+    ("Topologies, sources and sinks", ("Topology", "Sla", "source", "table", "feedback", "sink", "Sink", "Truth")),
     ("Columns and rows", ("where", "select", "with_columns", "rename", "drop", "explode", "union", "changes")),
     ("Keys, order and repetition", ("key_by", "ordered", "dedupe")),
     ("Windows", ("tumbling", "sliding", "session")),

@@ -1,7 +1,8 @@
 """Which records speak of the same person: entities, golden records, and questions to people.
 
 The linkage was learned from the records without labels (`streamproc train-linkage`, see `data/README.md`). Answers to
-reviews, and deletions, come back on `people.commands`.
+reviews, and deletions, come back on `people.commands`. Who the people are is known of the records that ship: a run to
+the end is held to it, and no step reads it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from importlib.resources import files
 
 import streamproc as sp
+from topologies.people.load import truth
 
 LINKAGE = sp.LinkageModel.from_json((files("topologies.people") / "data" / "linkage.json").read_text(encoding="utf-8"))
 
@@ -33,7 +35,7 @@ topology = sp.Topology(
     scope="customer-service",
     sinks={
         "resolved": people | sp.entity_rows("records", name="resolved_rows"),
-        "entity_events": people | sp.entity_rows("events", name="event_rows"),
+        "entity_events": sp.sink(people | sp.entity_rows("events", name="event_rows"), truth=sp.Truth(truth)),
         "golden": people | sp.entity_rows("golden", name="golden_rows"),
         "review": people | sp.entity_rows("review", name="review_rows"),
     },
