@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import polars as pl
 
-from streamproc.cli.demo_score import by_share, judged_events, lifetime_values, person_quality
+from streamproc.cli.demo_blocks import recall_of_blocks, written_blocks
+from streamproc.cli.demo_score import at_shares, judged_events, lifetime_values, person_quality
 from streamproc.ports import Log
 from streamproc.runtime.binding import Binding
 from streamproc.runtime.reading import read_topic
@@ -17,12 +18,16 @@ LAST: Final = 5
 
 
 def story_topics(binding: Binding, log: Log) -> dict[str, pl.DataFrame]:
-    """The rows of a finished run that facts and pictures are made of, by sink; also of a sink that got none."""
-    return {
+    """The rows of a finished run that facts and pictures are made of, by sink; also of a sink that got none.
+
+    Beside them "blocks": the blocks of each writing of a person.
+    """
+    told = {
         sink.name: read_topic(log, binding.registry, sink.topic, sink.contract.schema.polars())
         for sink in binding.plan.sinks
         if sink.name in _READ
     }
+    return told | {"blocks": written_blocks(binding, log)}
 
 
 def story_facts(topics: Mapping[str, pl.DataFrame], truth: pl.DataFrame) -> dict[str, Any]:
@@ -32,10 +37,14 @@ def story_facts(topics: Mapping[str, pl.DataFrame], truth: pl.DataFrame) -> dict
     truth   of `topologies.retail.make_story`: topic, id, person, customer_id
     """
     judged = judged_events(topics["events"], topics["links"], truth)
+
+    def quality(events: pl.DataFrame, by: str) -> dict[str, Any]:
+        return {**asdict(person_quality(events, by)), "block_recall": recall_of_blocks(events, topics["blocks"])}
+
     return {
         "persons": {
-            **asdict(person_quality(judged, "found")),
-            "by_share": {share: asdict(one) for share, one in by_share(judged).items()},
+            **quality(judged, "found"),
+            "by_share": {share: quality(events, "told") for share, events in at_shares(judged).items()},
             "doubtful_pairs": topics["doubts"].height,
         },
         "model": model_facts(topics["metrics"]),

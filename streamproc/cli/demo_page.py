@@ -144,6 +144,7 @@ def _persons(facts: Facts) -> str:
     columns = [("up to quarter", "", "text"), ("events", "events", ""), ("persons", "persons", ""),
                ("found", "entities", ""), ("precision", "precision", ".4f"), ("recall", "recall", ".4f"),
                ("F1", "f1", ".4f"), ("B-cubed F1", "b_cubed_f1", ".4f"),
+               ("recall of blocks", "block_recall", ".4f"),
                ("orders with returns", "order_return_recall", ".4f")]  # fmt: skip
     rows = {**named(facts, "persons/by_share"), "in the end": "persons"}
     return (

@@ -38,7 +38,8 @@ class PersonQuality:
 
 
 def judged_events(events: pl.DataFrame, links: pl.DataFrame, truth: pl.DataFrame) -> pl.DataFrame:
-    """Events of persons in the order of time: source, event, at, cents, person (the truth), `told` and `found`.
+    """Events of persons in the order of time: source, event, at, cents, person (the truth), writing, `told` and
+    `found`.
 
     told   the entity that the topology gave the event when it happened
     found  the one that its writing belongs to in the end
@@ -53,9 +54,9 @@ def judged_events(events: pl.DataFrame, links: pl.DataFrame, truth: pl.DataFrame
         .join(last.select("record", found="entity_id"), left_on="writing", right_on="record", how="left")
         .with_columns(pl.col("found").fill_null(pl.col("writing")))
     )
-    return both.select("source", "event", "at", "cents", "person", "customer_id", "found", told="entity").sort(
-        "at", "event"
-    )
+    return both.select(
+        "source", "event", "at", "cents", "person", "customer_id", "writing", "found", told="entity"
+    ).sort("at", "event")
 
 
 def person_quality(judged: pl.DataFrame, by: str) -> PersonQuality:
@@ -67,9 +68,9 @@ def person_quality(judged: pl.DataFrame, by: str) -> PersonQuality:
     )  # fmt: skip
 
 
-def by_share(judged: pl.DataFrame) -> dict[str, PersonQuality]:
-    """The quality of what was told up to parts of the stream, by percent of its events."""
-    return {f"{share} %": person_quality(judged.head(judged.height * share // 100), "told") for share in SHARES}
+def at_shares(judged: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """The events up to parts of the stream, by percent of them."""
+    return {f"{share} %": judged.head(judged.height * share // 100) for share in SHARES}
 
 
 def lifetime_values(judged: pl.DataFrame, customers: pl.DataFrame) -> pl.DataFrame:

@@ -14,9 +14,11 @@ def tell_facts(answer: dict[str, Any]) -> None:
     persons, worth = answer["persons"], answer["worth"]
     put_table(
         "who is who: pairs of events that are of one person, against the truth, up to parts of the stream",
-        ("up to", "events", "persons", "found", "precision", "recall", "F1", "B-cubed F1", "orders with returns"),
+        ("up to", "events", "persons", "found", "precision", "recall", "F1", "B-cubed F1", "recall of blocks",
+         "orders with returns"),
         [(share, one["events"], one["persons"], one["entities"],
-          *(f"{one[key]:.4f}" for key in ("precision", "recall", "f1", "b_cubed_f1", "order_return_recall")))
+          *(f"{one[key]:.4f}" for key in ("precision", "recall", "f1", "b_cubed_f1", "block_recall",
+                                          "order_return_recall")))
          for share, one in (*persons["by_share"].items(), ("in the end", persons))],
     )  # fmt: skip
     click.echo(

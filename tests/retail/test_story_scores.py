@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+
 import duckdb
 import polars as pl
 import pytest
 from told_story import Told
 
+import streamproc as sp
+from streamproc.cli.demo_blocks import recall_of_blocks, written_blocks
 from streamproc.cli.demo_facts import model_facts
-from streamproc.cli.demo_score import by_share, lifetime_values, person_quality
+from streamproc.cli.demo_score import at_shares, lifetime_values, person_quality
+from streamproc.testing import drive
 from topologies.retail.make_story import CONTACTS, ORDERS, RATES, RETURNS
+from topologies.retail.people import LINKAGE, people
 from topologies.retail.risk import HORIZON
 from topologies.retail.value import MAIL_CENTS
 
@@ -47,7 +53,8 @@ def priced(told: Told) -> pl.DataFrame:
 
 def test_persons_are_found_over_the_whole_slice_and_at_parts_of_it(told: Told) -> None:
     whole = person_quality(told.judged, "found")
-    for quality in (whole, person_quality(told.judged, "told"), *by_share(told.judged).values()):
+    parts = (person_quality(events, "told") for events in at_shares(told.judged).values())
+    for quality in (whole, person_quality(told.judged, "told"), *parts):
         assert quality.f1 >= 0.99 and quality.precision >= 0.999 and quality.order_return_recall >= 0.97, quality
     assert whole.events == told.story.truth["person"].count() - _refused(told)
     assert whole.persons > 2_000
@@ -59,6 +66,35 @@ def test_the_score_would_see_persons_that_are_mixed_up_or_torn_apart(told: Told)
     assert person_quality(mixed, "found").precision < 0.1
     assert person_quality(torn, "found").order_return_recall == 0.0
     assert person_quality(torn, "found").f1 < 0.99
+
+
+def test_the_recall_of_blocks_is_what_a_count_pair_by_pair_gives(told: Told) -> None:
+    """Of a tenth of the persons; whether a pair agrees in a rule by its values, not by the names of blocks."""
+    some = told.judged.filter(pl.col("person").hash(1) % 10 == 0)
+    blocks = written_blocks(told.ran.binding, told.ran.log)
+    assert blocks["writing"].n_unique() == blocks.height and set(some["writing"]) <= set(blocks["writing"])
+    columns = dict.fromkeys(name for rule in LINKAGE.blocks for name in rule.columns)
+    rows = people.inputs[0] | sp.select("writing", *columns)
+    topics = {topic: told.story.topics[topic] for topic in (ORDERS, RETURNS, CONTACTS)}
+    frame = drive(sp.Topology("w", sinks={"w": rows}), topics, registry=told.ran.binding.registry)["w"]
+    known = {row["writing"]: row for row in frame.to_dicts()}
+
+    def agree(a: str, b: str) -> bool:
+        parts = ([(name, letters or None) for name, letters in rule.parts] for rule in LINKAGE.blocks)
+        one, other = known[a], known[b]
+        return a == b or any(
+            all(one[name] is not None and other[name] is not None and one[name][:n] == other[name][:n]
+                for name, n in rule) for rule in parts
+        )  # fmt: skip
+
+    pairs = [agree(a, b) for writings in some.group_by("person").agg("writing")["writing"].to_list()
+             for a, b in itertools.combinations(writings, 2)]  # fmt: skip
+    assert len(pairs) > 500
+    assert recall_of_blocks(some, blocks) == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)
+    # What is found is at most what blocks bring together, but for what hangs together through others.
+    assert recall_of_blocks(told.judged, blocks) >= 0.99
+    none = blocks.with_columns(blocks=pl.lit([], pl.List(pl.Int64)))
+    assert recall_of_blocks(told.judged, none) < 0.95, "without blocks only events of one writing are together"
 
 
 def test_every_event_is_worth_what_sql_says(told: Told, priced: pl.DataFrame) -> None:
