@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import click
 import polars as pl
 
-from streamproc.cli.render import put_json, put_table
+from streamproc.cli.kernels import compiling
+from streamproc.cli.render import progress_bar, put_json, put_table
+from streamproc.cli.scores import put_score, score_form
 from streamproc.cli.workspace import Workspace, load_topology, workspace_options
 from streamproc.decisions.decide import Decide
 from streamproc.decisions.decision_log import strays
 from streamproc.decisions.explain import Explanation, explain_line, made_again
-from streamproc.errors import InputError, VerificationError
+from streamproc.errors import InputError, StreamprocError, VerificationError
 from streamproc.planning.plan import Node, Plan, PlannedSink, type_of
+from streamproc.planning.topology import Topology
 from streamproc.ports import Log
-from streamproc.runtime.binding import plan_topology
+from streamproc.runtime.binding import bind, plan_topology
 from streamproc.runtime.reading import read_topic
+from streamproc.runtime.scored_by import Scored, learners_above, scored_by
 
 
 @click.command()
@@ -27,10 +32,12 @@ from streamproc.runtime.reading import read_topic
 def explain(topology: str, decision: int | None, as_json: bool, workspace: Workspace) -> None:
     """Make DECISION (its id) of TOPOLOGY again from the decision log, and say what it rested on.
 
-    Without DECISION every logged decision is made again and the log's hash chain is checked. Exit 1 if anything is not
-    as it was logged.
+    Where models scored its row, their recorded steps run again up to it, and what each input added to the score is
+    told: exactly for linear models and trees, else as an estimate by permutations. Without DECISION every logged decision is
+    made again and the log's hash chain is checked. Exit 1 if anything is not as it was logged.
     """
-    plan = plan_topology(load_topology(topology), workspace.registry())
+    value = load_topology(topology)
+    plan = plan_topology(value, workspace.registry())
     with workspace.log() as log:
         found = [(sink, node, _lines(log, workspace, sink)) for sink, node in _logs(plan)]
         if not found:
@@ -44,8 +51,10 @@ def explain(topology: str, decision: int | None, as_json: bool, workspace: Works
             step: Any = node.operator
             mine = lines.filter(pl.col(step.made[0]) == decision)
             if mine.height:
-                schema = type_of(plan.nodes, node.inputs[0]).schema
-                _tell(step, mine.head(1), explain_line(step, schema, mine.head(1)), as_json=as_json)
+                schema, line = type_of(plan.nodes, node.inputs[0]).schema, mine.head(1)
+                why = explain_line(step, schema, line)
+                scored = _scored(value, plan, node, log, workspace, line)
+                _tell(step, line, why, scored, as_json=as_json)
                 return
     raise InputError(f"no log of '{plan.topology.name}' has a decision {decision}")
 
@@ -61,6 +70,29 @@ def _logs(plan: Plan) -> list[tuple[PlannedSink, Node]]:
 
 def _lines(log: Log, workspace: Workspace, sink: PlannedSink) -> pl.DataFrame:
     return read_topic(log, workspace.reading_registry(), sink.topic, sink.contract.schema.polars())
+
+
+def _scored(
+    topology: Topology, plan: Plan, node: Node, log: Log, workspace: Workspace, line: pl.DataFrame
+) -> list[Scored | tuple[str, str]]:
+    """What models said of the row; of those that cannot be asked any more the reason."""
+    step: Any = node.operator
+    learners = learners_above(plan, node)
+    if not learners:
+        return []
+    try:
+        binding = bind(topology, log, workspace.registry(), create=False)
+    except StreamprocError as problem:  # the decision log alone was kept
+        return [(one.name, problem.message) for one in learners]
+    name = f"{binding.names.prefix}.model"
+    with compiling(), workspace.checkpoints(log, name) as checkpoints, progress_bar("asking models", None) as update:
+        steps = itertools.count(1)
+        return list(
+            scored_by(
+                binding, log, checkpoints, node, line[step.made[0]][0], near=line["_partition"][0],
+                on_step=lambda: update(next(steps)),
+            )
+        )  # fmt: skip
 
 
 def _check_all(plan: Plan, found: list[tuple[PlannedSink, Node, pl.DataFrame]], *, as_json: bool) -> None:
@@ -82,7 +114,9 @@ def _check_all(plan: Plan, found: list[tuple[PlannedSink, Node, pl.DataFrame]], 
         click.echo(f"sound: {checked:,} decisions made again, equal to the log")
 
 
-def _tell(step: Decide, line: pl.DataFrame, why: Explanation, *, as_json: bool) -> None:
+def _tell(
+    step: Decide, line: pl.DataFrame, why: Explanation, scored: list[Scored | tuple[str, str]], *, as_json: bool
+) -> None:
     row = line.row(0, named=True)
     inputs = {name: row[name] for name in step.logged}
     if as_json:
@@ -93,6 +127,7 @@ def _tell(step: Decide, line: pl.DataFrame, why: Explanation, *, as_json: bool) 
             "counterfactual": None if why.counterfactual is None else dict(
                 zip(("column", "value", "decision"), why.counterfactual, strict=True)
             ),
+            "models": [score_form(one, inputs) for one in scored],
         })  # fmt: skip
         return
     click.echo(f"{why.decision}, by {why.rule}; made again: equal")
@@ -106,3 +141,5 @@ def _tell(step: Decide, line: pl.DataFrame, why: Explanation, *, as_json: bool) 
     if why.counterfactual is not None:
         column, value, other = why.counterfactual
         click.echo(f"nearest other decision: {other}, were {column} {value:.6g}")
+    for one in scored:
+        put_score(one, inputs)

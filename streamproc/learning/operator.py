@@ -197,6 +197,28 @@ class Learn:
         return self._base + (len(self.blueprints) if self.race else 0)
 
     def process(self, state: LearnState, inputs: tuple[Batch, ...], time: StepTime) -> tuple[LearnState, Output]:
+        return state, self.finish(state, self.begin(state, inputs, time))
+
+    def finish(self, state: LearnState, walk: Walk) -> Output:
+        """Goes through all that happens in a step; gives what leaves."""
+        walk.go()
+        left, time = walk.rows, walk.time
+        state.passed = state.passed if time.end is None else time.end
+        made = [pl.Series(self.into, walk.left.scores)]
+        if self.calibrated:
+            made.append(pl.Series(self.calibrated, walk.said))
+        made = [column.fill_nan(None) for column in made]
+        if self.race is not None:
+            names = pl.Series(self.race.names, dtype=pl.String)
+            made.append(names.gather(walk.left.by).alias(self.race.champion))
+        rows = left.with_frame(left.frame.with_columns(made))
+        return Output(rows, walk.late, late_others=walk.late_others, sides=walk.sides())
+
+    def begin(self, state: LearnState, inputs: tuple[Batch, ...], time: StepTime) -> Walk:
+        """Takes a step's rows in and says in which order what happens; nothing is asked or learned yet.
+
+        For `process`, and for who wants to stop at one of the rows (`asked`).
+        """
         left, late, right = inputs[0], None, None
         others: tuple[Batch | None, ...] = ()
         if self.on:
@@ -208,18 +230,8 @@ class Learn:
             others = () if late_right is None else (late_right,)
         events, merged = self._events(state, left, right, time)
         told = self._inputs(state, events, left)  # first: texts that are new get their numbers
-        walk = _Walk(self, state, left, merged, time, self._importance(state, left, events, told, merged.shape[1]))
-        walk.go(events, told)
-        state.passed = state.passed if time.end is None else time.end
-        made = [pl.Series(self.into, walk.left.scores)]
-        if self.calibrated:
-            made.append(pl.Series(self.calibrated, walk.said))
-        made = [column.fill_nan(None) for column in made]
-        if self.race is not None:
-            names = pl.Series(self.race.names, dtype=pl.String)
-            made.append(names.gather(walk.left.by).alias(self.race.champion))
-        rows = left.with_frame(left.frame.with_columns(made))
-        return state, Output(rows, late, late_others=others, sides=walk.sides())
+        asking = self._importance(state, left, events, told, merged.shape[1])
+        return Walk(self, state, left, merged, time, asking, events, told, late, others)
 
     def _importance(
         self, state: LearnState, rows: Batch, events: Events, told: Floats, width: int
@@ -273,14 +285,20 @@ class Learn:
         return inputs
 
 
-class _Walk:
-    """One step: models answer and learn, what they said is judged, and what falls due is reported."""
+class Walk:
+    """One step: models answer and learn, what they said is judged, and what falls due is reported.
+
+    rows    those that are scored, float64[rows, inputs] `told` of them; events: what happens, in order
+    left    scores, and whose they are, once it went
+    """
 
     def __init__(
-        self, step: Learn, state: LearnState, rows: Batch, merged: Meta, time: StepTime, asking: ImportanceStep | None
-    ) -> None:
+        self, step: Learn, state: LearnState, rows: Batch, merged: Meta, time: StepTime, asking: ImportanceStep | None,
+        events: Events, told: Floats, late: Batch | None, late_others: tuple[Batch | None, ...],
+    ) -> None:  # fmt: skip
         self.step, self.state, self.rows, self.merged, self.time = step, state, rows, merged, time
-        self.asking = asking
+        self.asking, self.events, self.told = asking, events, told
+        self.late, self.late_others = late, late_others
         self.binary, self.k = step.kind == "binary", len(step.inputs)
         segments = state.categories[-1]
         assert segments is not None, "segments are texts"
@@ -299,8 +317,9 @@ class _Walk:
                 self.k + REMEMBERED - 1, self.binary,
             )  # fmt: skip
 
-    def go(self, events: Events, inputs: Floats) -> None:
-        """Goes through what happens; where a race looks at its budget, models stop exactly there."""
+    def go(self, until: int | None = None) -> None:
+        """Goes through what happens, or the first events of it; where a race looks at its budget, models stop there."""
+        events, inputs = self.events if until is None else self.events.between(0, until), self.told
         rows, n = len(self.rows), events.kinds.size
         self.left = LeftScores(np.full(rows, math.nan), np.full(n, math.nan), np.zeros(rows, np.int64))
         looks = [] if self.race is None else self.race.looks(events)
