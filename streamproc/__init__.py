@@ -100,6 +100,7 @@ _HOMES: Final = {
     "rules": "streamproc.operators.quality.rules",
     "rung": "streamproc.decisions.fallback",
     "sample_ratio": "streamproc.decisions.sample_ratio",
+    "winner": "streamproc.decisions.winner",
     "select": "streamproc.operators.columns",
     "session": "streamproc.operators.sessions",
     "sharded": "streamproc.entities.sharding",

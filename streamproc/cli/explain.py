@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import click
 import polars as pl
 
 from streamproc.cli.kernels import compiling
-from streamproc.cli.render import progress_bar, put_json, put_table
+from streamproc.cli.render import progress_bar, put_json, put_table, seconds_text
 from streamproc.cli.scores import put_score, score_form
 from streamproc.cli.workspace import Workspace, load_topology, workspace_options
 from streamproc.decisions.decide import Decide
@@ -20,6 +21,7 @@ from streamproc.planning.plan import Node, Plan, PlannedSink, type_of
 from streamproc.planning.topology import Topology
 from streamproc.ports import Log
 from streamproc.runtime.binding import bind, plan_topology
+from streamproc.runtime.decision_latency import Latencies, decision_latencies
 from streamproc.runtime.reading import read_topic
 from streamproc.runtime.scored_by import Scored, learners_above, scored_by
 
@@ -33,8 +35,8 @@ def explain(topology: str, decision: int | None, as_json: bool, workspace: Works
     """Make DECISION (its id) of TOPOLOGY again from the decision log, and say what it rested on.
 
     Where models scored its row, their recorded steps run again up to it, and what each input added to the score is
-    told: exactly for linear models and trees, else as an estimate by permutations. Without DECISION every logged decision is
-    made again and the log's hash chain is checked. Exit 1 if anything is not as it was logged.
+    told: exactly for linear models and trees, else as an estimate by permutations. Without DECISION every logged
+    decision is made again and the log's hash chain is checked. Exit 1 if anything is not as it was logged.
     """
     value = load_topology(topology)
     plan = plan_topology(value, workspace.registry())
@@ -45,16 +47,19 @@ def explain(topology: str, decision: int | None, as_json: bool, workspace: Works
                 f"'{plan.topology.name}' keeps no decision log", hint='give it a sink: decided.side("log")'
             )
         if decision is None:
-            _check_all(plan, found, as_json=as_json)
+            _check_all(plan, found)
+            every = [_latencies(plan, log, workspace, sink, node).told() for sink, node, _ in found]
+            _tell_all(found, every, as_json=as_json)
             return
-        for _, node, lines in found:
+        for sink, node, lines in found:
             step: Any = node.operator
             mine = lines.filter(pl.col(step.made[0]) == decision)
             if mine.height:
                 schema, line = type_of(plan.nodes, node.inputs[0]).schema, mine.head(1)
                 why = explain_line(step, schema, line)
                 scored = _scored(value, plan, node, log, workspace, line)
-                _tell(step, line, why, scored, as_json=as_json)
+                took = _latencies(plan, log, workspace, sink, node).of(decision)
+                _tell(step, line, why, scored, took, as_json=as_json)
                 return
     raise InputError(f"no log of '{plan.topology.name}' has a decision {decision}")
 
@@ -95,12 +100,11 @@ def _scored(
         )  # fmt: skip
 
 
-def _check_all(plan: Plan, found: list[tuple[PlannedSink, Node, pl.DataFrame]], *, as_json: bool) -> None:
-    checked = 0
+def _check_all(plan: Plan, found: list[tuple[PlannedSink, Node, pl.DataFrame]]) -> None:
     for sink, node, lines in found:
         step: Any = node.operator
         schema = type_of(plan.nodes, node.inputs[0]).schema
-        checked += made_again(step, schema, lines)
+        made_again(step, schema, lines)
         broken = strays(step.form(schema), lines)
         if broken:
             line = lines.row(broken[0], named=True)
@@ -108,15 +112,32 @@ def _check_all(plan: Plan, found: list[tuple[PlannedSink, Node, pl.DataFrame]], 
                 f"the decision log was changed at {sink.topic}-{line['_partition']}@{line['_offset']}, decision "
                 f"{line[step.made[0]]}: its hash does not follow from the line before it"
             )
+
+
+def _latencies(plan: Plan, log: Log, workspace: Workspace, sink: PlannedSink, node: Node) -> Latencies:
+    step: Any = node.operator
+    return decision_latencies(plan, log, workspace.reading_registry(), node, sink.topic, step.made[0])
+
+
+def _tell_all(
+    found: list[tuple[PlannedSink, Node, pl.DataFrame]], took: list[dict[str, int]], *, as_json: bool
+) -> None:
+    checked = sum(lines.height for _, _, lines in found)
     if as_json:
-        put_json({"decisions": checked, "sound": True})
-    else:
-        click.echo(f"sound: {checked:,} decisions made again, equal to the log")
+        latencies = {sink.topic: told for (sink, _, _), told in zip(found, took, strict=True)}
+        put_json({"decisions": checked, "sound": True, "latency": latencies})
+        return
+    click.echo(f"sound: {checked:,} decisions made again, equal to the log")
+    for (sink, _, _), told in zip(found, took, strict=True):
+        if told:
+            p50, p99, most = (seconds_text(told[name] / 1e6) for name in ("p50_us", "p99_us", "most_us"))
+            click.echo(f"{sink.topic}: written p50 {p50}, p99 {p99}, at most {most} after the record decided about")
 
 
 def _tell(
-    step: Decide, line: pl.DataFrame, why: Explanation, scored: list[Scored | tuple[str, str]], *, as_json: bool
-) -> None:
+    step: Decide, line: pl.DataFrame, why: Explanation, scored: list[Scored | tuple[str, str]],
+    took: Mapping[str, Any] | None, *, as_json: bool,
+) -> None:  # fmt: skip
     row = line.row(0, named=True)
     inputs = {name: row[name] for name in step.logged}
     if as_json:
@@ -128,9 +149,14 @@ def _tell(
                 zip(("column", "value", "decision"), why.counterfactual, strict=True)
             ),
             "models": [score_form(one, inputs) for one in scored],
+            "record": None if took is None else {name: took[name] for name in ("topic", "partition", "offset")},
+            "latency_us": None if took is None else took["latency_us"],
         })  # fmt: skip
         return
     click.echo(f"{why.decision}, by {why.rule}; made again: equal")
+    if took is not None:
+        record = f"{took['topic']}-{took['partition']}@{took['offset']}"
+        click.echo(f"written {seconds_text(took['latency_us'] / 1e6)} after {record}, which it is about")
     put_table("inputs", ("column", "value"), [(name, str(value)) for name, value in inputs.items()])
     if why.rules:
         put_table("rules", ("rule", "condition", "held"), [(n, c, "yes" if h else "no") for n, c, h in why.rules])

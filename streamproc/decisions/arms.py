@@ -63,12 +63,12 @@ class Arms:
         """Rewards known so far."""
         return int(self.numbers[_REWARDS])
 
-    def report(self, names: tuple[str, ...], *, least: float, largest: float) -> pl.DataFrame:
-        """What each arm is worth now, in units of the reward."""
+    def report(self, names: tuple[str, ...], *, least: float, largest: float, error: float = SURE) -> pl.DataFrame:
+        """What each arm is worth now, in units of the reward; `error` is that of all bounds at all moments."""
         rows = []
         for k, (name, figures) in enumerate(zip(names, self.figures.tolist(), strict=True)):
             low, high = mean_bounds(
-                figures[_VALUE], self.rewards, figures[_VARIATION], width=1.0 / least, error=SURE / len(names)
+                figures[_VALUE], self.rewards, figures[_VARIATION], width=1.0 / least, error=error / len(names)
             )
             mean = largest * figures[_SUM] / figures[_N] if figures[_N] else None
             worth = (largest * figures[_VALUE], largest * max(low, 0.0), largest * min(high, 1.0))
@@ -114,16 +114,21 @@ def play(
     """Goes through events until `wait` more rewards are known; gives the event after the last one.
 
     rewards  of an event, in [0, 1]; uniform: of a row, a number in [0, 1); keep: what is remembered at each reward
-    kept     float64[places, 2]: arm and propensity of rows that wait; arms, chances: of the batch's rows, out
+    kept     float64[places, 2]: arm and propensity of rows that wait
+    arms, chances  of the batch's rows, out; an arm that is there already (not -1) stands, with its chance
     """
     e = start
     while e < kinds.size and wait > 0:
         place = places[e]
         if kinds[e] == PREDICT:
-            arm, upper = 0, shares[0]
-            while arm < shares.size - 1 and uniform[lefts[e]] >= upper:
-                arm += 1
-                upper += shares[arm]
+            arm, upper = arms[lefts[e]], shares[0]
+            if arm >= 0:
+                shares[arm] = chances[lefts[e]]
+            else:
+                arm = 0
+                while arm < shares.size - 1 and uniform[lefts[e]] >= upper:
+                    arm += 1
+                    upper += shares[arm]
             kept[place, 0], kept[place, 1] = arm, shares[arm]
             arms[lefts[e]], chances[lefts[e]] = arm, shares[arm]
         elif kinds[e] == LEARN:

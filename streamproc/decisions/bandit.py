@@ -128,7 +128,7 @@ class Bandit:
         )  # fmt: skip
         state.kept = grow(state.kept, state.pending.places)
         uniform = places(left.frame, self.on, self.salt)
-        drawn, chances = np.zeros(len(left), np.int64), np.zeros(len(left))
+        drawn, chances = np.full(len(left), -1, np.int64), np.zeros(len(left))
         keep, side, at = 1.0 - 1.0 / self.memory if self.memory else 1.0, Side(ARMS, merged.shape[1]), 0
         arms, n = state.arms, events.kinds.size
         while at < n:

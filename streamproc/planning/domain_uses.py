@@ -16,6 +16,7 @@ from streamproc.decisions.fallback import Fallback
 from streamproc.decisions.review import CASE, CaseIds, Review
 from streamproc.decisions.routing import Route
 from streamproc.decisions.sample_ratio import SampleRatio
+from streamproc.decisions.winner import Winner
 from streamproc.drifting.drift import Drift
 from streamproc.drifting.river_tests import RiverTest
 from streamproc.drifting.windows import WindowTest
@@ -85,6 +86,8 @@ def domain_uses(operator: Operator, inputs: Sequence[StreamType], out: StreamTyp
             return _of_abstain(operator, inputs)
         case Bandit():
             return _of_bandit(operator, inputs) if port == "rows" else _of_arms(operator, inputs, out)
+        case Winner():
+            return _of_arms(operator, inputs, out)
         case Decide() if port == "log":
             return _of_log(operator, inputs[0])
         case Decide() | Route() | Fallback():
@@ -286,9 +289,10 @@ def _of_bandit(operator: Bandit, inputs: Sequence[StreamType]) -> StepUses:
     return also(passing(inputs[0].schema) | made, late(0))
 
 
-def _of_arms(operator: Bandit, inputs: Sequence[StreamType], out: StreamType) -> StepUses:
+def _of_arms(operator: Bandit | Winner, inputs: Sequence[StreamType], out: StreamType) -> StepUses:
     """What arms are worth, from rewards and from who drew which arm."""
     told = uses(0, operator.on, "AGGREGATION")
+    told |= uses(0, (operator.arm, operator.propensity) if isinstance(operator, Winner) else (), "AGGREGATION")
     told |= uses(1, (operator.reward,) if operator.reward else (), "AGGREGATION")
     whole = summed(operator, inputs, out)
     return {**dict.fromkeys(out.schema.names, told), EVENT_TIME: whole[EVENT_TIME], ROWS: whole[ROWS]}

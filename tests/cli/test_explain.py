@@ -35,7 +35,8 @@ def test_a_decision_is_made_again_with_reason_and_nearest_other_one(project: Pat
     assert told["rules"][0]["held"] and told["inputs"]["payment_id"] == large["payment_id"]
     assert told["counterfactual"]["decision"] == "pay" and 499 < told["counterfactual"]["value"] <= 500
     assert "nearest other decision: pay" in command.fine("explain", "decisions.py", large["decision_id"]).out
-    assert command.fine("explain", "decisions.py").out == "sound: 200 decisions made again, equal to the log\n"
+    every = command.fine("explain", "decisions.py").out.splitlines()
+    assert every[0] == "sound: 200 decisions made again, equal to the log" and len(every) == 2
     assert command("explain", "decisions.py", 12345).code == 2
     (project / "decisions.py").write_text(TOPOLOGY.replace("> 500", "> 600"))
     other = command("explain", "decisions.py", large["decision_id"])

@@ -59,7 +59,10 @@ def lines_of(command: CommandLine) -> list[dict[str, Any]]:
     return [orjson.loads(line) for line in command.fine("subscribe", "risk.log").out.splitlines()]
 
 
-@pytest.mark.parametrize(("order", "every", "partitions"), [("", 1, 2), ("| sp.key_by('id') | sp.ordered('id')", 32, 1)])
+ORDERED = "| sp.key_by('id') | sp.ordered('id')"
+
+
+@pytest.mark.parametrize(("order", "every", "partitions"), [("", 1, 2), (ORDERED, 32, 1)])
 def test_models_are_asked_again_as_they_stood_and_say_the_same(
     order: str, every: int, partitions: int, project: Path, command: CommandLine, topology: Callable[[str, str], str],
 ) -> None:  # fmt: skip

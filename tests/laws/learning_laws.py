@@ -105,6 +105,10 @@ LEARNING_LAWS: dict[str, tuple[Step, tuple[StreamType, ...], tuple[str, ...]]] =
         sp.bandit(("a", "b", "c"), rewards=sp.outcome(STREAM, within="4s"), on="k", salt="e", every=1, policy="greedy",
                   report=3), (KEYED, LABELS), SHARED,
     ),
+    "winner": (
+        sp.winner("s", arms=("a", "b"), propensity="x", rewards=STREAM, reward="y", horizon="4s", on="k", least=0.1,
+                  report=3), (KEYED, LABELS), SHARED,
+    ),
     "sample_ratio": (sp.sample_ratio("s", weights={"a": 0.5, "b": 0.5}, alpha=0.5), (ROWS,), SHARED),
     "alert": (sp.alert("x", title="x", above=0.5, clear=-0.5, hold="1s", calm="1s"), (KEYED,), ()),
     "alert where": (sp.alert(pl.col("i") > 0, title="i", severity="high", runbook="r"), (KEYED,), ()),

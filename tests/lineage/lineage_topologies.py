@@ -240,6 +240,9 @@ def decisions() -> Made:
         "routed": routed,
         "ratio": routed | sp.with_columns(arm=pl.when(col("v") > 1.5).then(pl.lit("old")).otherwise(col("arm")))
         | sp.sample_ratio("arm", weights={"old": 0.5, "new": 0.5}),
+        "winner": routed | sp.key_by("k") | sp.winner(
+            "arm", arms=("old", "new"), rewards=a | sp.key_by("k"), reward="v", horizon="9us", on="k", least=0.5,
+            largest=10.0, report=2),
         "best": a | sp.fallback("score", full="w", rest=sp.rung("x", age="n", max_age="30us"), prior=0.5),
         "alerts": a | sp.key_by("k") | sp.alert("v", title="high", above=7.0, clear=4.0, hold="1us", storm=2,
                                                 fold="9us"),
