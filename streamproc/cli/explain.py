@@ -26,7 +26,7 @@ from streamproc.runtime.reading import read_topic
 from streamproc.runtime.scored_by import Scored, learners_above, scored_by
 
 
-@click.command()
+@click.command(context_settings={"ignore_unknown_options": True})  # half of all ids begin with a minus
 @click.argument("topology")
 @click.argument("decision", type=int, required=False)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.  [default: text]")
