@@ -23,7 +23,7 @@ from streamproc.ports import Log
 from streamproc.runtime.binding import bind, plan_topology
 from streamproc.runtime.decision_latency import Latencies, decision_latencies
 from streamproc.runtime.reading import read_topic
-from streamproc.runtime.scored_by import Scored, learners_above, scored_by
+from streamproc.runtime.scored_by import Scored, Unasked, learners_above, scored_by
 
 
 @click.command(context_settings={"ignore_unknown_options": True})  # half of all ids begin with a minus
@@ -60,6 +60,8 @@ def explain(topology: str, decision: int | None, as_json: bool, workspace: Works
                 scored = _scored(value, plan, node, log, workspace, line)
                 took = _latencies(plan, log, workspace, sink, node).of(decision)
                 _tell(step, line, why, scored, took, as_json=as_json)
+                if any(isinstance(one, Unasked) and one.diverged for one in scored):
+                    raise click.exceptions.Exit(1)
                 return
     raise InputError(f"no log of '{plan.topology.name}' has a decision {decision}")
 
@@ -79,7 +81,7 @@ def _lines(log: Log, workspace: Workspace, sink: PlannedSink) -> pl.DataFrame:
 
 def _scored(
     topology: Topology, plan: Plan, node: Node, log: Log, workspace: Workspace, line: pl.DataFrame
-) -> list[Scored | tuple[str, str]]:
+) -> list[Scored | Unasked]:
     """What models said of the row; of those that cannot be asked any more the reason."""
     step: Any = node.operator
     learners = learners_above(plan, node)
@@ -88,7 +90,7 @@ def _scored(
     try:
         binding = bind(topology, log, workspace.registry(), create=False)
     except StreamprocError as problem:  # the decision log alone was kept
-        return [(one.name, problem.message) for one in learners]
+        return [Unasked(one.name, problem.message) for one in learners]
     name = f"{binding.names.prefix}.model"
     with compiling(), workspace.checkpoints(log, name) as checkpoints, progress_bar("asking models", None) as update:
         steps = itertools.count(1)
@@ -135,7 +137,7 @@ def _tell_all(
 
 
 def _tell(
-    step: Decide, line: pl.DataFrame, why: Explanation, scored: list[Scored | tuple[str, str]],
+    step: Decide, line: pl.DataFrame, why: Explanation, scored: list[Scored | Unasked],
     took: Mapping[str, Any] | None, *, as_json: bool,
 ) -> None:  # fmt: skip
     row = line.row(0, named=True)

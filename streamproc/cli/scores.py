@@ -10,7 +10,7 @@ import click
 
 from streamproc.cli.render import put_table
 from streamproc.learning.contributions import Contributions
-from streamproc.runtime.scored_by import Scored
+from streamproc.runtime.scored_by import Scored, Unasked
 
 _HOW = {
     "linear": "weight times value, exactly",
@@ -18,13 +18,13 @@ _HOW = {
 }
 
 
-def score_form(one: Scored | tuple[str, str], inputs: Mapping[str, Any]) -> dict[str, Any]:
+def score_form(one: Scored | Unasked, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """As JSON.
 
     inputs  what the decision rested on: the columns that hold this very score are named
     """
-    if isinstance(one, tuple):
-        return {"learner": one[0], "unknown": one[1]}
+    if isinstance(one, Unasked):
+        return {"learner": one.learner, "unknown": one.reason, "diverged": one.diverged}
     asked, parts = one.asked, one.asked.parts
     return {
         "learner": one.learner, "model": asked.model, "made_of": asked.made_of, "task": one.task, "step": one.step,
@@ -41,10 +41,10 @@ def score_form(one: Scored | tuple[str, str], inputs: Mapping[str, Any]) -> dict
     }  # fmt: skip
 
 
-def put_score(one: Scored | tuple[str, str], inputs: Mapping[str, Any]) -> None:
+def put_score(one: Scored | Unasked, inputs: Mapping[str, Any]) -> None:
     """As text on stdout."""
-    if isinstance(one, tuple):
-        click.echo(f"what {one[0]} said cannot be told: {one[1]}")
+    if isinstance(one, Unasked):
+        click.echo(f"what {one.learner} said cannot be told: {one.reason}")
         return
     asked = one.asked
     score = "nothing" if asked.score is None else f"{asked.score:.6g}"

@@ -44,6 +44,15 @@ class Scored:
     asked: Asked
 
 
+@dataclass(frozen=True, slots=True)
+class Unasked:
+    """A learner that cannot be asked again, and why; diverged: this build gives something else than was recorded."""
+
+    learner: str
+    reason: str
+    diverged: bool = False
+
+
 def learners_above(plan: Plan, node: Node) -> list[Node]:
     """The learners whose rows may come to a step as they are: above its first input, and above all of a union."""
     found: dict[int, Node] = {}
@@ -63,31 +72,28 @@ def learners_above(plan: Plan, node: Node) -> list[Node]:
 def scored_by(
     binding: Binding, log: Log, checkpoints: CheckpointStore | None, node: Node, decision: int, *,
     near: int = 0, on_step: Callable[[], None] | None = None,
-) -> Iterator[Scored | tuple[str, str]]:  # fmt: skip
-    """What each learner above a deciding step said of the row of a decision; for one that cannot be asked its name and
-    the reason.
+) -> Iterator[Scored | Unasked]:  # fmt: skip
+    """What each learner above a deciding step said of the row of a decision, or why it cannot be asked.
 
     near  the partition of the decision's line: the learners' tasks of that number are looked at first
 
-    Touches nothing live.  Raises ReplayDiverged where this build gives something else before it comes to the row.
-    Cost: the learner's recorded steps up to the row, once.
+    Touches nothing live.  Cost: the learner's recorded steps up to the row, once for each learner.
     """
     for learner in learners_above(binding.plan, node):
-        reasons = []
+        reasons, diverged = [], False
         for number in _tasks(binding, learner, near):
             try:
                 found = _asked_again(binding, number, log, checkpoints, learner, (node.rank, decision), on_step)
-            except ReplayDiverged:
-                raise
-            except StreamprocError as problem:  # its history is gone, or another build began it: that is the answer
+            except StreamprocError as problem:  # its history is gone, say: that is the answer
                 reasons.append(problem.message)
+                diverged = diverged or isinstance(problem, ReplayDiverged)
                 continue
             if found is not None:
                 yield found
                 break
         else:
             told = "; ".join(reasons) or "none of the rows that it scored is the row that was decided"
-            yield learner.name, told
+            yield Unasked(learner.name, told, diverged)
 
 
 def _tasks(binding: Binding, learner: Node, near: int) -> list[int]:
