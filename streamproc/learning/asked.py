@@ -53,26 +53,32 @@ class Asked:
 
 
 def asked_of(step: Learn, state: LearnState, walk: Walk, row: int, lenders: Lenders) -> Asked:
-    """What a learner said of one row of a step, and why.  The step is gone up to that row: its state is of no more use.
+    """What a learner said of one row of a step, and why.  The step goes on to its end, as it would unasked.
 
     row  of `walk.rows`
     """
-    events = walk.events
+    events, found = walk.events, []
     at = int(np.flatnonzero((events.kinds == PREDICT) & (events.lefts == row))[0])
     lenders.see(walk, at)
-    walk.go(at + 1)
+    walk.go(at + 1, lambda: found.append(_asked(step, state, walk, row, lenders)))
+    return found[0]
+
+
+def _asked(step: Learn, state: LearnState, walk: Walk, row: int, lenders: Lenders) -> Asked:
+    """The same, at the moment when the row was scored.  Models are asked again as copies: asking may change one."""
     who, score = int(walk.left.by[row]), float(walk.left.scores[row])
     model = state.models[who]
     name = ALONE if step.race is None else step.race.names[who]
     if model is None:  # it left the race at this very row
         return Asked(name, "", None, None, state.evaluation.labels, {}, None)
+    model = KeptModel.unpacked(model.packed())
     learner = Learner(model, step.inputs, tuple(state.categories[:-1]), state.block.again())
     values = walk.told[row].tolist()
     told = learner.example(values)
     parts = None
     if not math.isnan(score):
         asked = model.asked()
-        parts = exact_contributions(KeptModel.unpacked(model.use().packed()), told) or permuted_contributions(
+        parts = exact_contributions(model, told) or permuted_contributions(
             lambda other: asked(learner.example(other)), step.inputs, values, lenders.rows,
             shown=[told.get(one) for one in step.inputs],
         )  # fmt: skip

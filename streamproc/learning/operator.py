@@ -9,6 +9,7 @@ Models of a race are all asked and all learn; which of them speaks is decided la
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -197,11 +198,12 @@ class Learn:
         return self._base + (len(self.blueprints) if self.race else 0)
 
     def process(self, state: LearnState, inputs: tuple[Batch, ...], time: StepTime) -> tuple[LearnState, Output]:
-        return state, self.finish(state, self.begin(state, inputs, time))
+        walk = self.begin(state, inputs, time)
+        walk.go()
+        return state, self.finish(state, walk)
 
     def finish(self, state: LearnState, walk: Walk) -> Output:
-        """Goes through all that happens in a step; gives what leaves."""
-        walk.go()
+        """What leaves a step that has gone through all that happens."""
         left, time = walk.rows, walk.time
         state.passed = state.passed if time.end is None else time.end
         made = [pl.Series(self.into, walk.left.scores)]
@@ -317,19 +319,24 @@ class Walk:
                 self.k + REMEMBERED - 1, self.binary,
             )  # fmt: skip
 
-    def go(self, until: int | None = None) -> None:
-        """Goes through what happens, or the first events of it; where a race looks at its budget, models stop there."""
-        events, inputs = self.events if until is None else self.events.between(0, until), self.told
+    def go(self, pause: int = -1, then: Callable[[], None] = lambda: None) -> None:
+        """Goes through what happens; where a race looks at its budget, models stop exactly there.
+
+        pause, then  a number of events after which somebody wants to look at the models, and how
+        """
+        events, inputs = self.events, self.told
         rows, n = len(self.rows), events.kinds.size
         self.left = LeftScores(np.full(rows, math.nan), np.full(n, math.nan), np.zeros(rows, np.int64))
         looks = [] if self.race is None else self.race.looks(events)
         start = 0
-        for stop in looks if n in looks else [*looks, n]:
+        for stop in sorted({*looks, n, *((pause,) if pause > 0 else ())}):
             part = events.between(start, stop)
             zero = self._learn(part, inputs)
             self._judge(part, zero, replace(self.left, zero=self.left.zero[start:stop]))
             if self.race is not None and stop in looks:
                 self.race.look(part, stop - start - 1, self.state.models)
+            if stop == pause:
+                then()
             start = stop
 
     def _learn(self, events: Events, inputs: Floats) -> Floats:

@@ -7,6 +7,7 @@ row, muted, from as early as its journal reaches; there the model is asked as it
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -115,30 +116,33 @@ def _asked_again(
     task.stage = replace(task.stage, stage=replace(task.stage.stage, nodes=nodes))
     place = TopicPartition(binding.names.tasks, number)
     end = log.end_offset(place)
-    try:
-        run_again(task, log, place, after, end, Accepting(log, place, end, new=False), on_step)
-    except _Reached as reached:
-        made = tuple(learner.origin.made.values())
-        return Scored(learner.name, task.name, task.state.steps + 1, made, reached.asked)
-    return None
+
+    def stepped() -> None:
+        if watch.found is not None:
+            raise _Reached
+        if on_step is not None:
+            on_step()
+
+    with contextlib.suppress(_Reached):
+        run_again(task, log, place, after, end, Accepting(log, place, end, new=False), stepped)
+    if watch.found is None:
+        return None
+    return Scored(learner.name, task.name, task.state.steps, tuple(learner.origin.made.values()), watch.found)
 
 
-class _Reached(StreamprocError):
-    """The row was reached: the step goes no further."""
-
-    def __init__(self, asked: Asked) -> None:
-        super().__init__("reached")
-        self.asked = asked
+class _Reached(Exception):  # no error: nobody but `_asked_again` sees it
+    """The step with the row has run, and has given what was recorded: nothing behind it is of interest."""
 
 
 @dataclass(slots=True)
 class _Watched:
-    """A learner that stops at one row; before it, it is the learner."""
+    """A learner that is asked about one row on the way, and otherwise is the learner."""
 
     step: Learn
     rank: int
     decision: int
     lenders: Lenders = field(default_factory=Lenders)
+    found: Asked | None = None
 
     @property
     def verb(self) -> str:
@@ -157,8 +161,10 @@ class _Watched:
         walk = self.step.begin(state, inputs, time)
         here = np.flatnonzero(_ids(walk.rows.meta, self.rank) == self.decision)
         if here.size:
-            raise _Reached(asked_of(self.step, state, walk, int(here[0]), self.lenders))
-        self.lenders.see(walk)
+            self.found = asked_of(self.step, state, walk, int(here[0]), self.lenders)
+        else:
+            self.lenders.see(walk)
+            walk.go()
         return state, self.step.finish(state, walk)
 
 

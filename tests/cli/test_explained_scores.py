@@ -92,6 +92,34 @@ def test_models_are_asked_again_as_they_stood_and_say_the_same(
     assert ways == {"line": {"linear"}, "tree": {"tree"}, "bayes": {"permutation"}}
 
 
+RACE = """
+from river import linear_model, preprocessing, tree
+models = sp.race({"line": preprocessing.StandardScaler() | linear_model.LogisticRegression(),
+                  "tree": tree.HoeffdingTreeClassifier(grace_period=30, delta=0.1, tau=0.3)},
+                 error=0.9, reign=20, memory=20, champion="who", costs_us={"line": 1, "tree": 1}, budget_us=5, measure=7)
+scored = sp.source("paid", contract="paid") | sp.learn(
+    models, inputs=("amount", "country"), into="said", calibrated="chance", importance=sp.importance(share=0.5),
+    labels=sp.source("back", contract="back"), on="id", label="fraud", horizon="1h", segment="country", name="race")
+decided = scored | sp.decide(sp.when(pl.col("chance") > 0.5, then="block"), otherwise="allow", log=("said", "who"))
+risk = sp.Topology("risk", sinks={"decisions": decided, "log": decided.side("log")})
+"""
+
+
+def test_of_a_race_the_model_that_spoke_is_asked(
+    project: Path, command: CommandLine, topology: Callable[[str, str], str]
+) -> None:
+    written(project, command, 1)
+    name = topology("risk.py", RACE)
+    command.fine("run", name, "--until-end", "--close")
+    spoke = set()
+    for line in lines_of(command)[30::61]:
+        (told,) = command.fine("explain", name, line["decision_id"], "--json").json["models"]
+        assert (told["model"], told["score"], told["calibrated"]) == (line["who"], line["said"], line["chance"])
+        assert told["read_as"] == ["chance", "said"] and told["contributions"]["total"] is not None
+        spoke.add(told["model"])
+    assert spoke == {"line", "tree"}
+
+
 def test_the_answer_reads_as_text(project: Path, command: CommandLine, topology: Callable[[str, str], str]) -> None:
     written(project, command, 1)
     name = topology("risk.py", TOPOLOGY.format(order="", every=1))
@@ -100,7 +128,6 @@ def test_the_answer_reads_as_text(project: Path, command: CommandLine, topology:
     text = command.fine("explain", name, line["decision_id"]).out
     shown = text[text.index("of_line") :]
     golden = Path(__file__).parent / "data" / "explained_scores.txt"
-    golden.write_text(shown)  # TEMPORARY
     assert shown == golden.read_text()
     # Another model gives other scores: that is said, and what the rules made of the recorded ones all the same.
     (project / "risk.py").write_text((project / "risk.py").read_text().replace("grace_period=30", "grace_period=90"))

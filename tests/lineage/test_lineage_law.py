@@ -44,7 +44,9 @@ REPORTS = {
     for column in columns for topic, of in (("a", "v"), ("y", "b"))
 } | {("arms", column, "y", "b") for column in ("arm", "given_up", "high", "low", "rewards")}  # fmt: skip
 CHOICES = {("best", "score_rung", "a", "x"), ("ratio", "arm", "a", "k"), ("ratio", "threshold", "a", "k"),
-           ("routed", "arm_propensity", "a", "k")}  # fmt: skip
+           ("routed", "arm_propensity", "a", "k"), ("winner", "n", "a", "v")} | {
+    ("winner", column, "a", of) for column in ("arm", "given_up", "propensity", "rewards", "winner") for of in "kv"
+}  # fmt: skip
 ALARMS = {
     ("evidence", column, "a", "v") for column in ("detector", "partition", "promise", "run_length", "threshold")
 } | {("report", "column", "a", "x"), ("report", "promise", "a", "x")}  # fmt: skip
