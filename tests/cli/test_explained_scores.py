@@ -96,7 +96,8 @@ RACE = """
 from river import linear_model, preprocessing, tree
 models = sp.race({"line": preprocessing.StandardScaler() | linear_model.LogisticRegression(),
                   "tree": tree.HoeffdingTreeClassifier(grace_period=30, delta=0.1, tau=0.3)},
-                 error=0.9, reign=20, memory=20, champion="who", costs_us={"line": 1, "tree": 1}, budget_us=5, measure=7)
+                 error=0.9, reign=20, memory=20, champion="who", costs_us={"line": 1, "tree": 1}, budget_us=5,
+                 measure=7)
 scored = sp.source("paid", contract="paid") | sp.learn(
     models, inputs=("amount", "country"), into="said", calibrated="chance", importance=sp.importance(share=0.5),
     labels=sp.source("back", contract="back"), on="id", label="fraud", horizon="1h", segment="country", name="race")
