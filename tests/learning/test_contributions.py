@@ -259,6 +259,17 @@ def test_an_estimate_is_near_the_shapley_values_of_a_chance(seed: int) -> None:
                 assert abs(term.adds - expected[term.name]) < 0.02
 
 
+def test_what_only_all_inputs_together_do_is_shared_out_evenly() -> None:
+    """Whichever of them comes last does all of it: so each order tells of one alone, and their mean of all."""
+    for k in (3, 5):
+        row = [1.0] * k
+        found = permuted_contributions(math.prod, NAMES[:3] if k == 3 else tuple("abcde"), row, [[0.0] * k], shown=row)
+        assert found is not None and found.total == 1.0
+        for term in found.terms:
+            assert term.error is not None and 0.0 < term.error < 0.05
+            assert abs(term.adds - 1 / k) <= 4 * term.error
+
+
 def test_the_same_row_is_estimated_the_same_way_every_time() -> None:
     kept, rows = learned(naive_bayes.GaussianNB(), 3)
     given: dict[str, Any] = {"shown": as_row(rows[0])}
