@@ -3,8 +3,9 @@
 Of a block's records the newest are looked at, `block_cap` of them. A record that comes to a block that holds more gives
 a row here. How many matches that may have cost: of the pairs of that block which were compared, `matched / compared`
 agreed, so at most some `unseen * matched / compared` of those that were not compared would have: another block may have
-brought them together, and older records match less often than the newest. Summed over rows, by rule, this is a bound
-of what the cap costs.
+brought them together, and older records match less often than the newest. Summed over rows, by rule, this counts pairs,
+and in a crowd it is far too high: there a record has few others that it matches, however many it was not compared with.
+`lost_at_most` counts records instead, which is near to what the cap costs.
 """
 
 from __future__ import annotations
@@ -74,4 +75,30 @@ def capped_frame(
             "record": records, "rule": names.gather(pl.Series(rules)), "held": held, "unseen": held - cap,
             "compared": compared, "matched": matched,
         }
+    )  # fmt: skip
+
+
+def lost_at_most(capped: pl.DataFrame, records: pl.DataFrame) -> pl.DataFrame:
+    """What the cap of each rule's blocks costs at most, as a row a rule, in the order in which rules appear.
+
+    capped   rows of the side
+    records  rows of `entity_rows("records")`: the record's id in the column `record`, and `matched`
+    Columns: `rule`; `full` (int64), records that came to a full block; `left_alone` (int64), those of them that matched
+    nobody; `unseen` (int64), pairs that were not looked at; `pairs_by_rate` (float64), their bound by rate of matches.
+    `left_alone` bounds how many more entities there are than without the cap, as far as records of one entity match
+    each other and share the block: every entity too many begins with a record that had older ones in the block and
+    found none. Most of these records are the first of their entity, so the bound may be several times too high.
+    Cost: one join.
+
+    >>> full = {"record": ["b", "c"], "rule": "name", "unseen": [5, 6], "compared": 2, "matched": [0, 1]}
+    >>> lost_at_most(pl.DataFrame(full), pl.DataFrame({"record": ["b", "c"], "matched": [None, "a"]})).rows()
+    [('name', 2, 1, 11, 2.75)]
+    """
+    alone = records.filter(pl.col("matched").is_null())["record"].unique()
+    of_rule = capped.with_columns(alone=pl.col("record").is_in(alone.implode())).group_by("rule", maintain_order=True)
+    rate = pl.col("matched").sum() / pl.max_horizontal(pl.col("compared").sum(), 1)
+    return of_rule.agg(
+        pl.col("record").n_unique().cast(pl.Int64).alias("full"),
+        pl.col("record").filter("alone").n_unique().cast(pl.Int64).alias("left_alone"),
+        pl.col("unseen").sum(), (pl.col("unseen").sum() * rate).alias("pairs_by_rate"),
     )  # fmt: skip

@@ -9,7 +9,9 @@ import polars as pl
 import pytest
 
 import streamproc as sp
+from benchmarks.entities import CROWDED, crowd
 from streamproc.contracts.avro_schema import parse_contract
+from streamproc.entities.capped import lost_at_most
 from streamproc.entities.comparisons import block, compare
 from streamproc.entities.explanation import explain_match
 from streamproc.entities.linkage_model import LinkageModel
@@ -93,3 +95,36 @@ def test_ten_thousand_test_users_are_told_pair_by_pair() -> None:
     of_name = ran["capped"].filter(pl.col("rule") == "name")
     assert of_name["unseen"].sum() == sum(i - 200 for i in range(201, 10_000))
     assert of_name["compared"].unique().to_list() == [200] and ran["out"].height == 10_000
+
+
+CROWD = parse_contract(
+    """{"type": "record", "name": "capped_crowd", "sp:version": 1, "fields": [
+    {"name": "record_id", "type": "string"}, {"name": "name", "type": "string"}, {"name": "town", "type": "string"},
+    {"name": "card", "type": "string"}, {"name": "at", "type": "long", "sp:role": "event_time"}]}"""
+)
+
+
+def apart(frame: pl.DataFrame, cap: int) -> tuple[int, pl.DataFrame]:
+    """How many people end as two entities, and what the side tells of it."""
+    people = sp.source("people", contract=CROWD) | sp.key_by() | sp.resolve(CROWDED, record="record_id", block_cap=cap)
+    sinks = {"capped": people.side("capped"), "rows": people | sp.entity_rows("records"),
+             "links": people | sp.entity_rows("links")}  # fmt: skip
+    shown = frame.drop("person").with_columns(at=pl.int_range(pl.len()))
+    ran = drive(sp.Topology("crowd", sinks=sinks), people=shown, contracts=(CROWD,))
+    last = ran["links"].group_by("record", maintain_order=True).last().select("record", "entity_id")
+    of = frame.join(last, left_on="record_id", right_on="record").group_by("person").agg(pl.col("entity_id").n_unique())
+    told = lost_at_most(ran["capped"], ran["rows"].rename({"record_id": "record"}))
+    return of.filter(pl.col("entity_id") > 1).height, told
+
+
+@pytest.mark.parametrize(("users", "cap"), [(3_000, 20), (3_000, 200), (1_500, 50)])
+def test_what_a_cap_loses_is_bounded_by_the_records_that_found_nobody(users: int, cap: int) -> None:
+    frame = crowd(3_000, users)
+    counted, told = apart(frame, cap)
+    lost = counted - apart(frame, 1_000_000)[0]
+    of_name = told.row(by_predicate=pl.col("rule") == "name", named=True)
+    assert lost > 100
+    assert lost <= of_name["left_alone"] < 10 * lost
+    assert of_name["left_alone"] < of_name["full"] < users
+    # Every pair that no one looked at, at the rate of the newest: nothing that a person could go by.
+    assert of_name["pairs_by_rate"] > 2 * of_name["left_alone"]
