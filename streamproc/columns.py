@@ -4,10 +4,11 @@ A column below a quarter of a mebibyte is copied when it grows.  Beyond that it 
 gibibytes: memory that the system commits page by page as it is written, so growing it copies nothing.  Where the system
 refuses a reservation the column is copied instead.
 
-The first 2 MiB of a reservation have small pages, as they come into use; beyond that pages are of 2 MiB, because a
-look-up in a large table then misses fewer translations of addresses.  A new page of 2 MiB costs up to 10 ms where the
-machine is virtual (measured), and the columns of an operator go on in step; so such pages are made ready one at a time,
-a step of growth ahead: tables call `ready_a_page` once a batch.
+The first 4 MiB of a reservation have small pages, as they come into use: an operator may have forty columns, of which
+each would leave half a large page unused.  Beyond that pages are of 2 MiB, because a look-up in a large table then
+misses fewer translations of addresses.  A new page of 2 MiB costs up to 10 ms where the machine is virtual (measured),
+and the columns of an operator go on in step; so such pages are made ready one at a time, a step of growth ahead: tables
+call `ready_a_page` once a batch.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ _COPIED_BELOW: Final = 1 << 18
 _RESERVED: Final = 1 << 32
 _STEP: Final = 1 << 16
 _PAGE: Final = 1 << 21
+_SMALL: Final = 2 * _PAGE
 _APART: Final = 1 << 18
 _STAGGERED: Final = itertools.cycle(range(8))
 """Columns grow together; were they to begin at the same place of a page, all would meet a new one at once."""
@@ -63,7 +65,8 @@ class _Pages:
         waits = self.ready < self.wanted
         passed = self.begin + held * row_bytes - self.ready
         self.ready += max(0, -(-passed // _PAGE)) * _PAGE
-        self.wanted = min(self.begin + (rows + max(_STEP, rows - held)) * row_bytes, len(self.memory) - _PAGE)
+        step = max(min(rows, _STEP), rows - held)
+        self.wanted = min(self.begin + (rows + step) * row_bytes, len(self.memory) - _PAGE)
         if self.ready < self.wanted and not waits:
             _WAITING.append(weakref.ref(self))
 
@@ -164,7 +167,7 @@ def _reserve(rows: int, row_bytes: int, like: npt.NDArray[Any]) -> _Reservation:
     try:
         if not _OWN or like.dtype.hasobject:
             raise OSError
-        memory = mmap.mmap(-1, begin + generous * row_bytes + 2 * _PAGE, flags=_OWN | _NOT_COUNTED)
+        memory = mmap.mmap(-1, begin + generous * row_bytes + _SMALL + _PAGE, flags=_OWN | _NOT_COUNTED)
     except (OSError, OverflowError, ValueError):
         return np.zeros((rows, *like.shape[1:]), like.dtype).view(_Reservation)
     whole = np.frombuffer(memory, np.uint8)
@@ -173,7 +176,7 @@ def _reserve(rows: int, row_bytes: int, like: npt.NDArray[Any]) -> _Reservation:
     reservation = numbers.reshape(generous, *like.shape[1:]).view(_Reservation)
     if _HUGE_PAGES:
         with contextlib.suppress(OSError):
-            memory.madvise(mmap.MADV_NOHUGEPAGE, 0, first + _PAGE)
-            memory.madvise(mmap.MADV_HUGEPAGE, first + _PAGE, len(memory) // _PAGE * _PAGE - _PAGE)
-            reservation.pages = _Pages(memory, first + begin, first + _PAGE)
+            memory.madvise(mmap.MADV_NOHUGEPAGE, 0, first + _SMALL)
+            memory.madvise(mmap.MADV_HUGEPAGE, first + _SMALL, len(memory) // _PAGE * _PAGE - _SMALL)
+            reservation.pages = _Pages(memory, first + begin, first + _SMALL)
     return reservation

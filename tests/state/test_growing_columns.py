@@ -91,6 +91,28 @@ def test_the_pages_of_the_next_step_are_ready_before_its_rows_are_written() -> N
     assert faults < 25
 
 
+_FEW_ROWS = """
+import resource
+import numpy as np
+from streamproc.columns import grow, ready_a_page
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+before, columns = resident(), [np.zeros((0, 11), np.int32) for _ in range(24)]
+for rows in (4_096, 8_192, 16_384, 32_768):
+    columns = [grow(column, rows, fill=-1) for column in columns]
+    for _ in range(100):
+        ready_a_page()
+written = sum(column.nbytes for column in columns)
+print((resident() - before) / written)
+"""
+
+
+def test_a_column_of_few_rows_takes_little_more_than_they_do() -> None:
+    told = subprocess.run([sys.executable, "-c", _FEW_ROWS], check=True, capture_output=True, text=True)
+    # Pages of 2 MiB made ready for rows that may never come were as much again, and more.
+    assert float(told.stdout) < 1.7
+
+
 _LITTLE_MEMORY = """
 import resource
 import numpy as np
