@@ -22,12 +22,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from streamproc.hashing import content_id, frozen, row_hashes
+from streamproc.kernels import kernel
 from streamproc.ports import Bytes, Int64s
 
 EVENT_TIME: Final = 0
@@ -237,7 +237,7 @@ def row_ids(meta: Meta, maker: str) -> Bytes:
     return row_hashes(frozen(told.reshape(-1)), starts, starts + told.shape[1]).view(np.uint8).reshape(n, 16)
 
 
-@nb.njit(cache=True)
+@kernel
 def first_reaching(time: Int64s, moment: int) -> int:
     """The first input row of a step at which the stage's time is >= `moment`; the number of rows if none is.
 

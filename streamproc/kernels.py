@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar, cast
 import numba as nb
 from numba.core import types
 
-from streamproc.kernel_parts import Part, Whole
+from streamproc.kernel_parts import Part, Polished, Whole
 
 F = TypeVar("F", bound=Callable[..., Any])
 _types: Any = types
@@ -46,7 +46,7 @@ def inlined(function: F) -> F:
 def polished(function: F) -> F:
     """As `tight`, for a kernel that is measured to be slower where LLVM sees it with all its callees at once.
 
-    They are then compiled as Numba does it, each on its own before its callers, which takes twice as long.
+    They are then optimised as Numba does it, each on its own before its callers, which takes twice as long.
     """
     whole: Any = _compiled(function, _nrt=False)
     compile_for = whole.compile
@@ -76,18 +76,20 @@ def _compiled(function: F, **options: bool) -> F:
     njit: Any = nb.njit  # `_nrt` is missing in Numba's stubs
     options |= {"no_cfunc_wrapper": True}
     whole: Any = njit(cache=True, error_model="numpy", pipeline_class=Whole, **options)(function)
-    part: Any = njit(error_model="numpy", pipeline_class=Part, no_cpython_wrapper=True, **options)(function)
-    template = whole.get_call_template
+    part, first = (
+        njit(error_model="numpy", pipeline_class=one, no_cpython_wrapper=True, **options)(function)
+        for one in (Part, Polished)
+    )
 
     def of_types(args: tuple[Any, ...], kws: dict[str, Any]) -> Any:
         plain: Any = _types.unliteral
-        callee = template if _CALLEES_FIRST[0] else part.get_call_template
-        return callee(tuple(map(plain, args)), {name: plain(kind) for name, kind in kws.items()})
+        callee = first if _CALLEES_FIRST[0] else part
+        return callee.get_call_template(tuple(map(plain, args)), {name: plain(kind) for name, kind in kws.items()})
 
     def overload(args: tuple[Any, ...]) -> Any:
         # Either will do where there are both; there is the one that was asked for when types were found.
-        first, second = (whole, part) if _CALLEES_FIRST[0] else (part, whole)
-        return (first if tuple(args) in first.overloads else second).overloads[tuple(args)].entry_point
+        one, other = (first, part) if _CALLEES_FIRST[0] else (part, first)
+        return (one if tuple(args) in one.overloads else other).overloads[tuple(args)].entry_point
 
     whole.get_call_template = of_types
     whole.get_overload = overload

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-import numba as nb
 import numpy as np
 import polars as pl
 
@@ -23,6 +22,7 @@ from streamproc.errors import CorruptLog
 from streamproc.event_time import MAX_TIME, MIN_TIME
 from streamproc.graph import Source
 from streamproc.hashing import frozen, record_hashes
+from streamproc.kernels import kernel
 from streamproc.planning.carried import carriage
 from streamproc.planning.plan import StageInput
 from streamproc.ports import Block, Int64s
@@ -150,7 +150,7 @@ _MISSING, _FUTURE, _PAST = 1, 2, 3
 _WRONG: Final = ("", "no event time", "future", "past")
 
 
-@nb.njit(cache=True)
+@kernel
 def _wrong_times(event_time: Int64s, stamps: Int64s, skew: int, least: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Per row 0, or why its event time is none: beyond its record's timestamp plus the skew, or below the least."""
     out = np.zeros(event_time.size, np.uint8)
@@ -162,7 +162,7 @@ def _wrong_times(event_time: Int64s, stamps: Int64s, skew: int, least: int) -> n
     return out
 
 
-@nb.njit(cache=True)
+@kernel
 def _source_units(
     rows: Int64s,
     event_time: Int64s,

@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from streamproc.hashing import frozen
 from streamproc.kernels import kernel
 from streamproc.ports import Int64s
 
@@ -104,7 +105,7 @@ class StepFates:
         touched: list[tuple[Int64s, int]] = []
         for code, lists in ((DEAD, self.dead), (LATE, self.late), (EMITTED, self.emitted)):
             for accounts in lists:
-                if _note(accounts, self.first, code, fates):
+                if _note(frozen(accounts), self.first, code, fates):
                     touched.append((accounts[(accounts >= 0) & (accounts < self.first)], code))
         counted = self.kinds != 2
         if not held and not released and not touched and not ledger.accounts.size:

@@ -11,11 +11,11 @@ nearly the same order; `run_time` walks the chosen order and writes down the sta
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 
 from streamproc import batch
 from streamproc.event_time import MAX_TIME, MIN_TIME
+from streamproc.kernels import kernel
 from streamproc.ports import Int64s
 from streamproc.row_loops import copy_rows
 
@@ -28,7 +28,7 @@ _ACCOUNT = batch.ACCOUNT
 _LATE = batch.LATE
 
 
-@nb.njit(cache=True)
+@kernel
 def choose_runs(advance: Int64s, starts: Int64s, ends: Int64s, watermark: Int64s, waits: Int64s) -> Int64s:
     """Runs of units in merged order, as rows (channel, count).
 
@@ -91,7 +91,7 @@ def choose_runs(advance: Int64s, starts: Int64s, ends: Int64s, watermark: Int64s
     return runs[:count].copy()
 
 
-@nb.njit(cache=True)
+@kernel
 def stage_time(watermark: Int64s, idle: Int64s, slack: Int64s) -> int:
     """Where the time of a stage stands: the least watermark of the channels that are awake.
 
@@ -113,7 +113,7 @@ def stage_time(watermark: Int64s, idle: Int64s, slack: Int64s) -> int:
     return least if awake else newest
 
 
-@nb.njit(cache=True)
+@kernel
 def run_time(
     runs: Int64s,
     advance: Int64s,
@@ -181,7 +181,7 @@ def run_time(
     return int(stage)
 
 
-@nb.njit(cache=True)
+@kernel
 def place_rows(
     units: Int64s, meta: Int64s, order: Int64s, start: int, time: Int64s, late: Int64s, first_account: int
 ) -> Int64s:

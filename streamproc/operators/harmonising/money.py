@@ -11,6 +11,7 @@ import polars as pl
 
 from streamproc.contracts.model import Field, Schema
 from streamproc.errors import DefinitionError, TypeMismatch
+from streamproc.hashing import frozen
 from streamproc.operators.harmonising.currencies import MINOR_DIGITS, require_currency
 from streamproc.operators.harmonising.distinct import encoded, gathered
 from streamproc.operators.harmonising.ladder import (
@@ -182,7 +183,7 @@ class Money:
         if given.dtype.is_integer():
             whole = given.cast(pl.Int64, strict=False).fill_null(0).to_numpy()
             ten = 10 ** (np.zeros_like(digits) if self.minor else digits)
-            amounts, fits = scaled(whole, ten, np.ones_like(ten))
+            amounts, fits = scaled(frozen(whole), ten, np.ones_like(ten))
             fits &= rungs != MISSING
             rungs[fits] = CAST
             causes[rungs == FAILED] = _RANGE
@@ -198,7 +199,7 @@ class Money:
             good = counts.is_not_null().to_numpy()
             rows = left[good]
             tenth = 10 ** (_DIGITS - digits[rows])
-            amounts[rows], _ = scaled(counts.drop_nulls().to_numpy(), np.ones_like(tenth), tenth)
+            amounts[rows], _ = scaled(frozen(counts.drop_nulls().to_numpy()), np.ones_like(tenth), tenth)
             rungs[rows] = OTHER if place else CAST
             self._large(exact, left, digits, amounts, rungs, causes, CAST if not place else OTHER)
         return amounts, rungs, causes
@@ -239,7 +240,7 @@ class Money:
             mine, index = mine[index >= 0], index[index >= 0]
             if quotes is None or not mine.size:
                 continue
-            made, fits = scaled(amounts[mine], quotes.n[index], quotes.d[index])
+            made, fits = scaled(frozen(amounts[mine]), quotes.n[index], quotes.d[index])
             amounts[mine] = made
             rungs[mine[~fits]], causes[mine[~fits]] = FAILED, _RANGE
             rows.append(mine[fits])
@@ -268,7 +269,7 @@ class Money:
             rungs[lost], causes[lost] = FAILED, _RATE
             mine = mine[usable[mine]]
             n, d = fraction(one[mine], below[mine], known[place], self.to)
-            made, fits = scaled(amounts[mine], n, d)
+            made, fits = scaled(frozen(amounts[mine]), n, d)
             amounts[mine] = made
             rungs[mine[~fits]], causes[mine[~fits]] = FAILED, _RANGE
             rows.append(mine[fits])

@@ -187,13 +187,13 @@ def _kept(
     for place, column in enumerate(made.get_columns()):
         array: Any = column.rechunk().to_arrow()
         valid, bits = (_NO_BYTES if one is None else np.frombuffer(one, np.uint8) for one in array.buffers())
-        _ones(frozen(bits), frozen(valid), array.offset, bounds, counts[:, place])
+        _ones(frozen(bits), frozen(valid), array.offset, bounds, counts, place)
     return counts
 
 
 @kernel
-def _ones(bits: Bytes, valid: Bytes, offset: int, bounds: Int64s, out: npt.NDArray[np.int64]) -> None:
-    """Writes how many bits are set between each bound and the next one; `valid` is empty where none is null."""
+def _ones(bits: Bytes, valid: Bytes, offset: int, bounds: Int64s, counts: Int64s, place: int) -> None:
+    """Writes to a column how many bits are set between each bound and the next; `valid` is empty where none is null."""
     for window in range(bounds.size - 1):
         begin, end = bounds[window] + offset, bounds[window + 1] + offset
         total = 0
@@ -206,7 +206,7 @@ def _ones(bits: Bytes, valid: Bytes, offset: int, bounds: Int64s, out: npt.NDArr
             if at == end >> 3:
                 byte &= (1 << (end & 7)) - 1
             total += _BITS[byte]
-        out[window] = total
+        counts[window, place] = total
 
 
 def _repeated(seen: Seen, frame: pl.DataFrame, columns: tuple[str, ...], ends: Int64s) -> npt.NDArray[np.bool_]:

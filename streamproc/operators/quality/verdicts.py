@@ -10,6 +10,7 @@ import polars as pl
 
 from streamproc.batch import EVENT_TIME, Batch
 from streamproc.contracts.model import Schema
+from streamproc.hashing import frozen
 from streamproc.kernels import kernel, tight
 from streamproc.operator import Output, StepTime, StreamType
 from streamproc.operators.explode import child_meta
@@ -77,8 +78,8 @@ class RuleVerdicts:
         # A rule of another declaration has no place.
         places = np.array([known.get(name, -1) for name in batch.frame["rule"].to_list()], np.int64)
         alerts, measured = judge(
-            places, counts["rows"].to_numpy(), counts["broken"].to_numpy(), ends, self._bounds(), self._shares(),
-            np.array([self.span_us, self.remind_us]), state.arrays,
+            places, frozen(counts["rows"].to_numpy()), frozen(counts["broken"].to_numpy()), ends,
+            self._bounds(), self._shares(), np.array([self.span_us, self.remind_us]), state.arrays,
         )  # fmt: skip
         names = pl.Series("rule", [name for name, _ in self.declared], dtype=pl.String)
         columns = {name: alerts[:, column] for column, name in enumerate(_NUMBERS, _STATUS)}
