@@ -54,7 +54,7 @@ _FOUND: Final[dict[Any, Any]] = {}
 
 def settled(flags: Any) -> Settings:
     """The one object of settings equal to these."""
-    key = flags.summary()
+    key = str(flags._summary_args())  # What differs from the defaults; `summary` has the name of the class too.
     if key not in _SETTINGS:
         _SETTINGS[key] = Settings(flags)
     return _SETTINGS[key]

@@ -31,8 +31,14 @@ from streamproc.planning.plan import Node, Plan
 from streamproc.runtime.binding import plan_topology
 from streamproc.runtime.workspace import shipped_contracts
 
-_COSTS: Final = {"features": 23, "resolve": 15, "learn": 5, "drift": 4, "as_of": 4, "decide": 3}
-"""Seconds, of the steps whose kernels take longest."""
+_COSTS: Final = {
+    "features": 17.0, "resolve": 15.0, "learn": 5.0, "drift": 3.0, "within": 1.6, "as_of": 1.4, "tumbling": 1.4,
+    "outcomes": 1.2, "follow": 0.9, "rule_verdicts": 0.7, "harmonise": 0.6, "alert": 0.4, "dedupe": 0.4,
+}  # fmt: skip
+"""Seconds, of the steps whose kernels take longest; `_OTHER` of any other."""
+_OTHER: Final = 0.1
+_ENGINE: Final = 8.0
+"""Seconds that `compile_engine` takes, which the last process does."""
 _SLOWEST: Final[tuple[Any, ...]] = (apply, look_back)
 _LATER: Final = 10**16
 """Microseconds: a watermark beyond all that a step waits for, so that it lets go of what it kept."""
@@ -63,16 +69,19 @@ def compile_ahead(reference: str) -> Callable[[], None]:
 
 
 def shares(nodes: Sequence[Node], count: int) -> list[list[Node]]:
-    """Steps shared out so that each process has about as much to compile; steps of one kind stay together."""
+    """Steps shared out so that each process has about as much to compile, steps of one kind together.
+
+    The last process has the engine too.
+    """
     kinds: dict[str, list[Node]] = {}
     for node in nodes:
         kinds.setdefault(node.operator.verb, []).append(node)
     out: list[list[Node]] = [[] for _ in range(count)]
-    loads = [0] * count
-    for verb in sorted(kinds, key=lambda verb: (-_COSTS.get(verb, 1), verb)):
+    loads = [0.0] * (count - 1) + [_ENGINE]
+    for verb in sorted(kinds, key=lambda verb: (-_COSTS.get(verb, _OTHER), verb)):
         least = loads.index(min(loads))
         out[least] += kinds[verb]
-        loads[least] += _COSTS.get(verb, 1)
+        loads[least] += _COSTS.get(verb, _OTHER)
     return out
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import ast
+import operator
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba.core import event
+import pytest
+from numba.core import event, types
+from numba.core.compiler import Flags
+from numba.core.registry import cpu_target
 
+from streamproc.kernel_typing import Given, KnownOperations, settled
 from streamproc.kernels import inlined, polished, tight
 from streamproc.ports import Int64s
 
@@ -55,6 +60,41 @@ def test_a_callee_is_compiled_once_whatever_constants_callers_give() -> None:
     # As a part of another kernel it is translated anew, for it is kept as machine code; its own callee is not.
     assert _compiled_while(lambda: _twice(values, 2)) == ["_twice", "_called"]
     assert _twice(values, 2) == -3 + 50 - 200 + 2
+
+
+def test_numba_is_asked_what_an_operation_is_once_for_the_same_types_and_settings() -> None:
+    class Asked:
+        def __init__(self) -> None:
+            self.times = 0
+
+        def resolve_function_type(self, func: Any, args: Any, kws: Any) -> Any:
+            self.times += 1
+            return context.resolve_function_type(func, args, kws)
+
+    context: Any = cpu_target.typing_context
+    context.refresh()
+    plus, whole, asked = context.resolve_value_type(operator.add), types.int16, Asked()
+    other = Flags()
+    other.nrt = True
+    for flags in (Flags(), Flags(), other, other):
+        settings = Given(flags).copy()
+        assert settings is settled(flags)
+        found = KnownOperations(asked, settings).resolve_function_type(plus, (whole, whole), {})
+        assert found.return_type == types.int64
+    assert asked.times == 2
+    text: Any = types.unicode_type
+    for _ in range(2):
+        assert KnownOperations(asked, settled(other)).resolve_function_type(plus, (text, text), {}).return_type == text
+    assert asked.times == 4
+
+
+def test_settings_that_are_known_by_their_hash_cannot_be_changed() -> None:
+    settings = settled(Flags())
+    with pytest.raises(TypeError):
+        settings.nrt = True
+    changed = settings.copy()
+    changed.nrt = True
+    assert changed != settings and settings == Flags()
 
 
 def test_a_kernel_comes_from_the_disk_with_all_its_parts() -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from connectors.registry import FolderRegistry
 from streamproc.cli.compile_ahead import compile_ahead, exercise, shares
+from streamproc.cli.compile_engine import compile_engine
 from streamproc.cli.workspace import load_topology
+from streamproc.engine.intake import _source_units
+from streamproc.engine.leaving import _moved
+from streamproc.engine.timeline import choose_runs, place_rows, run_time
+from streamproc.key_order import _sort
 from streamproc.planning.plan import Plan
 from streamproc.runtime.binding import plan_topology
 from streamproc.runtime.workspace import shipped_contracts
@@ -28,6 +35,14 @@ def test_each_step_is_in_one_share_and_no_share_has_both_slow_kernels(plan: Plan
 
 def test_every_step_of_the_story_takes_a_made_up_row(plan: Plan) -> None:
     assert exercise(plan, [node for node in plan.nodes if node.inputs]) == []
+
+
+def test_a_small_run_compiles_what_the_engine_needs_for_any_topology() -> None:
+    kernels: list[Any] = [choose_runs, run_time, place_rows, _source_units, _moved, _sort]
+    for one in kernels:
+        one.overloads.clear()
+    compile_engine(FolderRegistry((shipped_contracts(),)))
+    assert [one.__name__ for one in kernels if not one.overloads] == []
 
 
 def test_what_is_compiled_already_begins_nothing(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
