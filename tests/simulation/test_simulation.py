@@ -81,7 +81,7 @@ def require_clean(case: Case, seeds: Iterable[int]) -> Counter[str]:
     return struck
 
 
-@pytest.mark.parametrize("thousand", range(2))
+@pytest.mark.parametrize("thousand", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_seeds_end_as_an_undisturbed_run_and_every_fault_strikes_in_five_percent(thousand: int) -> None:
     struck = require_clean(shop.small(1), range(thousand * 1_000, thousand * 1_000 + 1_000))
     rare = {kind: struck[kind] for kind in (*KINDS, *INPUTS) if struck[kind] < 0.05 * 1_000}
