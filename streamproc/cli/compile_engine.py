@@ -1,18 +1,13 @@
-"""A topology of two small stages, run in memory on a handful of rows: it compiles what the engine needs for any other.
-
-What one row in one step does not reach is here too: keys are sorted where there are two.
-"""
+"""A topology of two small stages, run in memory on a handful of rows: it compiles what the engine needs for any other."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-import numpy as np
 import polars as pl
 
 import streamproc as sp
 from streamproc.contracts.registry import Registry
-from streamproc.key_order import sort_keys
 from streamproc.testing.drive import drive
 
 
@@ -38,4 +33,3 @@ def compile_engine(registry: Registry) -> None:
     })
     topology = sp.Topology("compiled", version=1, scope="reporting", sinks={"counted": counted})
     drive(topology, {"rates": frame}, registry=registry, partitions=2)
-    sort_keys(np.frombuffer(b"ba", np.uint8), np.array([0, 1]), np.array([1, 2]))
