@@ -1,4 +1,4 @@
-"""A topology of two small stages, run in memory on a handful of rows: it compiles what the engine needs for any other."""
+"""A topology of two small stages, run in memory on a few rows: it compiles what the engine needs for any other."""
 
 from __future__ import annotations
 
