@@ -160,8 +160,10 @@ def _labels_ahead(binding: Binding, log: Log) -> int:
         for number in learner.tasks:
             place = TopicPartition(binding.names.tasks, number)
             end = log.end_offset(place)
-            for _, entry in [*journal_entries(log, place, log.start_offset(place), end)][-1:]:
-                held.append(list(entry.fates.values())[-1]["held"])
+            entries = [entry for _, entry in journal_entries(log, place, log.start_offset(place), end)]
+            # That of a start is of no step: it has no fates.
+            told = [entry.fates for entry in entries if entry.fates]
+            held += [list(fates.values())[-1]["held"] for fates in told[-1:]]
     return max(held)
 
 
