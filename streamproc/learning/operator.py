@@ -204,23 +204,18 @@ class Learn:
 
     def finish(self, state: LearnState, walk: Walk) -> Output:
         """What leaves a step that has gone through all that happens."""
-        left, time = walk.rows, walk.time
-        state.passed = state.passed if time.end is None else time.end
-        made = [pl.Series(self.into, walk.left.scores)]
+        state.passed = state.passed if walk.time.end is None else walk.time.end
+        made = [pl.Series(self.into, walk.left.scores).fill_nan(None)]
         if self.calibrated:
-            made.append(pl.Series(self.calibrated, walk.said))
-        made = [column.fill_nan(None) for column in made]
+            made.append(pl.Series(self.calibrated, walk.said).fill_nan(None))
         if self.race is not None:
             names = pl.Series(self.race.names, dtype=pl.String)
             made.append(names.gather(walk.left.by).alias(self.race.champion))
-        rows = left.with_frame(left.frame.with_columns(made))
+        rows = walk.rows.with_frame(walk.rows.frame.with_columns(made))
         return Output(rows, walk.late, late_others=walk.late_others, sides=walk.sides())
 
     def begin(self, state: LearnState, inputs: tuple[Batch, ...], time: StepTime) -> Walk:
-        """Takes a step's rows in and says in which order what happens; nothing is asked or learned yet.
-
-        For `process`, and for who wants to stop at one of the rows (`asked`).
-        """
+        """Takes a step's rows in and says in which order what happens; nothing is asked or learned yet (`asked`)."""
         left, late, right = inputs[0], None, None
         others: tuple[Batch | None, ...] = ()
         if self.on:
