@@ -100,7 +100,9 @@ def import_state(template: Any, arrays: Mapping[str, npt.NDArray[Any]]) -> Any:
     form = json.loads(arrays[""].tobytes())
     classes: dict[str, type] = {}
     _collect(template, classes)
-    return _import(form, "", arrays, classes)
+    made = _import(form, "", arrays, classes)
+    _compare(template, made, "")
+    return made
 
 
 def state_keys(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, tuple[Int64s, Keys]]:
@@ -273,6 +275,21 @@ def _foreign(path: str, why: str) -> ForeignFingerprint:
         f"the saved state does not fit at '{path}': {why}",
         hint="resume with the version that saved it, or start a new version of the topology",
     )
+
+
+def _compare(empty: Any, made: Any, path: str) -> None:
+    """Refuses arrays whose rows are of another type or width than those of an empty state: kernels check no bounds."""
+    if isinstance(empty, np.ndarray) and isinstance(made, np.ndarray):
+        differs = empty.dtype != made.dtype or empty.ndim != made.ndim
+        if differs or any(a not in (0, b) for a, b in zip(empty.shape[1:], made.shape[1:], strict=True)):
+            told, own = (f"{a.dtype}[{', '.join(map(str, ('rows', *a.shape[1:])))}]" for a in (made, empty))
+            raise _foreign(path, f"it is {told} instead of {own}")
+    elif isinstance(empty, (list, tuple)) and isinstance(made, (list, tuple)):
+        for number, (a, b) in enumerate(zip(empty, made, strict=False)):
+            _compare(a, b, _below(path, number))
+    elif is_dataclass(empty) and not isinstance(empty, type) and type(made) is type(empty):
+        for f in fields(empty):
+            _compare(getattr(empty, f.name), getattr(made, f.name), _below(path, f.name))
 
 
 def _collect(value: Any, classes: dict[str, type]) -> None:

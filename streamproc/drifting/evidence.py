@@ -42,6 +42,8 @@ FIXED: Final = 12
 WAGERS: Final = 13
 PARTS: Final = 16
 _PRIOR: Final = 2.0
+_GRIDS: Final = 6
+_KEPT: Final = 0.9
 RECENT: Final = 256
 _EIGHTS: Final = 72
 _ALL: Final = 81
@@ -102,7 +104,8 @@ class Evidence:
     edges    float64[columns, bins]: rising, +inf behind the last; NaN in the first place where there is no grid yet
     counted  int64[columns, 82]: values counted by bin; then by eights of bins; then all of them
     fortunes float64[columns, wagers]: R
-    serial   float64[columns, 6]: last rank, sum of products of neighbouring ranks, -, their number; last value, phi
+    serial   float64[columns, 10]: last rank, sum of products of neighbouring ranks, -, their number; last value, phi;
+             of the grids so far products of neighbours, squares, values, and how many grids (`_phi`)
     recent   int16[columns, 256]: the bins of the last rows that were ranked
     parts    int16[columns, 256]: the sixteenths in which the last ranks fell; `shares` counts them
     rise     float64[2]: evidence at the last row, and the log of its rise since SINCE
@@ -121,7 +124,7 @@ class Evidence:
 
     def restart(self) -> None:
         """Begins anew, with a new reference."""
-        serial = int(self.counts[SERIAL])
+        serial, grids = int(self.counts[SERIAL]), self.serial[:, _GRIDS:].copy()
         for array in (
             self.counts,
             self.first,
@@ -137,6 +140,7 @@ class Evidence:
             array[...] = 0
         self.counts[SERIAL], self.counts[STRIDE] = serial, 1
         self.serial[:, 0] = self.serial[:, 4] = math.nan
+        self.serial[:, _GRIDS:] = grids
 
     def by_column(self) -> Floats:
         """The evidence against each column."""
@@ -162,7 +166,7 @@ def no_evidence(columns: int, grid_rows: int) -> Evidence:
     """Nothing was seen."""
     made = Evidence(
         np.zeros(8, np.int64), np.zeros((columns, grid_rows)), np.zeros((columns, BINS)),
-        np.zeros((columns, _ALL + 1), np.int64), np.zeros((columns, WAGERS)), np.zeros((columns, 6)),
+        np.zeros((columns, _ALL + 1), np.int64), np.zeros((columns, WAGERS)), np.zeros((columns, _GRIDS + 4)),
         np.zeros((columns, RECENT), np.int16), np.zeros((columns, RECENT), np.int16),
         np.zeros((columns, PARTS)), np.zeros(2),
     )  # fmt: skip
@@ -209,7 +213,7 @@ def watch(
             if number == grid_rows - 1:
                 widest = 0.0
                 for j in range(columns):
-                    phi = _phi(first[j]) if serial_mode > 0 else 0.0
+                    phi = _phi(first[j], serial[j, _GRIDS:]) if serial_mode > 0 else 0.0
                     widest = max(widest, abs(phi))
                     serial[j, 5] = phi if serial_mode == 1 else 0.0
                     serial[j, 4] = first[j, grid_rows - 1]
@@ -286,26 +290,38 @@ def watch(
 
 
 @kernel
-def _phi(values: Floats) -> float:
-    """Lag-one regression of a column on itself, kept below 1; pairs with a null are left out."""
+def _phi(values: Floats, grids: Floats) -> float:
+    """Lag-one regression of a column on itself, kept below 1; pairs with a null are left out.
+
+    grids  float64[4]: sums over the grids so far, each of which counts a tenth less than the next; this one is added
+
+    An alarm begins a new level, and no new dependence: the few rows of one grid say little of that, so earlier ones
+    count too. Each grid has its own mean, which makes phi too small by
+    (1 + 3 phi) / rows (Kendall 1954; Marriott & Pope 1954): that is put back.
+    """
     mean = n = 0.0
     for i in range(values.size):
         if not np.isnan(values[i]):
             mean += values[i]
             n += 1.0
-    if n < 3.0:
-        return 0.0
-    mean /= n
     products = squares = 0.0
-    for i in range(1, values.size):
-        if not np.isnan(values[i]) and not np.isnan(values[i - 1]):
-            products += (values[i] - mean) * (values[i - 1] - mean)
-            squares += (values[i - 1] - mean) ** 2
-    if squares <= 0.0:
+    if n >= 3.0:
+        mean /= n
+        for i in range(1, values.size):
+            if not np.isnan(values[i]) and not np.isnan(values[i - 1]):
+                products += (values[i] - mean) * (values[i - 1] - mean)
+                squares += (values[i - 1] - mean) ** 2
+        grids[0] = _KEPT * grids[0] + products
+        grids[1] = _KEPT * grids[1] + squares
+        grids[2] = _KEPT * grids[2] + n
+        grids[3] = _KEPT * grids[3] + 1.0
+    if grids[1] <= 0.0:
         return 0.0
-    phi = products / squares
+    phi, rows = grids[0] / grids[1], grids[2] / grids[3]
     # What chance alone makes of so many rows is no correlation: taking it out would only break ties.
-    return 0.0 if abs(phi) < 3.0 / math.sqrt(n) else float(min(0.999, max(-0.999, phi)))
+    if abs(phi) < 3.0 / math.sqrt(grids[2]):
+        return 0.0
+    return float(min(0.999, max(-0.999, (phi + 1.0 / rows) / (1.0 - 3.0 / max(rows, 6.0)))))
 
 
 @kernel

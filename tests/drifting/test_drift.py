@@ -13,7 +13,7 @@ from streams import DEPENDENT, INDEPENDENT, autoregressive, watched
 
 import streamproc as sp
 from streamproc.contracts.model import Field, Schema
-from streamproc.drifting.evidence import BINS, CELLS, WAGERS, WEIGHTS, no_evidence, wagers, watch
+from streamproc.drifting.evidence import BINS, CELLS, WAGERS, WEIGHTS, _phi, no_evidence, wagers, watch
 from streamproc.errors import DefinitionError, TypeMismatch, UnknownColumn
 from streamproc.operator import StreamType
 from streamproc.operators.two_samples import figure
@@ -22,12 +22,13 @@ STREAMS, ROWS, RUN_LENGTH = 200, 5_000, 500
 
 
 def alarms_of(
-    make: Any, *, serial: str, streams: int = STREAMS, rows: int = ROWS, run_length: int = RUN_LENGTH, **more: Any
-) -> tuple[int, int, int]:
+    make: Any, *, serial: str, streams: int = STREAMS, rows: int = ROWS, run_length: int = RUN_LENGTH,
+    warm: int = 400, **more: Any,
+) -> tuple[int, int, int]:  # fmt: skip
     """Alarms over clean streams, those that still promise, and what was budgeted."""
     found = promised = 0
     for seed in range(streams):
-        step = sp.drift("c0", run_length=run_length, warm=400, serial=serial, seed=seed, **more)
+        step = sp.drift("c0", run_length=run_length, warm=warm, serial=serial, seed=seed, **more)
         alarms, _ = watched(step, make(np.random.default_rng(seed), rows))
         found += alarms.height
         promised += int((alarms["promise"] == "holds").sum())
@@ -59,6 +60,28 @@ def test_whitened_or_thinned_the_promise_holds_again(name: str) -> None:
         found, promised, budget = alarms_of(DEPENDENT[name], serial=serial)
         assert found <= budget
         assert serial == "thin" or promised >= 0.9 * found
+
+
+@pytest.mark.parametrize("name", ["normal", "AR(1) of .5", "AR(1) of .9"])
+def test_grids_of_25_rows_whiten_by_what_earlier_ones_knew(name: str) -> None:
+    """An alarm begins a new level, not a new dependence: of it the grids before know more than one alone."""
+    make = (INDEPENDENT | DEPENDENT)[name]
+    found, promised, budget = alarms_of(make, serial="whiten", streams=60, warm=50)
+    assert found <= budget
+    assert name == "AR(1) of .5" or promised >= 0.85 * found
+
+
+def test_phi_is_that_of_the_process_though_each_grid_takes_its_own_mean_away() -> None:
+    for phi in (0.0, 0.5, 0.9):
+        told = []
+        for seed in range(40):
+            grids = np.zeros(4)
+            for part in range(60):
+                level = 100.0 * part
+                told.append(_phi(level + autoregressive(np.random.default_rng((seed, part)), 25, phi), grids))
+        late = np.array(told).reshape(40, 60)[:, 20:]
+        assert abs(late.mean() - phi) < 0.05
+        assert phi or (late == 0.0).mean() > 0.98
 
 
 def test_a_reference_that_grows_no_more_keeps_the_promise_from_2000_rows_on_and_below_that_gives_none() -> None:

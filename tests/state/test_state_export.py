@@ -129,6 +129,19 @@ def test_foreign_state_is_refused_with_the_path() -> None:
         import_state(Counts(), {})
 
 
+def test_arrays_of_another_type_or_width_are_refused_and_any_number_of_rows_is_taken() -> None:
+    """Kernels check no bounds: a row that is narrower than they think would be read past its end."""
+    empty = Other(np.zeros((0, 10)))
+    assert import_state(empty, export_state(Other(np.ones((7, 10))))).count.shape == (7, 10)
+    for narrow, told in ((np.ones((7, 6)), r"float64\[rows, 6\] instead of float64\[rows, 10\]"),
+                         (np.ones((7, 10), np.int64), "int64"), (np.ones(7), r"float64\[rows\] instead")):  # fmt: skip
+        with pytest.raises(ForeignFingerprint, match=f"at 'count': it is {told}"):
+            import_state(empty, export_state(Other(narrow)))
+    both = Counts(parts=(Part(np.ones((2, 3))),))
+    with pytest.raises(ForeignFingerprint, match=r"at 'parts\.0\.total'"):
+        import_state(Counts(parts=(Part(np.zeros((0, 4))),)), export_state(both))
+
+
 def test_what_cannot_be_stored_is_refused_with_the_path() -> None:
     with pytest.raises(StateError, match="holds a set at 'note'"):
         export_state(Counts(note={1}))  # type: ignore[arg-type]
