@@ -12,6 +12,7 @@ from streamproc.contracts.derive import avsc_text
 from streamproc.contracts.registry import Registry
 from streamproc.contracts.sensitivity import LINKING
 from streamproc.graph import Source
+from streamproc.planning.classes import lowered
 from streamproc.planning.plan import Node, Plan
 from streamproc.runtime.binding import plan_topology
 from streamproc.runtime.freshness import freshness_findings
@@ -65,6 +66,9 @@ def check(topology: str, live: bool, as_json: bool, workspace: Workspace) -> Non
         f"{plan.topology.name} version {plan.topology.version} is sound: {counted(len(plan.nodes), 'step')} in "
         f"{counted(len(plan.stages), 'stage')}, fingerprint {plan.logic[:12]}"
     )
+    if count := sum(len(lowered(sink)) for sink in plan.sinks):
+        which = f"{counted(count, 'column')} of sinks {'is' if count == 1 else 'are'} declared"
+        click.echo(f"{which} less sensitive than what made them; `streamproc describe` lists them")
     for sink in derived:
         click.echo(
             f"\nsink '{sink.name}' names no contract; to promise it to readers, commit this as "
@@ -128,6 +132,13 @@ def describe(topology: str, as_json: bool, workspace: Workspace) -> None:
     ]
     if personal:
         put_table("personal data", ("step", "column", "sensitivity", "raised here from"), personal)
+    lower = [
+        (sink["name"], column, told or "-", carried)
+        for sink in described["sinks"]
+        for column, (told, carried) in sink["lowered"].items()
+    ]
+    if lower:
+        put_table("declared less sensitive than what made them", ("sink", "column", "declared", "made of"), lower)
     put_table(
         "sinks",
         ("sink", "topic", "contract", "how"),
@@ -195,6 +206,7 @@ def description(plan: Plan) -> dict[str, Any]:
                 "declared": sink.declared,
                 "forwards": sink.forwards,
                 "stage": sink.stage,
+                "lowered": lowered(sink),
             }
             for sink in plan.sinks
         ],

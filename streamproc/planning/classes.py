@@ -36,6 +36,7 @@ from streamproc.operators.quality.freshness import Freshness
 from streamproc.operators.quality.rules import Rules
 from streamproc.operators.quality.tally import RuleTally
 from streamproc.operators.quality.verdicts import RuleVerdicts
+from streamproc.planning.plan import PlannedSink
 from streamproc.planning.step_uses import step_uses
 from streamproc.planning.uses import DIRECT, EVENT_TIME, Uses
 
@@ -76,6 +77,13 @@ def classed(
         )
         out, time = replace(out, schema=out.schema.with_fields(fields)), of(made[EVENT_TIME])
     return (replace(out, schema=linked(out.schema)) if operator.verb in LINKING and port == "rows" else out), time
+
+
+def lowered(sink: PlannedSink) -> dict[str, tuple[str, str]]:
+    """Columns that a sink's contract calls less sensitive than what they are made of: by name both classes."""
+    declared = {field.name: field.pii for field in sink.contract.schema}
+    carried = ((field.name, declared.get(field.name, field.pii), field.pii) for field in sink.type.schema)
+    return {name: (told, own) for name, told, own in carried if strictest((told, own)) != told}
 
 
 def _harmless(operator: Operator, out: StreamType, port: str) -> frozenset[str]:

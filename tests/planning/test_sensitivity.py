@@ -60,6 +60,19 @@ RIGHT = parse_contract(
 )
 
 
+MADE, STRICT = (
+    parse_contract(
+        f'{{"type": "record", "name": "made_{zip_code}", "sp:version": 1, "fields": [{{"name": "k", "type": "long", '
+        '"sp:role": "key", "sp:pii": "pseudonym"}, '
+        f'{{"name": "zip", "type": "string", "sp:pii": "{zip_code}"}}, '
+        f'{{"name": "area", "type": "string"{area}}}, '
+        '{"name": "born", "type": ["null", "int"], "sp:pii": "direct"}, '
+        '{"name": "name", "type": ["null", "string"], "sp:pii": "direct"}, ' + AT + "]}"
+    )
+    for zip_code, area in (("quasi", ""), ("direct", ', "sp:pii": "direct"'))
+)
+
+
 def test_the_plan_shows_what_linking_raises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -78,6 +91,28 @@ def test_the_plan_shows_what_linking_raises(
     assert "raised here from" in capsys.readouterr().out
     assert command(["check", "linked.py"]) == 0
     assert '{"name": "area", "type": "string", "sp:pii": "direct"}' in capsys.readouterr().out
+
+
+def test_what_a_contract_calls_less_sensitive_than_it_is_made_of_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = TOPOLOGY.replace("sp_col", "pl.col").replace("import stre", "import polars as pl\nimport stre", 1)
+    text = text.replace('{"out": ', '{"out": sp.sink(').replace(".str.head(2))", """\
+.str.head(2)) | sp.select("k", "zip", "area", "born", "name", "at"), contract=MADE)""")
+    Path("linked.py").write_text(text.replace("LEFT, RIGHT", "LEFT, MADE, RIGHT", 1))
+    assert command(["check", "linked.py"]) == 0
+    assert "2 columns of sinks are declared less sensitive than what made them" in capsys.readouterr().out
+    assert command(["describe", "linked.py", "--json"]) == 0
+    (sink,) = orjson.loads(capsys.readouterr().out)["sinks"]
+    assert sink["lowered"] == {"zip": ["quasi", "direct"], "area": ["", "direct"]}
+    assert command(["describe", "linked.py"]) == 0
+    table = capsys.readouterr().out.partition("declared less sensitive than what made them")[2].splitlines()
+    assert [line.split() for line in table[2:4]] == [["out", "zip", "quasi", "direct"], ["out", "area", "-", "direct"]]
+    # A contract that calls all of it as sensitive as it is says nothing.
+    Path("linked.py").write_text(text.replace("LEFT, RIGHT", "LEFT, STRICT as MADE, RIGHT", 1))
+    assert command(["check", "linked.py"]) == 0
+    assert "less sensitive" not in capsys.readouterr().out
 
 
 def test_ids_of_records_and_entities_are_as_sensitive_as_who_they_stand_for() -> None:
