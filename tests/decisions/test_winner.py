@@ -49,28 +49,32 @@ def lived(seed: int, worth: dict[str, float], weights: dict[str, float], **more:
 
 
 @pytest.mark.parametrize("weights", [{"old": 0.5, "new": 0.5}, {"old": 0.9, "new": 0.1}])
-def test_alike_arms_have_a_winner_at_any_look_no_oftener_than_stated(weights: dict[str, float]) -> None:
-    """Two hundred experiments, sixty looks at each: bounds without the truth and winners, both at most 5 in 100."""
+@pytest.mark.parametrize("experiments", [40, pytest.param(200, marks=pytest.mark.long)])
+def test_alike_arms_have_a_winner_at_any_look_no_oftener_than_stated(
+    weights: dict[str, float], experiments: int
+) -> None:
+    """Sixty looks at each experiment: bounds without the truth and winners, both at most 5 in 100."""
     accused, outside = 0, 0
-    for seed in range(200):
+    for seed in range(experiments):
         told = lived(seed, {"old": 0.4, "new": 0.4}, weights)
         assert told.height == 2 * STEPS
         accused += bool(told["winner"].any())
         outside += bool(((told["low"] > 0.4) | (told["high"] < 0.4)).any())
-    print(f"of 200 alike: a winner {accused}, bounds without the truth {outside}")
-    assert accused <= 10 and outside <= 10
+    print(f"of {experiments} alike: a winner {accused}, bounds without the truth {outside}")
+    assert max(accused, outside) <= experiments // 20
 
 
-def test_a_real_difference_is_found_and_never_the_other_way_round() -> None:
+@pytest.mark.parametrize("experiments", [40, pytest.param(100, marks=pytest.mark.long)])
+def test_a_real_difference_is_found_and_never_the_other_way_round(experiments: int) -> None:
     """0.3 against 0.5, half of the entities each: found within 3,000 entities in 95 of 100 experiments."""
     at = []
-    for seed in range(100):
+    for seed in range(experiments):
         told = lived(1_000 + seed, {"old": 0.3, "new": 0.5}, {"old": 0.5, "new": 0.5})
         found = told.filter("winner")
         assert set(found["arm"]) <= {"new"}
         at.append(found["rewards"][0] if found.height else math.inf)
     print(f"found after {np.median(at)} rewards in the middle, {sum(math.isinf(one) for one in at)} not at all")
-    assert sum(math.isinf(one) for one in at) <= 5
+    assert sum(math.isinf(one) for one in at) <= experiments // 20
 
 
 # ── as a step of a topology ──────────────────────────────────────────────────────────────────────────────────────────
