@@ -198,7 +198,7 @@ def _take_record(
         reason = BY_CORRECTION if kind == CORRECTED else MATCHES
         _component(made, i, reason, scorer, records, edges, entities, counters, use, n, x, kind, settings)
     else:
-        join_large(made, i, scorer, records, edges, entities, counters, x, kind, settings)
+        join_large(made, i, scorer, records, edges, entities, counters, use, x, kind, settings)
     tell_reviews(made, i, records, edges, entities, x, grey)
 
 
@@ -209,7 +209,7 @@ def _take_command(
     use: Room, made: Made,
 ) -> None:  # fmt: skip
     reason = (BY_MUST, BY_CANNOT, WITHDRAWN, DELETED)[op - 1]
-    seeds, row = 0, -1
+    seeds, row, rest = 0, -1, -1
     if op == DELETE:
         if records.alive[x] == 0:
             event(made, i, IGNORED, UNKNOWN, records, -1, x, 0)
@@ -217,7 +217,8 @@ def _take_command(
         made.used[4] = leave_blocks(blocks, x, made.blocks, made.used[4])
         seeds = drop_matches(records, edges, counters, x, use.seeds, seeds)
         founder = entities.founder[records.entity[x]]
-        size = entities.size[records.entity[x]] - 1
+        rest = records.entity[x]
+        size = entities.size[rest] - 1
         row = event(made, i, REMOVED, DELETED, records, founder, x, size)
         name_moved(made, row, x)
         other = entities.head[records.entity[x]]
@@ -262,7 +263,11 @@ def _take_command(
             _gild_heirs(made, i, row, scorer, records, entities, settings, use, n)
     elif n < 0:
         counters[LARGE] += 1
-        event(made, i, IGNORED, TOO_LARGE, records, -1, x, 0)
+        if op != DELETE:
+            event(made, i, IGNORED, TOO_LARGE, records, -1, x, 0)
+        elif entities.size[rest] > 0 and entities.head[rest] >= 0:
+            # The record is gone all the same, and its values with it.
+            gild(made, i, DELETED, scorer, records, entities, settings, rest)
 
 
 @tight

@@ -51,7 +51,7 @@ class Room(NamedTuple):
 
 _ROOM: Final = [np.zeros(COMMANDED + 1, np.int32) for _ in range(8)]
 _EDGES: Final = np.zeros((COMMANDED + 1) * EDGES_KEPT * 2, np.int32)
-_SEEDS: Final = np.zeros(COMMANDED, np.int32)
+_SEEDS: Final = np.zeros(COMMANDED + 1, np.int32)  # one more than may be: too many are seen to be
 
 
 def room() -> Room:
