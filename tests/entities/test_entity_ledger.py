@@ -174,7 +174,7 @@ def judged(case: str, seed: int, n: int, names: int, ids: int, first: int = 0) -
     return ledger.told, state
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("case", ["alone", "one a source", "across", "full blocks"])
 def test_events_lead_to_what_the_records_make_in_one_go(case: str, seed: int) -> None:
     judged(case, seed, 100, names=5, ids=20)
@@ -190,7 +190,7 @@ def test_events_of_large_components_hold_together_and_nothing_forbidden_is_one_e
 @pytest.mark.parametrize("case", CASES)
 def test_events_lead_there_in_longer_streams_too(case: str) -> None:
     large = case.startswith("large")
-    for seed in range(100, 105 if large else 140):
+    for seed in range(100, 103 if large else 140):
         if large:
             judged(case, seed, 500, names=2, ids=300, first=250)
         else:
@@ -212,18 +212,18 @@ def test_a_record_that_joins_many_large_entities_names_each_of_their_records_onc
     """From the youngest entity to the oldest, so that all of them move again and again; there is room for one move."""
     step, state, _ = opened()
     links: list[Op] = [("must_link", ("x", f"{name}_1")) for name in range(16)]
-    events = fed_at_once(state, step, [*crowd(16, 300), *links, person("x")])
+    events = fed_at_once(state, step, [*crowd(16, 200), *links, person("x")])
     assert [event["event"] for event in events] == ["joined", *["merged"] * 15, "golden"]
     moved = [record for event in events[1:-1] for record in event["records"]]
-    assert len(moved) == len(set(moved)) == 15 * 300 and "x" not in moved
-    assert {event["size"] for event in events} == {16 * 300 + 1}
+    assert len(moved) == len(set(moved)) == 15 * 200 and "x" not in moved
+    assert {event["size"] for event in events} == {16 * 200 + 1}
 
 
 def test_a_record_that_is_deleted_from_an_entity_too_large_to_look_at_leaves_its_golden_record() -> None:
     step, state, _ = opened()
-    events = fed_at_once(state, step, [*crowd(1, 4_200), person("x", card="c0", town="t", name="one"),
-                                       ("delete", ("x", None))])  # fmt: skip
+    x = person("x", card="c0", town="t", name="one")
+    events = fed_at_once(state, step, [*crowd(1, 4_200), x, ("cannot_link", ("0_1", "0_2"))])
+    assert [(event["event"], event["reason"]) for event in events] == [("ignored", "too_large")]
+    events = told(fed(step, state, [("delete", ("x", None))], 5_000)[1])
     assert [event["event"] for event in events] == ["removed", "golden"]
     assert events[-1]["golden_name"] is None and events[-1]["size"] == 4_200
-    events = fed_at_once(step.open(PERSON, COMMAND), step, [*crowd(1, 4_200), ("cannot_link", ("0_1", "0_2"))])
-    assert [(event["event"], event["reason"]) for event in events] == [("ignored", "too_large")]
