@@ -168,6 +168,16 @@ def _tell(
         click.echo(f"without {name}: {other}")
     if why.counterfactual is not None:
         column, value, other = why.counterfactual
-        click.echo(f"nearest other decision: {other}, were {column} {value:.6g}")
+        click.echo(f"nearest other decision: {other}, were {column} {_beside(value)}")
     for one in scored:
         put_score(one, inputs)
+
+
+def _beside(value: float) -> str:
+    """A number in few digits; of one that is next to a round one, on which side of it: there a condition turns."""
+    short = float(f"{value:.6g}")
+    if short == value:
+        return f"{value:.6g}"
+    if short == float(f"{value:.4g}"):
+        return f"just {'below' if value < short else 'above'} {short:.6g}"
+    return f"{value:.9g}"

@@ -34,7 +34,11 @@ def test_a_decision_is_made_again_with_reason_and_nearest_other_one(project: Pat
     assert (told["decision"], told["rule"]) == ("review", "large")
     assert told["rules"][0]["held"] and told["inputs"]["payment_id"] == large["payment_id"]
     assert told["counterfactual"]["decision"] == "pay" and 499 < told["counterfactual"]["value"] <= 500
-    assert "nearest other decision: pay" in command.fine("explain", "decisions.py", large["decision_id"]).out
+    said = command.fine("explain", "decisions.py", large["decision_id"]).out
+    assert "nearest other decision: pay, were amount just below 500\n" in said
+    small = next(line for line in map(orjson.loads, lines) if line["decision"] == "pay")
+    said = command.fine("explain", "decisions.py", small["decision_id"]).out
+    assert "nearest other decision: review, were amount just above 500\n" in said
     every = command.fine("explain", "decisions.py").out.splitlines()
     assert every[0] == "sound: 200 decisions made again, equal to the log" and len(every) == 2
     assert command("explain", "decisions.py", 12345).code == 2
