@@ -273,8 +273,9 @@ def keep_classes() -> None:
                 cluster.shut_down(1, grace=60)
             finally:
                 cluster.stop()
-            shutil.move(made, _archive().with_suffix(".new"))
-            _archive().with_suffix(".new").rename(_archive())
+            if made.exists():  # Else the next cluster tries it again; without them brokers start as well.
+                shutil.move(made, _archive().with_suffix(".new"))
+                _archive().with_suffix(".new").rename(_archive())
 
 
 @contextlib.contextmanager
