@@ -19,9 +19,10 @@ from streamproc.batch import Batch
 from streamproc.columns import grow
 from streamproc.contracts.model import Field, Schema
 from streamproc.decisions.arms import ARMS, Arms, Policy, drawn_shares, no_rewards, play
+from streamproc.decisions.rewards import check_reward, rewards_of, shares_of_largest
 from streamproc.decisions.routing import places
-from streamproc.errors import DefinitionError, DuplicateName, TypeMismatch, UnknownColumn, did_you_mean
-from streamproc.event_time import MIN_TIME, Span, span_us
+from streamproc.errors import DefinitionError, DuplicateName, UnknownColumn, did_you_mean
+from streamproc.event_time import MIN_TIME, Span
 from streamproc.graph import Step, Stream
 from streamproc.keys import key_kinds
 from streamproc.operator import Output, StepTime, StreamType, passes_through
@@ -95,13 +96,7 @@ class Bandit:
                     )
             require_own_id(self.verb, kind.schema, self.on, f"joins {whose}")
         key_kinds(rows.schema, self.on)
-        if self.reward:
-            if self.reward not in rewards.schema:
-                hint = did_you_mean(self.reward, rewards.schema.names)
-                raise UnknownColumn(f"step 'bandit' reads '{self.reward}' of its rewards", hint=hint)
-            dtype = rewards.schema[self.reward].dtype
-            if not (dtype.is_numeric() or isinstance(dtype, pl.Boolean)):
-                raise TypeMismatch(f"step 'bandit': '{self.reward}' is {dtype}, no reward", hint="make it a number")
+        check_reward(self.verb, rewards.schema, self.reward)
         for name in self._made:
             if name in rows.schema:
                 raise DuplicateName(f"step 'bandit' makes '{name}', which is there", hint="choose another into=")
@@ -122,8 +117,9 @@ class Bandit:
     def process(self, state: BanditState, inputs: tuple[Batch, ...], time: StepTime) -> tuple[BanditState, Output]:
         (left, late), (right, late_right) = split_late(inputs[0]), split_late_labels(inputs[1])
         absorb(time.fates, right.meta)
+        earned = shares_of_largest(right, self.reward, self.largest)
         events, merged = meet(
-            state.pending, left, right, self._rewards(right), time=time, passed=state.passed, horizon=self.horizon_us,
+            state.pending, left, right, earned, time=time, passed=state.passed, horizon=self.horizon_us,
             negative=self.silence,
         )  # fmt: skip
         state.kept = grow(state.kept, state.pending.places)
@@ -152,13 +148,6 @@ class Bandit:
         others = () if late_right is None else (late_right,)
         rows = left.with_frame(left.frame.with_columns(made))
         return state, Output(rows, late, late_others=others, sides=(("arms", side.batch),))
-
-    def _rewards(self, right: Batch) -> Floats:
-        """Rewards in [0, 1], NaN where there is none."""
-        if not self.reward:
-            return np.ones(len(right))
-        given = right.frame[self.reward].cast(pl.Float64).fill_null(np.nan).to_numpy()
-        return np.clip(given / self.largest, 0.0, 1.0)
 
 
 def bandit(
@@ -216,19 +205,7 @@ def bandit(
         raise DefinitionError(f"step 'bandit' knows no policy '{policy}'", hint="'thompson' or 'greedy'")
     if not 0.0 < largest < math.inf or every < 1 or report < 1 or (memory is not None and memory < 1):
         raise DefinitionError("step 'bandit': largest is above 0; every, report and memory count rewards, from 1 on")
-    if isinstance(rewards, Outcome):
-        if reward or horizon is not None or largest != 1.0:
-            raise DefinitionError(
-                "step 'bandit': an outcome is the reward, 1 or 0", hint="leave out reward=, horizon= and largest="
-            )
-        stream, span, silence = rewards.events, span_us(rewards.within), 0.0
-    else:
-        if not reward or horizon is None:
-            raise DefinitionError(
-                "step 'bandit' needs to know which column the reward is, and how long it may take to come",
-                hint="reward='paid', horizon='1d'",
-            )
-        stream, span, silence = rewards, span_us(horizon), math.nan
+    stream, span, silence = rewards_of("bandit", rewards, reward, horizon, largest)
     made = Bandit(
         names, reward, columns, span, silence, salt, into, policy, float(least), float(largest), every, memory or 0,
         report,

@@ -21,8 +21,9 @@ from streamproc.columns import grow
 from streamproc.contracts.model import Field, Schema
 from streamproc.decisions.arms import ARMS, no_rewards, play
 from streamproc.decisions.bandit import BanditState
+from streamproc.decisions.rewards import check_reward, rewards_of, shares_of_largest
 from streamproc.errors import DefinitionError, TypeMismatch, UnknownColumn, did_you_mean
-from streamproc.event_time import MIN_TIME, Span, span_us
+from streamproc.event_time import MIN_TIME, Span
 from streamproc.graph import Step, Stream
 from streamproc.operator import Output, StepTime, StreamType
 from streamproc.operators.event_order import absorb
@@ -70,7 +71,7 @@ class Winner:
         """Reports.  Raises UnknownColumn, TypeMismatch."""
         rows, rewards = inputs
         reads = ((rows, (*self.on, self.arm, self.propensity), "its rows"),
-                 (rewards, (*self.on, *((self.reward,) if self.reward else ())), "its rewards"))  # fmt: skip
+                 (rewards, self.on, "its rewards"))  # fmt: skip
         for kind, names, whose in reads:
             for name in names:
                 if name not in kind.schema:
@@ -81,10 +82,7 @@ class Winner:
             raise TypeMismatch(f"step 'winner': '{self.arm}' is {rows.schema[self.arm].dtype}, not the name of an arm")
         if not rows.schema[self.propensity].dtype.is_float():
             raise TypeMismatch(f"step 'winner': '{self.propensity}' is {rows.schema[self.propensity].dtype}, no chance")
-        if self.reward:
-            dtype = rewards.schema[self.reward].dtype
-            if not (dtype.is_numeric() or isinstance(dtype, pl.Boolean)):
-                raise TypeMismatch(f"step 'winner': '{self.reward}' is {dtype}, no reward", hint="make it a number")
+        check_reward(self.verb, rewards.schema, self.reward)
         return StreamType(WINNER)
 
     def reads(self, needed: frozenset[str], *inputs: Schema) -> tuple[frozenset[str], ...]:
@@ -108,8 +106,9 @@ class Winner:
         left, given, chances = left.take(fit), codes.to_numpy()[fit].copy(), chances[fit].copy()
         absorb(time.fates, left.meta)
         absorb(time.fates, right.meta)
+        earned = shares_of_largest(right, self.reward, self.largest)
         events, merged = meet(
-            state.pending, left, right, self._rewards(right), time=time, passed=state.passed, horizon=self.horizon_us,
+            state.pending, left, right, earned, time=time, passed=state.passed, horizon=self.horizon_us,
             negative=self.silence,
         )  # fmt: skip
         state.kept = grow(state.kept, state.pending.places)
@@ -137,13 +136,6 @@ class Winner:
             all(low > high for other, high in enumerate(highs) if other != one) for one, low in enumerate(lows)
         ]
         return told.with_columns(winner=pl.Series(best))
-
-    def _rewards(self, right: Batch) -> Floats:
-        """Rewards in [0, 1], NaN where there is none."""
-        if not self.reward:
-            return np.ones(len(right))
-        given = right.frame[self.reward].cast(pl.Float64).fill_null(np.nan).to_numpy()
-        return np.clip(given / self.largest, 0.0, 1.0)
 
 
 def winner(
@@ -196,19 +188,7 @@ def winner(
         )
     if not 0.0 < largest < math.inf or report < 1 or not 0.0 < error < 1.0:
         raise DefinitionError("step 'winner': largest is above 0, report counts from 1 on, error lies between 0 and 1")
-    if isinstance(rewards, Outcome):
-        if reward or horizon is not None or largest != 1.0:
-            raise DefinitionError(
-                "step 'winner': an outcome is the reward, 1 or 0", hint="leave out reward=, horizon= and largest="
-            )
-        stream, span, silence = rewards.events, span_us(rewards.within), 0.0
-    else:
-        if not reward or horizon is None:
-            raise DefinitionError(
-                "step 'winner' needs to know which column the reward is, and how long it may take to come",
-                hint="reward='paid', horizon='1d'",
-            )
-        stream, span, silence = rewards, span_us(horizon), math.nan
+    stream, span, silence = rewards_of("winner", rewards, reward, horizon, largest)
     made = Winner(
         arm, propensity or f"{arm}_propensity", names, reward, columns, span, silence, float(least), float(largest),
         report, float(error),
